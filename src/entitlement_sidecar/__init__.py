@@ -1,0 +1,3 @@
+"""Entitlement Sidecar: entitlement checks from memory, usage that is never lost."""
+
+__version__ = "0.1.0"

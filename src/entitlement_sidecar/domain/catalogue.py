@@ -1,0 +1,204 @@
+"""What a business sells, as configuration (S1.2): features, metrics, plans and add-ons.
+
+A `Catalogue` is what people write and operators apply. The `CatalogueDocument` is the part of it that
+belongs to no tenant and travels to sidecars: features, outage policies and the metric registry.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+
+from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
+
+DEFAULT_SERVE_STALE_FOR = 24 * 3600.0
+"""Seconds that a held snapshot is served as held when nothing confirms it (DESIGN 6)."""
+
+MAX_QUANTITY = 2**53 - 1
+"""Largest quantity: exact in int64, in JSON and in JavaScript."""
+
+
+class FeatureKind(IntEnum):
+    """What kind of thing a feature is. Values are those of the contract."""
+
+    BOOLEAN = 1
+    CONFIG = 2
+    METERED = 3
+    SEATS = 4
+    CREDITS = 5
+
+
+class Aggregation(IntEnum):
+    """How events of a metric become one number."""
+
+    SUM = 1
+    MAX = 2
+    LAST = 3
+    UNIQUE_COUNT = 4
+
+
+class Classification(IntEnum):
+    """What usage means commercially (S0.4). The registry decides, never the caller."""
+
+    BILLABLE = 1
+    NON_BILLABLE = 2
+    INFORMATIONAL = 3
+
+
+class Durability(IntEnum):
+    """What "accepted" survives: DURABLE a power cut, BUFFERED a killed process."""
+
+    DURABLE = 1
+    BUFFERED = 2
+
+
+class WhenUnknown(IntEnum):
+    """What to answer when nothing is held for a tenant and no source can be asked."""
+
+    ALLOW = 1
+    DENY = 2
+    ALLOWANCE = 3
+    VALUE = 4
+
+
+class AfterStale(IntEnum):
+    """What to answer from a snapshot older than `serve_stale_for`."""
+
+    LAST_KNOWN = 1
+    DENY = 2
+
+
+class Obligations(msgspec.Struct, frozen=True):
+    """What the caller has to do besides obeying the answer (S4.6)."""
+
+    evaluation_required: bool = False
+    governance_required: bool = False
+
+
+class OutagePolicy(msgspec.Struct, frozen=True):
+    """How a feature answers when something behind the sidecar is away (DESIGN 6).
+
+    `when_unknown` None means the default of the feature's kind. `serve_stale_for` is in seconds.
+    """
+
+    serve_stale_for: float = DEFAULT_SERVE_STALE_FOR
+    after_stale: AfterStale = AfterStale.LAST_KNOWN
+    when_unknown: WhenUnknown | None = None
+    allowance: int = 0
+    allowance_window: WindowSpec | None = None
+    value: Any = None
+
+
+class Feature(msgspec.Struct, frozen=True):
+    """What is checked. `metric` names what its usage adds up to (metered, credits)."""
+
+    key: str
+    kind: FeatureKind
+    title: str = ""
+    metric: str = ""
+    placement: bool = False
+    deprecated: bool = False
+    obligations: Obligations = Obligations()
+    outage: OutagePolicy = OutagePolicy()
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """What usage events add up to (S0.3)."""
+
+    key: str
+    domain: str
+    unit: str
+    aggregation: Aggregation = Aggregation.SUM
+    window: WindowSpec = WindowSpec(WindowUnit.MONTH)
+    classification: Classification = Classification.BILLABLE
+    feature: str = ""
+    durability: Durability = Durability.DURABLE
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """An amount per window. `amount` None is unlimited; 0 is legal and means never."""
+
+    amount: int | None
+    window: WindowSpec
+    soft: bool = False
+    carry_over_cap: int = 0
+    overage_price: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names the limit inside its entitlement, and the authority's row."""
+        return f"{self.window.key}:soft" if self.soft else self.window.key
+
+
+class PlanEntitlement(msgspec.Struct, frozen=True):
+    """A plan's or add-on's grant of one feature; which field applies depends on the feature's kind.
+
+    A metered entitlement without limits is unlimited.
+    """
+
+    feature: str
+    enabled: bool = True
+    value: Any = None
+    limits: tuple[Limit, ...] = ()
+
+
+class Price(msgspec.Struct, frozen=True):
+    """An exact amount of a currency (ISO 4217)."""
+
+    amount: Decimal
+    currency: str
+
+
+class BillingModel(IntEnum):
+    """What a plan charges for (S1.2)."""
+
+    SUBSCRIPTION = 1
+    USAGE = 2
+    HYBRID = 3
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A product that tenants subscribe to (S4.1). `billing_period` is `month`, `year` or `none`."""
+
+    key: str
+    title: str
+    price: Price
+    billing_period: str
+    entitlements: tuple[PlanEntitlement, ...]
+    billing_model: BillingModel = BillingModel.SUBSCRIPTION
+    trial_days: int = 0
+    active: bool = True
+
+
+class AddOn(msgspec.Struct, frozen=True):
+    """Something bought on top of a plan, any number of times."""
+
+    key: str
+    title: str
+    entitlements: tuple[PlanEntitlement, ...]
+
+
+class Catalogue(msgspec.Struct, frozen=True):
+    """Everything that a business sells, keyed by name."""
+
+    name: str
+    features: dict[str, Feature]
+    metrics: dict[str, Metric]
+    plans: dict[str, Plan]
+    add_ons: dict[str, AddOn]
+
+
+class CatalogueDocument(msgspec.Struct, frozen=True):
+    """What belongs to no tenant, as sidecars hold it."""
+
+    version: int
+    features: dict[str, Feature]
+    metrics: dict[str, Metric]
+    feed_shards: int = 1
+
+    def metric_of(self, feature: Feature) -> Metric | None:
+        """The metric that a feature's consumption is recorded under."""
+        return self.metrics.get(feature.metric)

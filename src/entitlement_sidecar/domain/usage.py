@@ -1,0 +1,110 @@
+"""Usage: immutable facts, their identity and their digest (S0.1, S0.5).
+
+Identity is (tenant, event id). The digest says whether two events of one identity are the same fact: it
+leaves out what a second delivery may legitimately change (when and by whom it was recorded).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from enum import IntEnum
+
+import msgspec
+
+from entitlement_sidecar.domain.catalogue import Classification
+
+SCHEMA_VERSION = 1
+"""Version of the usage event's schema."""
+
+
+class UsageOutcome(IntEnum):
+    """What became of a reported event. Values are those of the contract."""
+
+    ACCEPTED = 1
+    DUPLICATE = 2
+    CONFLICT = 3
+    LATE_ACCEPTED = 4
+    LATE_REFUSED = 5
+    UNKNOWN_METRIC = 6
+    QUARANTINED = 7
+    INVALID = 8
+
+
+class UsageResult(msgspec.Struct, frozen=True):
+    """Outcome of one event; `reason` is for people, `retriable` for programs."""
+
+    id: str
+    outcome: UsageOutcome
+    reason: str = ""
+    retriable: bool = False
+
+
+class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable fact: something was used. `value` is in the metric's smallest unit."""
+
+    id: str
+    tenant_id: str
+    metric: str
+    value: int
+    unit: str
+    occurred_at: datetime
+    recorded_at: datetime
+    actor_id: str = ""
+    correlation_id: str = ""
+    emitter: str = ""
+    subject: str = ""
+    classification: Classification | None = None
+    dimensions: dict[str, str] = {}
+    schema_version: int = SCHEMA_VERSION
+    registry_version: int = 0
+    recorded_by: str = ""
+    consumption_id: str = ""
+    feature: str = ""
+    lease_id: str = ""
+    id_generated: bool = False
+
+    def digest(self) -> bytes:
+        """32 bytes that are equal for equal facts (S0.5)."""
+        return _hash(
+            self.metric,
+            self.value,
+            self.unit,
+            # An event without a time of its own happened when it was recorded, each time it is sent.
+            "" if self.occurred_at == self.recorded_at else self.occurred_at.isoformat(),
+            self.actor_id,
+            self.correlation_id,
+            self.emitter,
+            self.subject,
+            self.dimensions,
+            self.consumption_id,
+            self.feature,
+        )
+
+
+def derived_event_id(
+    *,
+    tenant_id: str,
+    metric: str,
+    correlation_id: str,
+    occurred_at: datetime,
+    subject: str,
+    emitter: str,
+    dimensions: dict[str, str],
+    ordinal: int = 0,
+) -> str:
+    """Identity of an event that its caller did not name; equal facts get equal ids (S0.5)."""
+    digest = _hash(
+        tenant_id, metric, correlation_id, occurred_at.isoformat(), subject, emitter, dimensions, ordinal
+    )
+    return f"d-{digest.hex()[:32]}"
+
+
+def consumption_event_id(tenant_id: str, feature: str, request_id: str) -> str:
+    """Identity of a CONSUME's event: the same request again is the same consumption."""
+    return f"c-{_hash(tenant_id, feature, request_id).hex()[:32]}"
+
+
+def _hash(*parts: object) -> bytes:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).digest()

@@ -1,0 +1,95 @@
+"""The port of the durable outbox: append → commit → ack → batch → send → settled → delete."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from entitlement_sidecar.domain.catalogue import Durability
+from entitlement_sidecar.domain.usage import UsageEvent, UsageResult
+
+
+class Consumption(msgspec.Struct, frozen=True):
+    """The first allowed answer of a CONSUME, kept so that a retry gets it again.
+
+    `answer` is opaque to the outbox. `quantity` tells a retry from another request.
+    """
+
+    quantity: int
+    answer: bytes
+
+
+class OutboxRecord(msgspec.Struct, frozen=True):
+    """One event to keep, with the answer that it stands for when it is a CONSUME."""
+
+    event: UsageEvent
+    consumption: Consumption | None = None
+
+
+class SequencedEvent(msgspec.Struct, frozen=True):
+    """An event and its place, contiguous inside (instance, epoch)."""
+
+    sequence: int
+    event: UsageEvent
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Events in order. Its boundaries are stored before it is first sent and never change."""
+
+    instance: str
+    epoch: int
+    batch_id: int
+    events: tuple[SequencedEvent, ...]
+    accepted_total: int
+
+
+class OutboxStats(msgspec.Struct, frozen=True):
+    """What the outbox holds. Conservation: accepted = settled + queued + dead."""
+
+    instance: str
+    epoch: int
+    accepted: int
+    settled: int
+    queued: int
+    dead: int
+    bytes_used: int
+    oldest_recorded_at: float | None = None
+
+
+class Outbox(Protocol):
+    """Keeps events until the plan store has settled them. All methods may be called from the event loop."""
+
+    def append(self, records: Sequence[OutboxRecord], durability: Durability) -> Awaitable[list[UsageResult]]:
+        """Keeps records; the awaitable ends after their commit. One outcome per record, in order.
+
+        ACCEPTED, or DUPLICATE / CONFLICT against what is still held.
+
+        Raises:
+            OutboxFullError: Nothing of the call was kept.
+        """
+        ...
+
+    async def consumption(self, tenant_id: str, event_id: str) -> Consumption | None:
+        """The first allowed answer of a CONSUME, while its event is queued and at least 60 s after."""
+        ...
+
+    async def next_batch(self, max_events: int, max_bytes: int) -> Batch | None:
+        """The oldest unsettled batch: stored boundaries again, else a new one; None when empty."""
+        ...
+
+    async def settle(self, batch: Batch, results: Sequence[UsageResult]) -> None:
+        """Deletes what the plan store has settled; what it refused for good becomes a dead letter.
+
+        Results that are retriable stay queued.
+        """
+        ...
+
+    async def stats(self) -> OutboxStats:
+        """Totals of this (instance, epoch) and what is queued."""
+        ...
+
+    async def close(self) -> None:
+        """Commits what was appended and releases the file."""
+        ...

@@ -1,0 +1,183 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Holder(_message.Message):
+    __slots__ = ("instance", "epoch")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    epoch: int
+    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class LimitUsage(_message.Message):
+    __slots__ = ("key", "amount", "soft", "window_start", "reset_at", "used", "outstanding")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    SOFT_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_START_FIELD_NUMBER: _ClassVar[int]
+    RESET_AT_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    amount: int
+    soft: bool
+    window_start: _timestamp_pb2.Timestamp
+    reset_at: _timestamp_pb2.Timestamp
+    used: int
+    outstanding: int
+    def __init__(self, key: _Optional[str] = ..., amount: _Optional[int] = ..., soft: _Optional[bool] = ..., window_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reset_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., used: _Optional[int] = ..., outstanding: _Optional[int] = ...) -> None: ...
+
+class ConsumeRequest(_message.Message):
+    __slots__ = ("tenant_id", "feature", "quantity", "request_id", "holder")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    feature: str
+    quantity: int
+    request_id: str
+    holder: Holder
+    def __init__(self, tenant_id: _Optional[str] = ..., feature: _Optional[str] = ..., quantity: _Optional[int] = ..., request_id: _Optional[str] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ...) -> None: ...
+
+class ConsumeResponse(_message.Message):
+    __slots__ = ("admitted", "usage", "snapshot_version", "as_of", "lease_id")
+    ADMITTED_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_FIELD_NUMBER: _ClassVar[int]
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    admitted: bool
+    usage: _containers.RepeatedCompositeFieldContainer[LimitUsage]
+    snapshot_version: int
+    as_of: _timestamp_pb2.Timestamp
+    lease_id: str
+    def __init__(self, admitted: _Optional[bool] = ..., usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ..., snapshot_version: _Optional[int] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_id: _Optional[str] = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("id", "has", "wants", "ttl", "refresh_after", "ends_at", "usage")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    HAS_FIELD_NUMBER: _ClassVar[int]
+    WANTS_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    REFRESH_AFTER_FIELD_NUMBER: _ClassVar[int]
+    ENDS_AT_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    has: int
+    wants: int
+    ttl: _duration_pb2.Duration
+    refresh_after: _duration_pb2.Duration
+    ends_at: _timestamp_pb2.Timestamp
+    usage: _containers.RepeatedCompositeFieldContainer[LimitUsage]
+    def __init__(self, id: _Optional[str] = ..., has: _Optional[int] = ..., wants: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., refresh_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ...) -> None: ...
+
+class AcquireLeaseRequest(_message.Message):
+    __slots__ = ("tenant_id", "feature", "wants", "holder", "request_id")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    WANTS_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    feature: str
+    wants: int
+    holder: Holder
+    request_id: str
+    def __init__(self, tenant_id: _Optional[str] = ..., feature: _Optional[str] = ..., wants: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class AcquireLeaseResponse(_message.Message):
+    __slots__ = ("lease", "usage", "snapshot_version")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    lease: Lease
+    usage: _containers.RepeatedCompositeFieldContainer[LimitUsage]
+    snapshot_version: int
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ..., snapshot_version: _Optional[int] = ...) -> None: ...
+
+class RenewLeaseRequest(_message.Message):
+    __slots__ = ("lease_id", "wants", "used", "holder", "request_id")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    WANTS_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    wants: int
+    used: int
+    holder: Holder
+    request_id: str
+    def __init__(self, lease_id: _Optional[str] = ..., wants: _Optional[int] = ..., used: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RenewLeaseResponse(_message.Message):
+    __slots__ = ("lease",)
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    lease: Lease
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
+
+class SettleLeaseRequest(_message.Message):
+    __slots__ = ("lease_id", "used", "holder", "request_id")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    used: int
+    holder: Holder
+    request_id: str
+    def __init__(self, lease_id: _Optional[str] = ..., used: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class SettleLeaseResponse(_message.Message):
+    __slots__ = ("has",)
+    HAS_FIELD_NUMBER: _ClassVar[int]
+    has: int
+    def __init__(self, has: _Optional[int] = ...) -> None: ...
+
+class ReturnLeaseRequest(_message.Message):
+    __slots__ = ("lease_id", "used", "holder", "request_id")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    used: int
+    holder: Holder
+    request_id: str
+    def __init__(self, lease_id: _Optional[str] = ..., used: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ReturnLeaseResponse(_message.Message):
+    __slots__ = ("returned",)
+    RETURNED_FIELD_NUMBER: _ClassVar[int]
+    returned: int
+    def __init__(self, returned: _Optional[int] = ...) -> None: ...
+
+class ReportUnadmittedRequest(_message.Message):
+    __slots__ = ("tenant_id", "feature", "quantity", "occurred_at", "request_id")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    OCCURRED_AT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    feature: str
+    quantity: int
+    occurred_at: _timestamp_pb2.Timestamp
+    request_id: str
+    def __init__(self, tenant_id: _Optional[str] = ..., feature: _Optional[str] = ..., quantity: _Optional[int] = ..., occurred_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ReportUnadmittedResponse(_message.Message):
+    __slots__ = ("usage",)
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    usage: _containers.RepeatedCompositeFieldContainer[LimitUsage]
+    def __init__(self, usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ...) -> None: ...
