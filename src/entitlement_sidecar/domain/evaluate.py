@@ -8,13 +8,20 @@ authority for, and the caller comes back with the `QuotaUsage` that it got.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from entitlement_sidecar.domain.catalogue import CatalogueDocument, Feature, FeatureKind, WhenUnknown
+from entitlement_sidecar.domain.catalogue import (
+    AfterStale,
+    CatalogueDocument,
+    Feature,
+    FeatureKind,
+    WhenUnknown,
+)
 from entitlement_sidecar.domain.decision import (
     CheckMode,
     CheckRequest,
@@ -29,6 +36,9 @@ from entitlement_sidecar.domain.snapshot import Resolution, Snapshot, resolve
 
 ENDS_SOON = timedelta(days=7)
 """A grant that ends within this is warned about."""
+
+RETRY_UNDETERMINED = 1.0
+"""Seconds after which a denial for want of knowledge is worth asking again."""
 
 _ALLOWING = frozenset(
     {Reason.ENABLED, Reason.WITHIN_LIMIT, Reason.UNLIMITED, Reason.OVER_SOFT_LIMIT},
@@ -92,6 +102,16 @@ class QuotaAsk(msgspec.Struct, frozen=True):
     resolution: Resolution
 
 
+class _Case(msgspec.Struct, frozen=True):
+    """One question with everything that is known before usage is."""
+
+    held: Held
+    request: CheckRequest
+    now: datetime
+    feature: Feature | None = None
+    resolution: Resolution | None = None
+
+
 def evaluate(
     held: Held, request: CheckRequest, usage: QuotaUsage | None, now: datetime
 ) -> Decision | QuotaAsk:
@@ -105,41 +125,46 @@ def evaluate(
     """
     feature = held.catalogue.features.get(request.feature)
     if held.snapshot is None:
-        return _without_snapshot(held, request, feature)
+        return _without_snapshot(_Case(held, request, now, feature))
     if feature is None:
-        return _decision(held, request, None, Reason.FEATURE_UNKNOWN)
-    if policy_denies_stale(held, feature):
-        return undetermined(held, request, feature, allow=False)
+        return _decision(_Case(held, request, now), Reason.FEATURE_UNKNOWN)
+    if _policy_denies_stale(held, feature):
+        return _undetermined(_Case(held, request, now, feature), allow=False)
     resolution = resolve(held.snapshot, feature, now)
+    case = _Case(held, request, now, feature, resolution)
     if resolution.denied is not None:
-        return _decision(held, request, feature, resolution.denied, resolution)
+        return _decision(case, resolution.denied)
+    return _granted(case, feature, resolution, usage)
+
+
+def _granted(
+    case: _Case, feature: Feature, resolution: Resolution, usage: QuotaUsage | None
+) -> Decision | QuotaAsk:
     match feature.kind:
         case FeatureKind.BOOLEAN:
-            return _decision(held, request, feature, Reason.ENABLED, resolution, now=now)
+            return _decision(case, Reason.ENABLED)
         case FeatureKind.CONFIG:
-            return _config(held, request, feature, resolution, now)
+            return _config(case, resolution)
         case _:
-            return _metered(held, request, feature, resolution, usage, now)
+            return _metered(case, feature, resolution, usage)
 
 
-def _without_snapshot(held: Held, request: CheckRequest, feature: Feature | None) -> Decision:
-    if held.tenant_unknown:
-        return _decision(held, request, feature, Reason.TENANT_UNKNOWN)
-    if feature is None:
-        known = bool(held.catalogue.version)
-        if known:
-            return _decision(held, request, None, Reason.FEATURE_UNKNOWN)
-        return undetermined(held, request, None, allow=False)
-    return undetermined(held, request, feature, allow=allows_when_unknown(feature, hard=True))
+def _without_snapshot(case: _Case) -> Decision:
+    if case.held.tenant_unknown:
+        return _decision(case, Reason.TENANT_UNKNOWN)
+    if case.feature is None and case.held.catalogue.version:
+        return _decision(case, Reason.FEATURE_UNKNOWN)
+    allow = case.feature is not None and _allows_when_unknown(case.feature, hard=True)
+    return _undetermined(case, allow=allow)
 
 
-def policy_denies_stale(held: Held, feature: Feature) -> bool:
+def _policy_denies_stale(held: Held, feature: Feature) -> bool:
     """The feature's policy refuses to answer from data as old as what is held."""
     policy = feature.outage
-    return held.stale_for > policy.serve_stale_for and policy.after_stale.name == "DENY"
+    return held.stale_for > policy.serve_stale_for and policy.after_stale is AfterStale.DENY
 
 
-def allows_when_unknown(feature: Feature, *, hard: bool) -> bool:
+def _allows_when_unknown(feature: Feature, *, hard: bool) -> bool:
     """The outage policy where the truth cannot be had (DESIGN 6, S4.6). `hard`: a hard limit is at stake."""
     match feature.outage.when_unknown:
         case WhenUnknown.ALLOW | WhenUnknown.VALUE:
@@ -151,33 +176,25 @@ def allows_when_unknown(feature: Feature, *, hard: bool) -> bool:
             return not feature.placement and not (limited and hard)
 
 
-def undetermined(
-    held: Held,
-    request: CheckRequest,
-    feature: Feature | None,
-    *,
-    allow: bool,
-    resolution: Resolution | None = None,
-) -> Decision:
+def _undetermined(case: _Case, *, allow: bool) -> Decision:
     """The one place where a decision is made without knowing: reason UNDETERMINED, degradation says how."""
-    value = feature.outage.value if feature and feature.outage.when_unknown is WhenUnknown.VALUE else None
-    decision = _decision(held, request, feature, Reason.UNDETERMINED, resolution, allowed=allow)
+    feature = case.feature
+    fallback = feature.outage.value if feature and feature.outage.when_unknown is WhenUnknown.VALUE else None
+    decision = _decision(case, Reason.UNDETERMINED)
     return msgspec.structs.replace(
         decision,
+        allowed=allow,
         degradation=Degradation.FAIL_OPEN if allow else Degradation.FAIL_CLOSED,
-        value=decision.value if value is None else value,
-        notes=(*decision.notes, f"billing:undetermined:{request.feature}"),
-        retry_after=None if allow else 1.0,
+        value=decision.value if fallback is None else fallback,
+        notes=(*decision.notes, f"billing:error:undetermined:{case.request.feature}"),
+        retry_after=None if allow else RETRY_UNDETERMINED,
     )
 
 
-def _config(
-    held: Held, request: CheckRequest, feature: Feature, resolution: Resolution, now: datetime
-) -> Decision:
-    granted = resolution.value
-    fits = not request.has_requested_value or value_allowed(granted, request.requested_value)
-    reason = Reason.ENABLED if fits else Reason.VALUE_NOT_ALLOWED
-    return _decision(held, request, feature, reason, resolution, now=now)
+def _config(case: _Case, resolution: Resolution) -> Decision:
+    request = case.request
+    fits = not request.has_requested_value or value_allowed(resolution.value, request.requested_value)
+    return _decision(case, Reason.ENABLED if fits else Reason.VALUE_NOT_ALLOWED)
 
 
 def value_allowed(granted: Any, requested: Any) -> bool:  # noqa: ANN401 - config values are JSON
@@ -202,30 +219,25 @@ def _same(one: Any, other: Any) -> bool:  # noqa: ANN401
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
-def _metered(  # noqa: PLR0913, PLR0911 - one branch per reason, in the order that a reader needs
-    held: Held,
-    request: CheckRequest,
-    feature: Feature,
-    resolution: Resolution,
-    usage: QuotaUsage | None,
-    now: datetime,
+def _metered(
+    case: _Case, feature: Feature, resolution: Resolution, usage: QuotaUsage | None
 ) -> Decision | QuotaAsk:
-    consuming = request.mode is CheckMode.CONSUME
+    quantity = case.request.quantity
+    consuming = case.request.mode is CheckMode.CONSUME
     if not resolution.limits:
-        return _decision(held, request, feature, Reason.UNLIMITED, resolution, now=now)
-    if _never_fits(resolution, request.quantity):
-        return _with_usage(held, request, feature, Reason.EXCEEDS_LIMIT, resolution, usage, now)
+        return _decision(case, Reason.UNLIMITED)
+    if _never_fits(resolution, quantity):
+        return _with_usage(case, Reason.EXCEEDS_LIMIT, resolution, usage)
     if usage is None or (consuming and usage.admitted is None and not usage.unavailable):
-        return QuotaAsk(feature, request.quantity if consuming else 0, resolution)
+        return QuotaAsk(feature, quantity if consuming else 0, resolution)
     if usage.unavailable:
         hard = any(not limit.soft and limit.amount is not None for limit in resolution.limits)
-        allow = allows_when_unknown(feature, hard=hard)
-        return undetermined(held, request, feature, allow=allow, resolution=resolution)
-    fits = usage.admitted if consuming else _fits(usage.limits, request.quantity)
-    if not fits:
-        reason = _lost(usage.limits) or Reason.QUOTA_EXCEEDED
-        return _with_usage(held, request, feature, reason, resolution, usage, now)
-    return _with_usage(held, request, feature, _allowing(usage, request), resolution, usage, now)
+        return _undetermined(case, allow=_allows_when_unknown(feature, hard=hard))
+    if usage.admitted if consuming else _fits(usage.limits, quantity):
+        return _with_usage(case, _allowing(usage, quantity), resolution, usage)
+    # An authority that knows no limits has a newer snapshot, which grants the feature no longer.
+    reason = Reason.QUOTA_EXCEEDED if usage.limits else Reason.NOT_IN_PLAN
+    return _with_usage(case, reason, resolution, usage)
 
 
 def _never_fits(resolution: Resolution, quantity: int) -> bool:
@@ -238,32 +250,20 @@ def _fits(limits: Sequence[LimitUsage], quantity: int) -> bool:
     return all(limit.soft or limit.remaining is None or quantity <= limit.remaining for limit in limits)
 
 
-def _lost(limits: Sequence[LimitUsage]) -> Reason | None:
-    """The authority knows no limits: its newer snapshot grants the feature no longer."""
-    return None if limits else Reason.NOT_IN_PLAN
-
-
-def _allowing(usage: QuotaUsage, request: CheckRequest) -> Reason:
-    adding = request.quantity if usage.admitted is None else 0
+def _allowing(usage: QuotaUsage, quantity: int) -> Reason:
+    adding = quantity if usage.admitted is None else 0
     if all(limit.amount is None for limit in usage.limits):
         return Reason.UNLIMITED
     over = any(limit.amount is not None and limit.used + adding > limit.amount for limit in usage.limits)
     return Reason.OVER_SOFT_LIMIT if over else Reason.WITHIN_LIMIT
 
 
-def _with_usage(  # noqa: PLR0913
-    held: Held,
-    request: CheckRequest,
-    feature: Feature,
-    reason: Reason,
-    resolution: Resolution,
-    usage: QuotaUsage | None,
-    now: datetime,
-) -> Decision:
-    decision = _decision(held, request, feature, reason, resolution, now=now)
+def _with_usage(case: _Case, reason: Reason, resolution: Resolution, usage: QuotaUsage | None) -> Decision:
+    decision = _decision(case, reason)
     if usage is None or not usage.limits:
-        return _exceeding(decision, resolution) if reason is Reason.EXCEEDS_LIMIT else decision
-    tight = min(usage.limits, key=lambda limit: _tightness(limit, request.quantity, denied=not decision.allowed))
+        amounts = [limit.amount for limit in resolution.limits if limit.amount is not None and not limit.soft]
+        return msgspec.structs.replace(decision, limit=min(amounts, default=None))
+    tight = _tightest(usage.limits, case.request.quantity, denied=not decision.allowed)
     overage = max((u.used - u.amount for u in usage.limits if u.soft and u.amount is not None), default=0)
     return msgspec.structs.replace(
         decision,
@@ -277,26 +277,25 @@ def _with_usage(  # noqa: PLR0913
         pending=usage.pending,
         soft=tight.soft,
         overage=max(0, overage),
-        retry_after=_retry_after(decision, tight, now),
+        retry_after=_retry_after(reason, tight, case.now),
         warnings=(*decision.warnings, *_near(usage.limits)),
     )
 
 
-def _exceeding(decision: Decision, resolution: Resolution) -> Decision:
-    amounts = [limit.amount for limit in resolution.limits if limit.amount is not None and not limit.soft]
-    return msgspec.structs.replace(decision, limit=min(amounts))
+def _tightest(limits: Sequence[LimitUsage], quantity: int, *, denied: bool) -> LimitUsage:
+    """The limit that a decision's numbers describe.
+
+    Of those that denied, the last to reset (before it, trying again is vain); else the one with least left.
+    """
+    if denied:
+        refusing = [u for u in limits if not u.soft and u.remaining is not None and u.remaining < quantity]
+        if refusing:
+            return max(refusing, key=lambda u: u.reset_at.timestamp() if u.reset_at else math.inf)
+    return min(limits, key=lambda u: math.inf if u.remaining is None else u.remaining)
 
 
-def _tightness(limit: LimitUsage, quantity: int, *, denied: bool) -> tuple[bool, float, float]:
-    """Orders limits: when denied, hard ones that do not fit come first, the latest to reset leading."""
-    left = float("inf") if limit.remaining is None else float(limit.remaining)
-    refuses = denied and not limit.soft and left < quantity
-    resets = -limit.reset_at.timestamp() if limit.reset_at else float("-inf")
-    return (not refuses, resets if refuses else left, left)
-
-
-def _retry_after(decision: Decision, tight: LimitUsage, now: datetime) -> float | None:
-    if decision.reason is not Reason.QUOTA_EXCEEDED or tight.reset_at is None:
+def _retry_after(reason: Reason, tight: LimitUsage, now: datetime) -> float | None:
+    if reason is not Reason.QUOTA_EXCEEDED or tight.reset_at is None:
         return None
     return max(0.0, (tight.reset_at - now).total_seconds())
 
@@ -311,18 +310,10 @@ def _near(limits: Sequence[LimitUsage]) -> tuple[DecisionWarning, ...]:
     return tuple(warnings)
 
 
-def _decision(  # noqa: PLR0913
-    held: Held,
-    request: CheckRequest,
-    feature: Feature | None,
-    reason: Reason,
-    resolution: Resolution | None = None,
-    *,
-    allowed: bool | None = None,
-    now: datetime | None = None,
-) -> Decision:
+def _decision(case: _Case, reason: Reason) -> Decision:
+    held, feature, resolution = case.held, case.feature, case.resolution
     return Decision(
-        allowed=reason in _ALLOWING if allowed is None else allowed,
+        allowed=reason in _ALLOWING,
         reason=reason,
         kind=feature.kind if feature else 0,
         value=resolution.value if resolution else None,
@@ -331,21 +322,19 @@ def _decision(  # noqa: PLR0913
         snapshot_version=held.snapshot.version if held.snapshot else 0,
         as_of=held.as_of,
         source=held.source,
-        warnings=_warnings(feature, resolution, now),
-        evaluation_required=bool(feature and feature.obligations.evaluation_required),
-        governance_required=bool(feature and feature.obligations.governance_required),
-        notes=_notes(request, reason),
+        warnings=_warnings(case),
+        evaluation_required=feature is not None and feature.obligations.evaluation_required,
+        governance_required=feature is not None and feature.obligations.governance_required,
+        notes=_notes(case.request, reason),
     )
 
 
-def _warnings(
-    feature: Feature | None, resolution: Resolution | None, now: datetime | None
-) -> tuple[DecisionWarning, ...]:
+def _warnings(case: _Case) -> tuple[DecisionWarning, ...]:
     warnings: tuple[DecisionWarning, ...] = ()
-    if feature is not None and feature.deprecated:
-        warnings = (DecisionWarning(WarningKind.DEPRECATED_FEATURE, feature.key),)
-    ends_at = resolution.ends_at if resolution else None
-    if ends_at is not None and now is not None and ends_at - now <= ENDS_SOON:
+    if case.feature is not None and case.feature.deprecated:
+        warnings = (DecisionWarning(WarningKind.DEPRECATED_FEATURE, case.feature.key),)
+    ends_at = case.resolution.ends_at if case.resolution else None
+    if ends_at is not None and ends_at - case.now <= ENDS_SOON:
         warnings += (DecisionWarning(WarningKind.ENDS_SOON, ends_at.isoformat()),)
     return warnings
 

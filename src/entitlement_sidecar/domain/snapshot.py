@@ -122,7 +122,7 @@ def resolve(snapshot: Snapshot, feature: Feature, now: datetime) -> Resolution:
 
     chosen = _replacing(effective)
     if not chosen:
-        return Resolution(_why_nothing(snapshot, phases), valid_until=valid_until)
+        return Resolution(_why_nothing(phases), valid_until=valid_until)
     return Resolution(
         None,
         provenance=tuple(_in_phase(grant, phases) for grant in chosen),
@@ -147,7 +147,7 @@ def _replacing(effective: Sequence[Grant]) -> list[Grant]:
     return [grant for grant in (replacing[-1:] or effective) if grant.enabled]
 
 
-def _why_nothing(snapshot: Snapshot, phases: dict[str, Phase]) -> Reason:
+def _why_nothing(phases: dict[str, Phase]) -> Reason:
     states = {phase.state for phase in phases.values()}
     if states & LIVE:
         return Reason.NOT_IN_PLAN

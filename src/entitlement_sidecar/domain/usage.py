@@ -83,7 +83,7 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def derived_event_id(
+def derived_event_id(  # noqa: PLR0913 - what identity consists of
     *,
     tenant_id: str,
     metric: str,

@@ -1,0 +1,1 @@
+"""What operators see: `metrics` declares every metric once, `logging` writes one line per event."""
