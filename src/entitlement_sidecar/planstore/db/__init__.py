@@ -1,0 +1,54 @@
+"""Storage: one file per group of tables, one transaction per unit of work.
+
+    database = Database(create_engine_for("sqlite:////var/lib/entitlements/planstore.db"))
+    with database.writing() as session:
+        session.add(OrganizationRow(tenant_id="acme", snapshot_version=1, created_at=now))
+
+Rows are named `…Row`, so that they are never taken for the domain's values. Everything here runs on SQLite
+and on PostgreSQL; `migrate` brings either to the current schema.
+"""
+
+from entitlement_sidecar.planstore.db.base import Base
+from entitlement_sidecar.planstore.db.catalogue_tables import (
+    AddOnRow,
+    CatalogueRow,
+    PlanEntitlementRow,
+    PlanRow,
+)
+from entitlement_sidecar.planstore.db.engine import create_engine_for
+from entitlement_sidecar.planstore.db.quota_tables import QuotaAdmissionRow, QuotaCounterRow
+from entitlement_sidecar.planstore.db.snapshot_tables import (
+    FeedStateRow,
+    RedisFeedStateRow,
+    SnapshotOutboxRow,
+    TenantSnapshotRow,
+)
+from entitlement_sidecar.planstore.db.subscription_tables import (
+    OrganizationRow,
+    SubscriptionAddOnRow,
+    SubscriptionRow,
+)
+from entitlement_sidecar.planstore.db.unit_of_work import Database
+from entitlement_sidecar.planstore.db.usage_tables import UsageEventKeyRow, UsageEventRow, UsageLedgerRow
+
+__all__ = [
+    "AddOnRow",
+    "Base",
+    "CatalogueRow",
+    "Database",
+    "FeedStateRow",
+    "OrganizationRow",
+    "PlanEntitlementRow",
+    "PlanRow",
+    "QuotaAdmissionRow",
+    "QuotaCounterRow",
+    "RedisFeedStateRow",
+    "SnapshotOutboxRow",
+    "SubscriptionAddOnRow",
+    "SubscriptionRow",
+    "TenantSnapshotRow",
+    "UsageEventKeyRow",
+    "UsageEventRow",
+    "UsageLedgerRow",
+    "create_engine_for",
+]

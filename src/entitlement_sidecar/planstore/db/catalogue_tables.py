@@ -1,0 +1,99 @@
+"""What is sold: catalogues as they were applied, plan versions and their entitlements, add-ons (S1.2, S4.1)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Text, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from entitlement_sidecar.planstore.db.base import Base, BigKey
+
+
+class CatalogueRow(Base):
+    """One catalogue that was applied; the highest version is in force.
+
+    `document` is the whole catalogue as JSON, `envelope` the signed catalogue document for sidecars.
+    """
+
+    __tablename__ = "catalogues"
+
+    version: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    name: Mapped[str]
+    document: Mapped[str] = mapped_column(Text)
+    feed_shards: Mapped[int]
+    envelope: Mapped[bytes]
+    applied_at: Mapped[datetime]
+
+
+class PlanRow(Base):
+    """One version of a plan. Versions never change; a change is a new one, and one at most is active."""
+
+    __tablename__ = "billing_plans"
+    __table_args__ = (
+        UniqueConstraint("code", "version"),
+        Index(
+            "ix_billing_plans_one_active",
+            "code",
+            unique=True,
+            postgresql_where=text("active"),
+            sqlite_where=text("active"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    code: Mapped[str]
+    version: Mapped[int]
+    title: Mapped[str]
+    price_amount: Mapped[Decimal]
+    price_currency: Mapped[str]
+    billing_period: Mapped[str]
+    billing_model: Mapped[int]
+    trial_days: Mapped[int]
+    active: Mapped[bool]
+    created_at: Mapped[datetime]
+    entitlements: Mapped[list[PlanEntitlementRow]] = relationship(
+        order_by="PlanEntitlementRow.position", lazy="selectin"
+    )
+
+
+class PlanEntitlementRow(Base):
+    """A plan version's grant of one feature.
+
+    `body` is the whole entitlement as JSON. `limit_amount` and `reset_cadence` repeat its first limit, for
+    people who query; both are NULL where there is none.
+    """
+
+    __tablename__ = "billing_plan_entitlements"
+
+    plan_id: Mapped[int] = mapped_column(ForeignKey("billing_plans.id"), primary_key=True)
+    feature: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int]
+    limit_amount: Mapped[int | None] = mapped_column(BigInteger)
+    reset_cadence: Mapped[str | None]
+    body: Mapped[str] = mapped_column(Text)
+
+
+class AddOnRow(Base):
+    """One version of an add-on, `body` being the whole add-on as JSON."""
+
+    __tablename__ = "add_ons"
+    __table_args__ = (
+        UniqueConstraint("code", "version"),
+        Index(
+            "ix_add_ons_one_active",
+            "code",
+            unique=True,
+            postgresql_where=text("active"),
+            sqlite_where=text("active"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    code: Mapped[str]
+    version: Mapped[int]
+    title: Mapped[str]
+    body: Mapped[str] = mapped_column(Text)
+    active: Mapped[bool]
+    created_at: Mapped[datetime]

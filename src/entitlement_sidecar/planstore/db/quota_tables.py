@@ -1,0 +1,44 @@
+"""The root authority's rows (DESIGN 7)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, CheckConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from entitlement_sidecar.planstore.db.base import Base
+
+
+class QuotaCounterRow(Base):
+    """One limit in one window: what was admitted, what was used without asking, what Redis may grant."""
+
+    __tablename__ = "quota_counters"
+    __table_args__ = (
+        CheckConstraint("admitted >= 0", name="admitted_not_negative"),
+        CheckConstraint("unadmitted >= 0", name="unadmitted_not_negative"),
+        CheckConstraint("delegated >= 0", name="delegated_not_negative"),
+    )
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    feature: Mapped[str] = mapped_column(primary_key=True)
+    limit_key: Mapped[str] = mapped_column(primary_key=True)
+    window_start: Mapped[datetime] = mapped_column(primary_key=True)
+    window_end: Mapped[datetime | None]
+    admitted: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    unadmitted: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    delegated: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+class QuotaAdmissionRow(Base):
+    """One admission by request id; `response` is the answer as it was given first."""
+
+    __tablename__ = "quota_admissions"
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    request_id: Mapped[str] = mapped_column(primary_key=True)
+    feature: Mapped[str]
+    quantity: Mapped[int] = mapped_column(BigInteger)
+    lease_id: Mapped[str]
+    admitted_at: Mapped[datetime]
+    response: Mapped[bytes]

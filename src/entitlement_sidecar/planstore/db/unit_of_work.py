@@ -1,0 +1,58 @@
+"""One request, one transaction. What runs inside never commits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from entitlement_sidecar.planstore.db.engine import WRITING
+
+
+class Database:
+    """Hands out sessions, each with one transaction that commits at the end or leaves nothing behind."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._sessions = sessionmaker(engine, expire_on_commit=False)
+        self._writers = sessionmaker(engine.execution_options(**{WRITING: True}), expire_on_commit=False)
+        # SQLite has one writer at a time and lets others poll for their turn; a lock queues them instead.
+        self._turn = threading.Lock() if self.is_sqlite else nullcontext()
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is the embedded database."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction that may write. Not reentrant: on SQLite a second one inside it would never begin."""
+        with self._turn, self._writers.begin() as session:
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A transaction that only reads; on SQLite it sees one state from its first read on."""
+        with self._sessions() as session:
+            yield session
+
+    def now(self, session: Session) -> datetime:
+        """The database's clock, in UTC; the same for every replica of the plan store."""
+        if self.is_sqlite:
+            return datetime.now(UTC)
+        # Not now(): that is when the transaction began.
+        stamp: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        return stamp.astimezone(UTC)
+
+    def ping(self) -> None:
+        """Asks the database for nothing; raises what the driver raises when it is away."""
+        with self.reading() as session:
+            session.execute(select(1))
+
+    def close(self) -> None:
+        """Closes every pooled connection."""
+        self.engine.dispose()
