@@ -44,7 +44,7 @@ class SubscriptionRow(Base):
     cancel_at: Mapped[datetime | None]
     suspended_at: Mapped[datetime | None]
     anchor: Mapped[datetime]
-    version: Mapped[int]
+    version: Mapped[int] = mapped_column()
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     plan: Mapped[PlanRow] = relationship(lazy="joined")
