@@ -1,4 +1,4 @@
-"""What is sold: catalogues as they were applied, plan versions and their entitlements, add-ons (S1.2, S4.1)."""
+"""What is sold: catalogues as applied, plan versions with their entitlements, add-ons (S1.2, S4.1)."""
 
 from __future__ import annotations
 

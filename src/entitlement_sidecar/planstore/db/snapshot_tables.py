@@ -1,4 +1,4 @@
-"""What travels: each tenant's newest signed snapshot, and the outbox that the publisher empties (DESIGN 6)."""
+"""What travels: each tenant's newest signed snapshot, and the outbox that the publisher empties."""
 
 from __future__ import annotations
 
