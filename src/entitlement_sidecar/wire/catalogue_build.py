@@ -1,0 +1,145 @@
+"""Builds the domain's catalogue from a document in which nothing is wrong."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from entitlement_sidecar.domain.catalogue import (
+    DEFAULT_SERVE_STALE_FOR,
+    AddOn,
+    AfterStale,
+    Aggregation,
+    BillingModel,
+    Catalogue,
+    Classification,
+    Durability,
+    Feature,
+    FeatureKind,
+    Limit,
+    Metric,
+    Obligations,
+    OutagePolicy,
+    Plan,
+    PlanEntitlement,
+    Price,
+    WhenUnknown,
+)
+from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
+from entitlement_sidecar.wire.yaml_source import Path, YamlDocument
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+
+def build_catalogue(document: YamlDocument) -> Catalogue:
+    """The catalogue of a document that has passed every check."""
+    data = document.data
+    return Catalogue(
+        name=data["catalogue"],
+        features={key: _feature(key, raw) for key, raw in data["features"].items()},
+        metrics={key: _metric(key, raw) for key, raw in data.get("metrics", {}).items()},
+        plans={key: _plan(key, raw, document) for key, raw in data["plans"].items()},
+        add_ons={key: _add_on(key, raw) for key, raw in data.get("add_ons", {}).items()},
+    )
+
+
+def _feature(key: str, raw: dict[str, Any]) -> Feature:
+    return Feature(
+        key=key,
+        kind=FeatureKind[raw["kind"].upper()],
+        title=raw.get("title", ""),
+        metric=raw.get("metric", ""),
+        placement=raw.get("placement", False),
+        deprecated=raw.get("deprecated", False),
+        obligations=Obligations(**raw.get("obligations", {})),
+        outage=_outage(raw.get("outage", {})),
+    )
+
+
+def _outage(raw: dict[str, Any]) -> OutagePolicy:
+    window = raw.get("allowance_window")
+    chosen = raw.get("when_unknown")
+    stale = raw.get("serve_stale_for")
+    return OutagePolicy(
+        serve_stale_for=DEFAULT_SERVE_STALE_FOR if stale is None else _seconds(stale),
+        after_stale=AfterStale[raw.get("after_stale", "last_known").upper()],
+        when_unknown=WhenUnknown[chosen.upper()] if chosen else None,
+        allowance=raw.get("allowance", 0),
+        allowance_window=_window(window) if window else None,
+        value=raw.get("value"),
+    )
+
+
+def _seconds(duration: str) -> float:
+    return float(int(duration[:-1]) * _SECONDS[duration[-1]])
+
+
+def _metric(key: str, raw: dict[str, Any]) -> Metric:
+    return Metric(
+        key=key,
+        domain=raw["domain"],
+        unit=raw["unit"],
+        aggregation=Aggregation[raw.get("aggregation", "sum").upper()],
+        window=_window(raw.get("window", "month")),
+        classification=Classification[raw.get("classification", "billable").upper()],
+        feature=raw.get("feature", ""),
+        durability=Durability[raw.get("durability", "durable").upper()],
+    )
+
+
+def _plan(key: str, raw: dict[str, Any], document: YamlDocument) -> Plan:
+    return Plan(
+        key=key,
+        title=raw.get("title", key),
+        price=_price(raw["price"], ("plans", key, "price", "amount"), document),
+        billing_period=raw["billing_period"],
+        entitlements=_entitlements(raw["entitlements"]),
+        billing_model=BillingModel[raw.get("billing_model", "subscription").upper()],
+        trial_days=raw.get("trial_days", 0),
+        active=raw.get("active", True),
+    )
+
+
+def _price(raw: dict[str, Any], path: Path, document: YamlDocument) -> Price:
+    # A price written without quotes is exact too: what counts is the text, not the float it was read as.
+    return Price(Decimal(document.texts.get(path, raw["amount"])), raw["currency"])
+
+
+def _add_on(key: str, raw: dict[str, Any]) -> AddOn:
+    return AddOn(key, raw.get("title", key), _entitlements(raw["entitlements"]))
+
+
+def _entitlements(raw: dict[str, Any]) -> tuple[PlanEntitlement, ...]:
+    return tuple(_entitlement(feature, granted) for feature, granted in raw.items())
+
+
+def _entitlement(feature: str, granted: Any) -> PlanEntitlement:  # noqa: ANN401 - a boolean or a mapping
+    if isinstance(granted, bool):
+        return PlanEntitlement(feature, enabled=granted)
+    return PlanEntitlement(
+        feature,
+        enabled=granted.get("enabled", True),
+        value=granted.get("value"),
+        limits=tuple(_limit(limit) for limit in granted.get("limits", ())),
+    )
+
+
+def _limit(raw: dict[str, Any]) -> Limit:
+    return Limit(
+        amount=None if raw["amount"] == "unlimited" else raw["amount"],
+        window=_window(raw["window"]),
+        soft=raw.get("soft", False),
+        carry_over_cap=raw.get("carry_over_cap", 0),
+        overage_price=raw.get("overage_price", ""),
+    )
+
+
+def _window(raw: str | dict[str, str]) -> WindowSpec:
+    if isinstance(raw, str):
+        return WindowSpec(WindowUnit[raw.upper()])
+    return WindowSpec(
+        WindowUnit[raw["unit"].upper()],
+        zone=raw.get("zone", "UTC"),
+        week_start=_WEEKDAYS.index(raw.get("week_start", "monday")) + 1,
+    )

@@ -1,0 +1,95 @@
+"""Says everything that is wrong with the shape of a catalogue document.
+
+The schema is data (`catalogue.schema.json`, usable by editors too). Its `description`s are what the accepted
+form is called in messages, so each place that can be wrong has one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.validators import extend
+
+from entitlement_sidecar.domain.errors import CatalogueProblem
+from entitlement_sidecar.wire.yaml_source import Path, YamlDocument
+
+_SHOWN = 40
+"""Most characters of a wrong value that a message repeats."""
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of catalogue and snapshot documents."""
+    text = files("entitlement_sidecar.wire").joinpath("catalogue.schema.json").read_text("utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+@cache
+def _validator() -> Any:  # noqa: ANN401 - jsonschema's validators are built at run time
+    # JSON Schema takes 10.0 for an integer; quantities are integers as written.
+    checker = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    return extend(Draft202012Validator, type_checker=checker)(schema())
+
+
+def shape_problems(document: YamlDocument) -> Iterator[CatalogueProblem]:
+    """Every place where the document is not what the schema accepts."""
+    for error in _validator().iter_errors(document.data):
+        yield from _problems(document, error)
+
+
+def _problems(document: YamlDocument, error: ValidationError) -> Iterator[CatalogueProblem]:
+    path: Path = tuple(error.absolute_path)
+    match error.validator:
+        case "additionalProperties":
+            allowed = error.schema["properties"]
+            for key in error.instance.keys() - allowed.keys():
+                yield document.problem((*path, key), unknown(key, allowed), at_key=True)
+        case "required":
+            key = error.message.split("'")[1]
+            yield document.problem(path, f"{key!r} is missing: expected {_accepted(error)}", at_key=True)
+        case _ if "propertyNames" in error.absolute_schema_path:
+            yield document.problem((*path, error.instance), _not_accepted(error), at_key=True)
+        case _:
+            yield document.problem(path, _not_accepted(error))
+
+
+def unknown(name: str, allowed: Any) -> str:  # noqa: ANN401 - any collection of names
+    """Says that a name is unknown, which one may have been meant, and what is allowed."""
+    close = get_close_matches(name, list(allowed), n=1)
+    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    some = sorted(allowed)
+    listed = ", ".join(some[:20]) + (", …" if len(some) > 20 else "")  # noqa: PLR2004 - as many as fit a line or two
+    return f"{name[:_SHOWN]!r} is not known{meant}; allowed: {listed or 'none is declared'}"
+
+
+def _not_accepted(error: ValidationError) -> str:
+    return f"{shown(error.instance)} is not accepted: expected {_accepted(error)}"
+
+
+def _accepted(error: ValidationError) -> str:
+    return str(error.schema.get("description", error.message))
+
+
+def shown(value: Any) -> str:  # noqa: ANN401 - any plain value
+    """A value as a message repeats it, cut short."""
+    match value:
+        case None:
+            return "nothing"
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list" if value else "an empty list"
+        case bool():
+            return str(value).lower()
+        case str():
+            return repr(value[:_SHOWN] + ("…" if len(value) > _SHOWN else ""))
+        case _:
+            return str(value)
