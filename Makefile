@@ -1,0 +1,56 @@
+# The same few verbs here and in CI. `make` alone lists them.
+# Needs Python 3.11 or newer with venv; everything else comes from the locks in requirements/.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST_ARGS ?= -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format generate lock bench clean
+
+help: ## List what can be made.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
+	  || sed -n 's/^\([a-z]*\):.*## /  make \1  /p' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed-run ## Start a plan store and a sidecar with an example catalogue.
+	@exec $(BIN)/entitlements quickstart
+
+test: $(VENV)/.installed-dev ## Run every test (PYTEST_ARGS="-n 2").
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev ## Format, lint, types, layers, contract, generated files, chart, Dockerfile.
+	@$(BIN)/python tools/check.py
+
+format: $(VENV)/.installed-dev ## Format and fix what can be fixed.
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+generate: $(VENV)/.installed-dev ## Write the code and the reference pages that come from the contract and the code.
+	@$(BIN)/python tools/generate.py
+
+lock: $(VENV)/.installed-dev ## Resolve requirements/*.txt again (upgrades nothing that need not change).
+	@$(BIN)/python tools/lock.py
+
+bench: $(VENV)/.installed-dev ## Measure (needs h2load).
+	@$(BIN)/python -m benchmarks
+
+clean: ## Remove what the other verbs made.
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-run: requirements/run.txt pyproject.toml | $(BIN)/python
+	@echo "Installing what it needs into $(VENV) (once)"
+	@$(PIP) install --require-hashes -r requirements/run.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements/dev.txt pyproject.toml | $(BIN)/python
+	@echo "Installing what tests and checks need into $(VENV) (once)"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.installed-run

@@ -1,0 +1,82 @@
+"""The reference page of the settings, from the options of the commands that start processes."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NamedTuple
+
+import click
+
+HEAD = """# Configuration
+
+A flag beats the environment, the environment beats the file given as `--config`, the file beats the default.
+The file is YAML: one key per setting, named as the flag without dashes in front. Give what contains a
+password by environment or file, never as a flag: arguments are visible to every user of a machine.
+Written by `make generate` from the commands themselves.
+"""
+
+COMMANDS = {
+    "entitlements sidecar": ("entitlement_sidecar.cli.sidecar", "sidecar"),
+    "entitlements planstore": ("entitlement_sidecar.cli.planstore", "planstore"),
+    "entitlements quickstart": ("entitlement_sidecar.cli.quickstart", "quickstart"),
+}
+
+
+class Setting(NamedTuple):
+    """One setting of a process."""
+
+    flag: str
+    variable: str
+    default: str
+    meaning: str
+
+
+def load(command: str) -> click.Command:
+    """The command itself, from the module that declares it."""
+    module, name = COMMANDS[command]
+    found: click.Command = getattr(import_module(module), name)
+    return found
+
+
+def settings(command: str) -> list[Setting]:
+    """Every option of a command, in the order of its help."""
+    return [_setting(option) for option in load(command).params if isinstance(option, click.Option)]
+
+
+def render() -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *(_section(command) for command in COMMANDS)])
+
+
+def _section(command: str) -> str:
+    about = (load(command).help or "").split("\n\n")[0].replace("\n", " ")
+    lines = [
+        f"| `{item.flag}` | {_code(item.variable)} | {_code(item.default)} | {item.meaning} |\n"
+        for item in settings(command)
+    ]
+    return f"## `{command}`\n\n{about}\n\n| flag | environment | default | meaning |\n|---|---|---|---|\n" + "".join(
+        lines
+    )
+
+
+def _setting(option: click.Option) -> Setting:
+    flag = " / ".join([max(option.opts, key=len), *option.secondary_opts])
+    return Setting(flag, _variable(option), _default(option), (option.help or "").replace("|", "\\|"))
+
+
+def _variable(option: click.Option) -> str:
+    named = option.envvar
+    return named if isinstance(named, str) else " ".join(named or ())
+
+
+def _default(option: click.Option) -> str:
+    if isinstance(option.show_default, str):
+        return option.show_default
+    value = option.default
+    if value is None or callable(value) or "UNSET" in repr(value):
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
