@@ -8,6 +8,7 @@
     │   └── TenantUnknownError
     ├── UnauthenticatedError     no credentials, or wrong ones
     ├── ForbiddenError           credentials without the right
+    ├── UnsupportedError         asked for something that this version does not do
     ├── ConfigurationError       a process cannot start like this; names the setting
     └── RetryableError           the same call may succeed later
         ├── SourceUnavailableError   something remote is away, slow or lying
@@ -124,6 +125,12 @@ class ForbiddenError(EntitlementsError):
     """Credentials without the right."""
 
     reason = "PERMISSION_DENIED"
+
+
+class UnsupportedError(EntitlementsError):
+    """The caller asked for something that this version does not do. Better said than ignored."""
+
+    reason = "UNSUPPORTED"
 
 
 class ConfigurationError(EntitlementsError):

@@ -29,6 +29,7 @@ _CODES: tuple[tuple[type[errors.EntitlementsError], int], ...] = (
     (errors.NotFoundError, code_pb2.NOT_FOUND),
     (errors.UnauthenticatedError, code_pb2.UNAUTHENTICATED),
     (errors.ForbiddenError, code_pb2.PERMISSION_DENIED),
+    (errors.UnsupportedError, code_pb2.UNIMPLEMENTED),
     (errors.ExhaustedError, code_pb2.RESOURCE_EXHAUSTED),
     (errors.RetryableError, code_pb2.UNAVAILABLE),
 )

@@ -1,4 +1,4 @@
-"""Who says how much is left. One port; the root authority row, and the in-memory twin, stand behind it."""
+"""Who says how much is left. One port; the root authority row and the local twin stand behind it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from entitlement_sidecar.domain.evaluate import QuotaAsk, QuotaUsage
 
 
 class QuotaAuthority(Protocol):
-    """Admits usage inside every limit of a feature, all or nothing."""
+    """Admits usage inside every limit of a feature, all or nothing.
+
+    Both methods are synchronous when the answer is in memory and awaitable when it has to be fetched; then
+    they may block for the adapter's own timeout. Where no authority can be asked, the answer says
+    `unavailable`; it is no error.
+    """
+
+    def view(
+        self, tenant_id: str, ask: QuotaAsk, max_age: float | None
+    ) -> QuotaUsage | Awaitable[QuotaUsage]:
+        """Usage of every limit, at most about `max_age` seconds old (None: the implementation's choice).
+
+        Raises:
+            TenantUnknownError: On the plan store's own word.
+        """
+        ...
 
     def consume(self, tenant_id: str, ask: QuotaAsk, request_id: str) -> QuotaUsage | Awaitable[QuotaUsage]:
-        """Admits `ask.quantity`, or only looks when it is 0.
-
-        Synchronous when the answer is in memory, awaitable when it has to be fetched: may block for the
-        adapter's own timeout. Safe to repeat with the same request id (which may be empty when only
-        looking).
-
-        Returns:
-            The outcome; `unavailable` when no authority could be asked.
+        """Admits `ask.quantity` or nothing. Safe to repeat with the same request id.
 
         Raises:
             IdempotencyConflictError: The request id came before with another feature or quantity.

@@ -1,0 +1,90 @@
+"""`entitlements sidecar`: runs one sidecar."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from entitlement_sidecar.cli.config_file import config_option
+from entitlement_sidecar.telemetry.logging import configure_logging
+
+DEFAULT_STATE = Path("~/.local/state/entitlements/sidecar")
+
+
+@click.command(
+    "sidecar",
+    epilog="Every option is also an environment variable, for example ENTITLEMENTS_REDIS, and a key of the "
+    "--config file (YAML). Options beat environment beats file.",
+)
+@config_option
+@click.option("--listen", default="127.0.0.1:7400", show_default=True, help="gRPC: HOST:PORT or unix:/path.")
+@click.option("--http", default="127.0.0.1:7401", show_default=True, help="Probes and metrics: HOST:PORT.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_STATE,
+    show_default=True,
+    help="Folder of the outbox; has to survive restarts.",
+)
+@click.option("--redis", default="", help="URL of the Redis that the plan store publishes to.")
+@click.option("--planstore", default="", help="HOST:PORT of the plan store's gRPC.")
+@click.option(
+    "--token-file", type=click.Path(path_type=Path), help="File with the plan store's bearer token."
+)
+@click.option(
+    "--trusted-keys",
+    type=click.Path(path_type=Path),
+    help="File with the plan store's public keys. Without it they are taken from the plan store.",
+)
+@click.option(
+    "--snapshot-file",
+    type=click.Path(path_type=Path),
+    help="Catalogue file with tenants: runs without a plan store; quotas are then counted here alone.",
+)
+@click.option(
+    "--front",
+    type=click.Choice(["fast", "aio"]),
+    default="fast",
+    show_default=True,
+    help="fast needs the extra of that name; aio is the reference.",
+)
+@click.option("--allow-remote", is_flag=True, help="Listen on addresses that other machines reach.")
+@click.option(
+    "--max-tenants",
+    type=click.IntRange(1),
+    default=100_000,
+    show_default=True,
+    help="Tenants held in memory.",
+)
+@click.option(
+    "--max-outbox-bytes",
+    type=click.IntRange(1 << 20),
+    default=1 << 30,
+    show_default=True,
+    help="Size of the outbox on disk.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is logged.",
+)
+def sidecar(log_level: str, **settings: Any) -> None:  # noqa: ANN401 - each is typed by its option
+    r"""Run a sidecar: answers entitlement checks, and keeps usage until it is in the ledger.
+
+    \b
+    With a plan store:       entitlements sidecar --planstore 127.0.0.1:7411 --token-file token
+    With Redis in front:     ... --redis redis://127.0.0.1:6379/0
+    From a file, alone:      entitlements sidecar --snapshot-file tenants.yaml
+    """
+    from entitlement_sidecar.sidecar.config import FrontKind, SidecarConfig  # noqa: PLC0415 - keeps --help quick
+    from entitlement_sidecar.sidecar.process import run  # noqa: PLC0415
+
+    configure_logging(log_level)
+    settings["state_dir"] = settings["state_dir"].expanduser()
+    settings["front"] = FrontKind(settings["front"])
+    asyncio.run(run(SidecarConfig(**settings)))

@@ -1,0 +1,75 @@
+"""The root authority of the plan store, over gRPC (DESIGN 7)."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+
+from entitlement_sidecar.domain.errors import (
+    EntitlementsError,
+    IdempotencyConflictError,
+    TenantUnknownError,
+)
+from entitlement_sidecar.domain.evaluate import QuotaAsk, QuotaUsage
+from entitlement_sidecar.telemetry import metrics
+from entitlement_sidecar.wire.codec import from_timestamp, usage_from_proto
+from entitlement_sidecar.wire.status import from_rpc_error
+from entitlement_sidecar.wire.v1 import quota_pb2, quota_pb2_grpc
+
+TIMEOUT = 1.0
+"""Seconds that a consume or a look may take before the authority counts as away."""
+
+_UNAVAILABLE = QuotaUsage(unavailable=True)
+
+
+class PlanStoreAuthority:
+    """Each call goes to the plan store. A consume is retried by the caller with the same request id."""
+
+    def __init__(self, channel: grpc.aio.Channel, token: str, holder: quota_pb2.Holder) -> None:
+        self._stub = quota_pb2_grpc.QuotaServiceStub(channel)
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._holder = holder
+
+    async def view(self, tenant_id: str, ask: QuotaAsk, max_age: float | None) -> QuotaUsage:  # noqa: ARG002 - always now
+        """Usage now."""
+        usage = await self._call(tenant_id, ask, 0, "")
+        metrics.authority_calls.labels("unavailable" if usage.unavailable else "viewed").inc()
+        return usage
+
+    async def consume(self, tenant_id: str, ask: QuotaAsk, request_id: str) -> QuotaUsage:
+        """Admits all or nothing."""
+        usage = await self._call(tenant_id, ask, ask.quantity, request_id)
+        metrics.authority_calls.labels(_outcome(usage)).inc()
+        return usage
+
+    async def _call(self, tenant_id: str, ask: QuotaAsk, quantity: int, request_id: str) -> QuotaUsage:
+        request = quota_pb2.ConsumeRequest(
+            tenant_id=tenant_id,
+            feature=ask.feature.key,
+            quantity=quantity,
+            request_id=request_id,
+            holder=self._holder,
+        )
+        try:
+            response = await self._stub.Consume(request, timeout=TIMEOUT, metadata=self._metadata)
+        except grpc.RpcError as error:
+            return _without_answer(from_rpc_error(error))
+        return QuotaUsage(
+            limits=tuple(usage_from_proto(usage) for usage in response.usage),
+            admitted=response.admitted if quantity else None,
+            as_of=from_timestamp(response.as_of),
+            snapshot_version=response.snapshot_version,
+            lease_id=response.lease_id,
+        )
+
+
+def _without_answer(error: EntitlementsError) -> QuotaUsage:
+    if isinstance(error, IdempotencyConflictError | TenantUnknownError):
+        raise error
+    return _UNAVAILABLE
+
+
+def _outcome(usage: QuotaUsage) -> str:
+    if usage.unavailable:
+        return "unavailable"
+    return "admitted" if usage.admitted else "refused"

@@ -1,0 +1,44 @@
+"""What the sidecar says of itself over HTTP.
+
+Ready means: something can be answered. It is ready when any source was loaded, or after ten seconds, degraded
+and said so; from then on it stays ready, because a sidecar that is taken out for being degraded helps nobody.
+"""
+
+from __future__ import annotations
+
+from entitlement_sidecar.domain.clock import Clock
+from entitlement_sidecar.sidecar.snapshots.freshness import STALE_AFTER, Freshness
+from entitlement_sidecar.sidecar.snapshots.store import SnapshotStore
+
+READY_ANYWAY_AFTER = 10.0
+"""Seconds after which a sidecar without any source is ready, degraded."""
+
+
+class Readiness:
+    """Says whether to send calls here."""
+
+    def __init__(self, store: SnapshotStore, freshness: Freshness, clock: Clock) -> None:
+        self._store = store
+        self._freshness = freshness
+        self._clock = clock
+        self._started = clock.monotonic()
+        self._ready = False
+        self._draining = False
+
+    def drain(self) -> None:
+        """The process is going away: no more calls."""
+        self._draining = True
+
+    def __call__(self) -> dict[str, object]:
+        """The state, as `/readyz` shows it."""
+        loaded = self._store.catalogue.version > 0
+        waited = self._clock.monotonic() - self._started
+        self._ready = self._ready or loaded or waited > READY_ANYWAY_AFTER
+        fresh = self._freshness.age() <= STALE_AFTER
+        return {
+            "ready": self._ready and not self._draining,
+            "draining": self._draining,
+            "degraded": not (loaded and fresh),
+            "catalogue_version": self._store.catalogue.version,
+            "tenants_held": len(self._store),
+        }

@@ -1,0 +1,168 @@
+"""The one place that knows which implementation stands behind which port."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import cast
+
+import grpc.aio
+import msgspec
+
+from entitlement_sidecar.domain.clock import Clock, SystemClock
+from entitlement_sidecar.sidecar.adapters.file_snapshots import FileSnapshots
+from entitlement_sidecar.sidecar.adapters.grpc_authority import PlanStoreAuthority
+from entitlement_sidecar.sidecar.adapters.grpc_ingest import PlanStoreIngest
+from entitlement_sidecar.sidecar.adapters.grpc_snapshots import PlanStoreFeed, PlanStoreSnapshots
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox import SqliteOutbox
+from entitlement_sidecar.sidecar.admin import Readiness
+from entitlement_sidecar.sidecar.config import FrontKind, SidecarConfig, read_token
+from entitlement_sidecar.sidecar.decisions.check import Decisions, Knowledge
+from entitlement_sidecar.sidecar.decisions.consumption import Consumptions
+from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
+from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority, NoAuthority
+from entitlement_sidecar.sidecar.leases.views import UsageViews
+from entitlement_sidecar.sidecar.rpc.aio_front import AioFront
+from entitlement_sidecar.sidecar.rpc.entitlements import EntitlementServicer
+from entitlement_sidecar.sidecar.rpc.front import Front, Method
+from entitlement_sidecar.sidecar.rpc.usage import UsageServicer
+from entitlement_sidecar.sidecar.snapshots.follower import Follower
+from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
+from entitlement_sidecar.sidecar.snapshots.loader import Loader
+from entitlement_sidecar.sidecar.snapshots.ports import Feed, SnapshotSource
+from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
+from entitlement_sidecar.sidecar.usage.report import UsageReporter
+from entitlement_sidecar.sidecar.usage.shipper import Shipper
+from entitlement_sidecar.telemetry.probes import HttpServer, probe_app
+from entitlement_sidecar.wire.signing import KeyRing
+from entitlement_sidecar.wire.v1 import quota_pb2
+
+
+_CHANNEL_OPTIONS = (
+    # A plan store that went away without a word is noticed within seconds.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_receive_message_length", 16 << 20),
+)
+
+
+class Sidecar(msgspec.Struct, frozen=True):
+    """Everything that runs in one sidecar process."""
+
+    front: Front
+    http: HttpServer
+    follower: Follower
+    loader: Loader
+    readiness: Readiness
+    shipper: Shipper | None
+    outbox: SqliteOutbox
+    close: Callable[[], Awaitable[None]]
+
+
+class _Upstream(msgspec.Struct, frozen=True):
+    """What stands behind the sidecar."""
+
+    sources: list[SnapshotSource]
+    feed: Feed
+    authority: QuotaAuthority
+    shipper: Shipper | None = None
+    file: FileSnapshots | None = None
+
+
+async def build(config: SidecarConfig) -> Sidecar:
+    """A sidecar that is ready to be started.
+
+    Raises:
+        ConfigurationError: A setting is wrong; nothing is left open.
+    """
+    config = config.checked()
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        outbox = SqliteOutbox(config.state_dir, max_bytes=config.max_outbox_bytes)
+        stack.push_async_callback(outbox.close)
+        upstream = await _upstream(config, outbox, clock, stack)
+        store, freshness = SnapshotStore(config.max_tenants), Freshness(clock)
+        loader = Loader(store, upstream.sources, clock)
+        if upstream.file is not None:
+            await _hold_everything(store, upstream.file)
+        reporter = UsageReporter(outbox, lambda: store.catalogue, clock)
+        decisions = Decisions(
+            Knowledge(store, freshness, loader), upstream.authority, Consumptions(outbox, reporter), clock
+        )
+        readiness = Readiness(store, freshness, clock)
+        methods = [*EntitlementServicer(decisions).methods(), *UsageServicer(reporter).methods()]
+        return Sidecar(
+            front=_front(config, methods),
+            http=HttpServer(probe_app(readiness), config.http, "--http"),
+            follower=Follower(upstream.feed, store, loader, freshness),
+            loader=loader,
+            readiness=readiness,
+            shipper=upstream.shipper,
+            outbox=outbox,
+            close=stack.pop_all().aclose,
+        )
+    raise AssertionError("unreachable")
+
+
+async def _upstream(
+    config: SidecarConfig, outbox: SqliteOutbox, clock: Clock, stack: AsyncExitStack
+) -> _Upstream:
+    if config.snapshot_file is not None:
+        file = FileSnapshots(config.snapshot_file, clock)
+        return _Upstream([file], file, LocalAuthority(clock), file=file)
+    keyring = KeyRing.load(config.trusted_keys) if config.trusted_keys else KeyRing()
+    upstream = await _planstore(config, keyring, outbox, clock, stack) if config.planstore else None
+    if not config.redis:
+        return cast("_Upstream", upstream)
+    return await _with_redis(config, keyring, upstream, stack)
+
+
+async def _planstore(
+    config: SidecarConfig, keyring: KeyRing, outbox: SqliteOutbox, clock: Clock, stack: AsyncExitStack
+) -> _Upstream:
+    token = read_token(config.token_file)
+    channel = grpc.aio.insecure_channel(config.planstore, options=_CHANNEL_OPTIONS)
+    stack.push_async_callback(channel.close)
+    stats = await outbox.stats()
+    holder = quota_pb2.Holder(instance=stats.instance, epoch=stats.epoch)
+    authority = UsageViews(PlanStoreAuthority(channel, token, holder), clock)
+    return _Upstream(
+        sources=[PlanStoreSnapshots(channel, keyring, token)],
+        feed=PlanStoreFeed(channel, keyring, token),
+        authority=authority,
+        shipper=Shipper(outbox, PlanStoreIngest(channel, token), clock),
+    )
+
+
+async def _with_redis(
+    config: SidecarConfig, keyring: KeyRing, upstream: _Upstream | None, stack: AsyncExitStack
+) -> _Upstream:
+    """Redis in front of the plan store: nearer for snapshots, and the feed comes from it."""
+    # Imported late: a sidecar without Redis does not pay its memory.
+    from entitlement_sidecar.sidecar.adapters.redis_feed import RedisFeed  # noqa: PLC0415
+    from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots, connect  # noqa: PLC0415
+
+    redis = connect(config.redis)
+    stack.push_async_callback(redis.aclose)
+    snapshots = RedisSnapshots(redis, keyring)
+    feed = RedisFeed(redis, keyring)
+    if upstream is None:
+        return _Upstream([snapshots], feed, NoAuthority())
+    return msgspec.structs.replace(upstream, sources=[snapshots, *upstream.sources], feed=feed)
+
+
+async def _hold_everything(store: SnapshotStore, file: FileSnapshots) -> None:
+    store.put_catalogue(await file.catalogue())
+    for fetched in file.everything():
+        store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed=True))
+
+
+def _front(config: SidecarConfig, methods: list[Method]) -> Front:
+    if config.front is FrontKind.AIO:
+        return AioFront(config.listen, methods, allow_remote=config.allow_remote)
+    # Imported late: the fast front is an extra.
+    from entitlement_sidecar.sidecar.rpc.fast_front import FastFront  # noqa: PLC0415
+
+    return FastFront(config.listen, methods, allow_remote=config.allow_remote)

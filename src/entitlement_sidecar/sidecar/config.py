@@ -1,0 +1,89 @@
+"""Settings of the sidecar: few; everything else is a named constant beside its use."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from entitlement_sidecar.domain.errors import ConfigurationError
+
+
+class FrontKind(StrEnum):
+    """Which front serves: `fast` needs the extra of that name."""
+
+    FAST = "fast"
+    AIO = "aio"
+
+
+class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How one sidecar runs. Flags beat environment beat file.
+
+    Attributes:
+        listen: Where gRPC is served: `HOST:PORT`, or `unix:/path`.
+        http: Where probes and metrics are served: `HOST:PORT`.
+        state_dir: Folder of the outbox; has to survive restarts.
+        redis: URL of the Redis that the plan store publishes to; empty: none.
+        planstore: `HOST:PORT` of the plan store's gRPC; empty: none.
+        token_file: File with the plan store's bearer token.
+        trusted_keys: File with the plan store's public keys; needed with Redis alone.
+        snapshot_file: Catalogue file with tenants, to run without a plan store.
+        front: Which front serves.
+        allow_remote: Listen on addresses that other machines reach.
+        max_tenants: Tenants held in memory at most.
+        max_outbox_bytes: Size of the outbox on disk at most.
+    """
+
+    listen: str = "127.0.0.1:7400"
+    http: str = "127.0.0.1:7401"
+    state_dir: Path
+    redis: str = ""
+    planstore: str = ""
+    token_file: Path | None = None
+    trusted_keys: Path | None = None
+    snapshot_file: Path | None = None
+    front: FrontKind = FrontKind.FAST
+    allow_remote: bool = False
+    max_tenants: int = 100_000
+    max_outbox_bytes: int = 1 << 30
+
+    def checked(self) -> SidecarConfig:
+        """Itself, when its parts fit together.
+
+        Raises:
+            ConfigurationError: Names the settings, and what would be right.
+        """
+        if self.snapshot_file and (self.planstore or self.redis):
+            raise ConfigurationError(
+                "--snapshot-file runs without a plan store: leave out --planstore and --redis"
+            )
+        if not (self.snapshot_file or self.planstore or self.redis):
+            raise ConfigurationError(
+                "nowhere to get snapshots from: give --planstore HOST:PORT (and --redis URL), "
+                "or --snapshot-file FILE"
+            )
+        if self.planstore and self.token_file is None:
+            raise ConfigurationError("--planstore needs --token-file FILE with its bearer token")
+        if self.redis and not (self.planstore or self.trusted_keys):
+            raise ConfigurationError(
+                "--redis without --planstore needs --trusted-keys FILE, to verify what Redis holds"
+            )
+        return self
+
+
+def read_token(path: Path | None) -> str:
+    """The bearer token of a file; empty when there is no file to read.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or is empty.
+    """
+    if path is None:
+        return ""
+    try:
+        token = path.read_text().strip()
+    except OSError as error:
+        raise ConfigurationError(f"--token-file {path}: {error.strerror}") from error
+    if not token:
+        raise ConfigurationError(f"--token-file {path}: is empty; expected one line with the token")
+    return token

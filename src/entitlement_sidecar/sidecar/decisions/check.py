@@ -1,0 +1,199 @@
+"""The main path of a check.
+
+When everything is in memory, `check` returns a decision and no coroutine is made; only where it has to wait
+(a tenant not held, quota to admit, an answer fresher than what is held) does it return an awaitable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import cache
+
+import msgspec
+
+from entitlement_sidecar.domain.catalogue import FeatureKind
+from entitlement_sidecar.domain.clock import Clock
+from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Degradation, Reason, Source
+from entitlement_sidecar.domain.errors import TenantUnknownError, VersionNotReachedError
+from entitlement_sidecar.domain.evaluate import Held, QuotaAsk, QuotaUsage, evaluate
+from entitlement_sidecar.sidecar.decisions.consumption import Consumptions
+from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
+from entitlement_sidecar.sidecar.snapshots.freshness import STALE_AFTER, Freshness
+from entitlement_sidecar.sidecar.snapshots.loader import Loader
+from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
+from entitlement_sidecar.telemetry import metrics
+
+
+class Knowledge(msgspec.Struct, frozen=True):
+    """What decisions are made from: what is held, how fresh it is, and how to get what is missing."""
+
+    store: SnapshotStore
+    freshness: Freshness
+    loader: Loader
+
+
+class Decisions:
+    """Answers checks."""
+
+    def __init__(
+        self, knowledge: Knowledge, authority: QuotaAuthority, consumptions: Consumptions, clock: Clock
+    ) -> None:
+        self._store = knowledge.store
+        self._freshness = knowledge.freshness
+        self._loader = knowledge.loader
+        self._authority = authority
+        self._consumptions = consumptions
+        self._clock = clock
+
+    def check(self, request: CheckRequest) -> Decision | Awaitable[Decision]:
+        """Decides one request.
+
+        Raises:
+            VersionNotReachedError: `min_snapshot_version` cannot be had now.
+            IdempotencyConflictError: The request id came before with another quantity.
+            OutboxFullError: A CONSUME could not be kept; nothing was answered.
+        """
+        tenant = self._store.get(request.tenant_id)
+        if not self._suffices(tenant, request):
+            return self._after_load(request)
+        return self._judge(request, self._held(tenant, Source.MEMORY), self._clock.now())
+
+    async def list(self, tenant_id: str, max_staleness: float | None) -> tuple[list[str], list[Decision]]:
+        """A PEEK of every feature of the catalogue, sorted by feature."""
+        if self._store.get(tenant_id) is None:
+            await self._load(tenant_id, 0)
+        features = sorted(self._store.catalogue.features)
+        outcomes = [
+            self.check(CheckRequest(tenant_id, feature, max_staleness=max_staleness)) for feature in features
+        ]
+        return features, [o if isinstance(o, Decision) else await o for o in outcomes]
+
+    def _suffices(self, tenant: HeldTenant | None, request: CheckRequest) -> bool:
+        if tenant is None:
+            return self._store.is_unknown(request.tenant_id, self._clock.monotonic())
+        if tenant.snapshot.version < request.min_snapshot_version:
+            return False
+        return request.max_staleness is None or self._age(tenant) <= request.max_staleness
+
+    async def _after_load(self, request: CheckRequest) -> Decision:
+        tenant = await self._load(request.tenant_id, request.min_snapshot_version)
+        version = tenant.snapshot.version if tenant else 0
+        if version < request.min_snapshot_version:
+            raise VersionNotReachedError(
+                f"min_snapshot_version {request.min_snapshot_version} of tenant {request.tenant_id!r} "
+                f"is not known yet: version {version} is held",
+                retry_after=0.1,
+            )
+        source = tenant.source if tenant else Source.FALLBACK
+        outcome = self._judge(request, self._held(tenant, source, request.tenant_id), self._clock.now())
+        return outcome if isinstance(outcome, Decision) else await outcome
+
+    async def _load(self, tenant_id: str, min_version: int) -> HeldTenant | None:
+        if not self._store.catalogue.version:
+            await self._loader.load_catalogue()
+        return await self._loader.load(tenant_id, min_version)
+
+    def _held(self, tenant: HeldTenant | None, source: Source, tenant_id: str = "") -> Held:
+        """What `evaluate` is told about a tenant and how well it is known."""
+        catalogue = self._store.catalogue
+        if tenant is None:
+            unknown = not tenant_id or self._store.is_unknown(tenant_id, self._clock.monotonic())
+            source = Source.PLAN_STORE if unknown else Source.FALLBACK
+            return Held(catalogue, None, source, tenant_unknown=unknown)
+        age = self._age(tenant)
+        return Held(
+            catalogue,
+            tenant.snapshot,
+            tenant.source if tenant.source is Source.DISK else source,
+            self._as_of(tenant),
+            stale=age > STALE_AFTER,
+            stale_for=age,
+        )
+
+    def _as_of(self, tenant: HeldTenant) -> datetime | None:
+        followed = self._freshness.as_of if tenant.followed else None
+        if followed is None or tenant.confirmed_at is None:
+            return followed or tenant.confirmed_at
+        return max(followed, tenant.confirmed_at)
+
+    def _age(self, tenant: HeldTenant) -> float:
+        as_of = self._as_of(tenant)
+        return float("inf") if as_of is None else self._freshness.age_of(as_of)
+
+    def _judge(self, request: CheckRequest, held: Held, now: datetime) -> Decision | Awaitable[Decision]:
+        outcome = evaluate(held, request, None, now)
+        consuming = request.mode is CheckMode.CONSUME
+        if isinstance(outcome, QuotaAsk):
+            return self._consume(request, held, outcome) if consuming else self._peek(request, held, outcome)
+        if consuming and outcome.allowed and outcome.kind == FeatureKind.METERED:
+            return self._record(request, held, outcome)
+        return _counted(outcome)
+
+    def _peek(self, request: CheckRequest, held: Held, ask: QuotaAsk) -> Decision | Awaitable[Decision]:
+        usage = self._authority.view(request.tenant_id, ask, request.max_staleness)
+        if isinstance(usage, QuotaUsage):
+            return _counted(self._with_usage(request, held, usage))
+        return self._peek_later(request, held, usage)
+
+    async def _peek_later(self, request: CheckRequest, held: Held, usage: Awaitable[QuotaUsage]) -> Decision:
+        try:
+            return _counted(self._with_usage(request, held, await usage))
+        except TenantUnknownError:
+            return self._tenant_unknown(request)
+
+    async def _consume(self, request: CheckRequest, held: Held, ask: QuotaAsk) -> Decision:
+        """Replays an earlier answer to the same request id, or consumes at the authority."""
+        async with self._consumptions.claim(request) as claim:
+            if claim.earlier is not None:
+                return _counted(claim.earlier)
+            try:
+                outcome = self._authority.consume(request.tenant_id, ask, claim.event_id)
+                usage = outcome if isinstance(outcome, QuotaUsage) else await outcome
+            except TenantUnknownError:
+                return self._tenant_unknown(request)
+            held = await self._caught_up(request, held, usage)
+            decision = self._with_usage(request, held, usage)
+            if decision.allowed:
+                decision = await self._consumptions.keep(
+                    request, held.catalogue, decision, claim, usage.lease_id
+                )
+            return _counted(decision)
+
+    async def _record(self, request: CheckRequest, held: Held, decision: Decision) -> Decision:
+        """Keeps what an unlimited feature used: it needs no quota, and still is usage."""
+        async with self._consumptions.claim(request) as claim:
+            if claim.earlier is None:
+                decision = await self._consumptions.keep(
+                    request, held.catalogue, decision, claim, lease_id=""
+                )
+            return _counted(claim.earlier or decision)
+
+    async def _caught_up(self, request: CheckRequest, held: Held, usage: QuotaUsage) -> Held:
+        """The authority decided by a newer snapshot than is held: its answer has to be told by that one."""
+        if held.snapshot is None or usage.snapshot_version <= held.snapshot.version:
+            return held
+        tenant = await self._loader.load(request.tenant_id, usage.snapshot_version)
+        return held if tenant is None else self._held(tenant, tenant.source)
+
+    def _with_usage(self, request: CheckRequest, held: Held, usage: QuotaUsage) -> Decision:
+        outcome = evaluate(held, request, usage, self._clock.now())
+        if isinstance(outcome, QuotaAsk):
+            raise TypeError("evaluate asked again for the quota that it was given")
+        return outcome
+
+    def _tenant_unknown(self, request: CheckRequest) -> Decision:
+        held = Held(self._store.catalogue, None, Source.PLAN_STORE, tenant_unknown=True)
+        return _counted(self._with_usage(request, held, QuotaUsage()))
+
+
+@cache
+def _counter(reason: Reason, degradation: Degradation) -> Callable[[], None]:
+    """Binds a metric's labels once: looking them up costs more than counting."""
+    child = metrics.decisions.labels(reason.name, degradation.name)
+    return child.inc
+
+
+def _counted(decision: Decision) -> Decision:
+    _counter(decision.reason, decision.degradation)()
+    return decision

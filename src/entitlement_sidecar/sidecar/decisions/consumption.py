@@ -1,0 +1,104 @@
+"""A CONSUME is a usage event (DESIGN 4): kept on disk before its answer leaves.
+
+The same request id again gets the first allowed answer, also after a restart, from the index that the outbox
+keeps. Two calls with one request id at once take turns. Denials are not remembered and consume nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from entitlement_sidecar.domain.catalogue import CatalogueDocument, Metric
+from entitlement_sidecar.domain.decision import CheckRequest, Decision
+from entitlement_sidecar.domain.errors import IdempotencyConflictError
+from entitlement_sidecar.domain.usage import UsageOutcome, consumption_event_id
+from entitlement_sidecar.sidecar.usage.outbox import Consumption, Outbox, OutboxRecord
+from entitlement_sidecar.sidecar.usage.report import UsageReporter, generated_event_id
+from entitlement_sidecar.wire.codec import decision_from_proto, decision_to_proto
+from entitlement_sidecar.wire.v1 import decision_pb2
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """The right to answer one request id now. `earlier` is the answer that it already got."""
+
+    event_id: str
+    earlier: Decision | None = None
+
+
+class _Turn:
+    """Whose turn it is for one request id, and how many want it."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+
+
+class Consumptions:
+    """Keeps allowed CONSUMEs, and answers repeated ones."""
+
+    def __init__(self, outbox: Outbox, reporter: UsageReporter) -> None:
+        self._outbox = outbox
+        self._reporter = reporter
+        self._turns: dict[str, _Turn] = {}
+
+    @asynccontextmanager
+    async def claim(self, request: CheckRequest) -> AsyncIterator[Claim]:
+        """Takes the request id's turn.
+
+        Raises:
+            IdempotencyConflictError: The request id came before with another quantity.
+        """
+        if not request.request_id:
+            yield Claim(generated_event_id())
+            return
+        event_id = consumption_event_id(request.tenant_id, request.feature, request.request_id)
+        turn = self._turns.setdefault(event_id, _Turn())
+        turn.waiting += 1
+        try:
+            async with turn.lock:
+                yield Claim(event_id, await self._earlier(request, event_id))
+        finally:
+            turn.waiting -= 1
+            if not turn.waiting:
+                del self._turns[event_id]
+
+    async def _earlier(self, request: CheckRequest, event_id: str) -> Decision | None:
+        first = await self._outbox.consumption(request.tenant_id, event_id)
+        if first is None:
+            return None
+        if first.quantity != request.quantity:
+            raise IdempotencyConflictError(
+                f"request_id {request.request_id!r} was used for quantity {first.quantity}, "
+                f"not {request.quantity}: use a new request_id for another consumption"
+            )
+        return decision_from_proto(decision_pb2.Decision.FromString(first.answer))
+
+    async def keep(
+        self,
+        request: CheckRequest,
+        catalogue: CatalogueDocument,
+        decision: Decision,
+        claim: Claim,
+        lease_id: str,
+    ) -> Decision:
+        """Commits the usage event of an allowed CONSUME, and returns the answer that may leave now.
+
+        Raises:
+            OutboxFullError: It could not be kept.
+            IdempotencyConflictError: The event's identity is taken by another fact.
+        """
+        feature = catalogue.features[request.feature]
+        # A feature may name a metric that this version of the catalogue lacks: the ledger will say so.
+        metric = catalogue.metric_of(feature) or Metric(feature.metric or feature.key, domain="", unit="")
+        decision = msgspec.structs.replace(decision, consumption_id=claim.event_id)
+        event = self._reporter.consume(request, metric, claim.event_id, lease_id)
+        answer = decision_to_proto(decision).SerializeToString()
+        record = OutboxRecord(event, Consumption(request.quantity, answer) if request.request_id else None)
+        [result] = await self._outbox.append([record], metric.durability)
+        if result.outcome is UsageOutcome.CONFLICT:
+            raise IdempotencyConflictError(f"request_id {request.request_id!r}: {result.reason}")
+        return decision

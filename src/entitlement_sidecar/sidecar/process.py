@@ -1,0 +1,98 @@
+"""One sidecar process: start, run, stop. The order in which it drains is written here and nowhere else.
+
+start   outbox → sources → fronts (nothing is answered before the outbox can keep it)
+stop    health NOT_SERVING → listeners stay 2 s → calls under way end → last commit →
+        ship until the deadline → what is left stays on disk
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+
+from entitlement_sidecar.sidecar.bootstrap import Sidecar, build
+from entitlement_sidecar.sidecar.config import SidecarConfig
+from entitlement_sidecar.telemetry import metrics
+
+LINGER = 2.0
+"""Seconds that listeners stay after the sidecar says that it is going away."""
+
+SHIP_DEADLINE = 5.0
+"""Seconds that shipping may take while stopping."""
+
+STATS_EVERY = 1.0
+"""Seconds between two readings of the outbox for metrics."""
+
+_log = logging.getLogger(__name__)
+
+Started = Callable[[str, int], None]
+"""Called with the gRPC address and the HTTP port once calls are answered."""
+
+
+async def run(config: SidecarConfig, started: Started | None = None) -> None:
+    """Runs a sidecar until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: It cannot start like this.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await serve(config, stopping, started)
+
+
+async def serve(config: SidecarConfig, stopping: asyncio.Event, started: Started | None = None) -> None:
+    """Runs a sidecar until the event is set.
+
+    Raises:
+        ConfigurationError: It cannot start like this.
+    """
+    sidecar = await build(config)
+    try:
+        address = await sidecar.front.start()
+        async with asyncio.TaskGroup() as group:
+            loops = [
+                group.create_task(sidecar.follower.run(), name="follower"),
+                group.create_task(_watch_outbox(sidecar), name="outbox metrics"),
+            ]
+            if sidecar.shipper is not None:
+                loops.append(group.create_task(sidecar.shipper.run(), name="shipper"))
+            http = group.create_task(sidecar.http.run_until_stopped(), name="http")
+            await sidecar.loader.load_catalogue()
+            _log.info("serving on %s, probes on port %d", address, sidecar.http.port)
+            if started is not None:
+                started(address, sidecar.http.port)
+            await stopping.wait()
+            await _drain(sidecar, loops)
+            sidecar.http.stop()
+            await http
+    finally:
+        await sidecar.close()
+
+
+async def _drain(sidecar: Sidecar, loops: list[asyncio.Task[None]]) -> None:
+    _log.info("draining")
+    sidecar.readiness.drain()
+    await sidecar.front.drain(LINGER)
+    await sidecar.front.stop()
+    if sidecar.shipper is not None:
+        await sidecar.shipper.drain(SHIP_DEADLINE)
+    for task in loops:
+        task.cancel()
+    stats = await sidecar.outbox.stats()
+    _log.info("stopped; %d events stay in the outbox", stats.queued)
+
+
+async def _watch_outbox(sidecar: Sidecar) -> None:
+    while True:
+        stats = await sidecar.outbox.stats()
+        metrics.outbox_events.labels("queued").set(stats.queued)
+        metrics.outbox_events.labels("dead").set(stats.dead)
+        metrics.outbox_bytes.set(stats.bytes_used)
+        oldest = time.time() if stats.oldest_recorded_at is None else stats.oldest_recorded_at
+        metrics.outbox_oldest_seconds.set(max(0.0, time.time() - oldest))
+        await asyncio.sleep(STATS_EVERY)

@@ -1,0 +1,63 @@
+"""As of when what the feed covers is true (DESIGN 6).
+
+A heartbeat says: everything committed before T is published up to sequence n. A sidecar that has read the
+feed up to n without a gap knows that what it holds is current as of T. With several shards the smallest
+counts. Age is the larger of wall clock minus T and monotonic time since receipt, so that neither a jump of
+the wall clock nor a stopped feed makes data look young.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from entitlement_sidecar.domain.clock import Clock
+from entitlement_sidecar.telemetry import metrics
+
+STALE_AFTER = 3.0
+"""Seconds without confirmation after which an answer says STALE."""
+
+
+class _Confirmation(msgspec.Struct, frozen=True):
+    true_at: datetime
+    received: float
+
+
+class Freshness:
+    """What the feed's heartbeats confirm."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._shards: dict[int, _Confirmation] = {}
+        self._expected = 1
+        self._weakest: _Confirmation | None = None
+        metrics.freshness_seconds.set_function(self.age)
+
+    def begin(self, shards: int) -> None:
+        """The feed (re)starts: nothing is confirmed until every shard has beaten."""
+        self._expected = shards
+        self._shards.clear()
+        self._weakest = None
+
+    def beat(self, shard: int, true_at: datetime) -> None:
+        """A heartbeat was read, and the feed up to it."""
+        self._shards[shard] = _Confirmation(true_at, self._clock.monotonic())
+        if len(self._shards) >= self._expected:
+            self._weakest = min(self._shards.values(), key=lambda c: c.true_at)
+
+    @property
+    def as_of(self) -> datetime | None:
+        """The instant as of which everything that the feed covers is true; None before the first beats."""
+        return None if self._weakest is None else self._weakest.true_at
+
+    def age(self) -> float:
+        """Seconds since `as_of`; infinite before the first beats."""
+        return float("inf") if self._weakest is None else self.age_of(self._weakest.true_at)
+
+    def age_of(self, instant: datetime) -> float:
+        """Seconds since an instant, at least as long as the feed has been silent about it."""
+        age = (self._clock.now() - instant).total_seconds()
+        if self._weakest is not None and instant == self._weakest.true_at:
+            age = max(age, self._clock.monotonic() - self._weakest.received)
+        return max(0.0, age)

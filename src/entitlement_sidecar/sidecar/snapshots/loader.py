@@ -1,0 +1,100 @@
+"""Fills the store on a miss: memory → Redis → plan store, one load per tenant at a time, bounded in time.
+
+Many callers that miss the same tenant share one load. A load honours the version floors that were set while
+it ran: what it brings is asked for again when the feed has named a newer version meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from entitlement_sidecar.domain.clock import Clock
+from entitlement_sidecar.domain.errors import EntitlementsError, TenantUnknownError
+from entitlement_sidecar.sidecar.snapshots.ports import Fetched, SnapshotSource
+from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
+from entitlement_sidecar.telemetry import metrics
+
+_log = logging.getLogger(__name__)
+
+
+class Loader:
+    """Reads snapshots from the sources, nearest first."""
+
+    def __init__(self, store: SnapshotStore, sources: Sequence[SnapshotSource], clock: Clock) -> None:
+        self._store = store
+        self._sources = sources
+        self._clock = clock
+        self._running: dict[str, asyncio.Task[HeldTenant | None]] = {}
+        self._beginnings = 0
+
+    async def load(self, tenant_id: str, min_version: int = 0) -> HeldTenant | None:
+        """What is held of a tenant after asking the sources; None when nobody could say.
+
+        A tenant that does not exist is noted in the store and answered as None.
+        """
+        held = await self._shared(tenant_id, min_version)
+        if min_version and (held is None or held.snapshot.version < min_version):
+            # The load that was joined may have begun before the version was asked for.
+            held = await self._shared(tenant_id, min_version)
+        return held
+
+    async def _shared(self, tenant_id: str, min_version: int) -> HeldTenant | None:
+        task = self._running.get(tenant_id)
+        if task is None:
+            task = asyncio.create_task(self._load(tenant_id, min_version))
+            self._running[tenant_id] = task
+            task.add_done_callback(lambda _: self._running.pop(tenant_id, None))
+        # A caller that gives up must not take the load away from the others.
+        return await asyncio.shield(task)
+
+    def feed_began(self) -> None:
+        """The feed is read from here on: loads that begin now are covered by it, those under way are not."""
+        self._beginnings += 1
+
+    async def _load(self, tenant_id: str, min_version: int) -> HeldTenant | None:
+        self._store.begin_load(tenant_id)
+        try:
+            held = await self._ask(tenant_id, min_version)
+            if held is not None and held.snapshot.version < self._store.floor(tenant_id):
+                held = await self._ask(tenant_id, min_version)
+        finally:
+            self._store.end_load(tenant_id)
+        return held
+
+    async def _ask(self, tenant_id: str, min_version: int) -> HeldTenant | None:
+        beginnings = self._beginnings
+        wanted = max(min_version, self._store.floor(tenant_id))
+        for source in self._sources:
+            try:
+                fetched = await source.snapshot(tenant_id, wanted)
+            except TenantUnknownError:
+                self._store.note_unknown(tenant_id, self._clock.monotonic())
+                metrics.snapshot_lookups.labels("unknown").inc()
+                return None
+            except EntitlementsError as error:
+                _log.debug("no snapshot of %s from %s: %s", tenant_id, type(source).__name__, error)
+                continue
+            if fetched is not None:
+                return self._hold(fetched, followed=0 < beginnings == self._beginnings)
+        metrics.snapshot_lookups.labels("none").inc()
+        return self._store.get(tenant_id)
+
+    def _hold(self, fetched: Fetched, *, followed: bool) -> HeldTenant | None:
+        metrics.snapshot_lookups.labels(fetched.source.name.lower()).inc()
+        self._store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed))
+        return self._store.get(fetched.snapshot.tenant_id)
+
+    async def load_catalogue(self) -> bool:
+        """Reads the catalogue document, the newest that any source has. Says whether one is held now."""
+        for source in self._sources:
+            try:
+                document = await source.catalogue()
+            except EntitlementsError as error:
+                _log.debug("no catalogue from %s: %s", type(source).__name__, error)
+                continue
+            if document is not None:
+                self._store.put_catalogue(document)
+                break
+        return self._store.catalogue.version > 0

@@ -1,0 +1,140 @@
+"""L1: what this sidecar holds of each tenant, in memory.
+
+A snapshot only ever gives way to a newer version. A feed entry raises a tenant's *floor*: what is older than
+the floor is still served, but no longer confirmed by the feed, and a slow old read cannot land over it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from datetime import datetime
+
+import msgspec
+
+from entitlement_sidecar.domain.catalogue import CatalogueDocument
+from entitlement_sidecar.domain.decision import Source
+from entitlement_sidecar.domain.snapshot import Snapshot
+from entitlement_sidecar.telemetry import metrics
+
+UNKNOWN_FOR = 2.0
+"""Seconds that the plan store's "no such tenant" is remembered at most (DESIGN 6)."""
+
+MAX_UNKNOWN = 10_000
+"""Unknown tenants remembered at most: a flood of invented names must not take memory."""
+
+NO_CATALOGUE = CatalogueDocument(version=0, features={}, metrics={})
+"""What is held before any catalogue document was."""
+
+
+class HeldTenant(msgspec.Struct):
+    """One tenant as it is held.
+
+    `followed`: the feed covers it since it was read, so that the feed's freshness is its own.
+    `confirmed_at`: its source said so itself at that instant; None when it cannot know.
+    """
+
+    snapshot: Snapshot
+    source: Source
+    confirmed_at: datetime | None
+    followed: bool
+
+
+class SnapshotStore:
+    """Memory of snapshots, floors, unknown tenants, and the catalogue document."""
+
+    def __init__(self, max_tenants: int) -> None:
+        self.catalogue = NO_CATALOGUE
+        self._max_tenants = max_tenants
+        self._tenants: OrderedDict[str, HeldTenant] = OrderedDict()
+        self._floors: dict[str, int] = {}
+        self._loading: set[str] = set()
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        metrics.snapshots_held.set_function(lambda: len(self._tenants))
+
+    def __len__(self) -> int:
+        return len(self._tenants)
+
+    def get(self, tenant_id: str) -> HeldTenant | None:
+        """What is held of a tenant."""
+        return self._tenants.get(tenant_id)
+
+    def tenants(self) -> list[str]:
+        """Every tenant held, the least recently read first."""
+        return list(self._tenants)
+
+    def floor(self, tenant_id: str) -> int:
+        """The newest version that this sidecar has heard of; 0 when none."""
+        return self._floors.get(tenant_id, 0)
+
+    def put(self, tenant: HeldTenant) -> bool:
+        """Holds a snapshot unless a newer one is held. Says whether it is held now."""
+        tenant_id = tenant.snapshot.tenant_id
+        held = self._tenants.get(tenant_id)
+        if held is not None and held.snapshot.version > tenant.snapshot.version:
+            return False
+        if tenant.snapshot.version < self.floor(tenant_id):
+            # Better than nothing, and known to be old: it must not count as current.
+            tenant.followed = False
+            tenant.confirmed_at = None
+        self._tenants[tenant_id] = tenant
+        self._tenants.move_to_end(tenant_id)
+        self._unknown.pop(tenant_id, None)
+        while len(self._tenants) > self._max_tenants:
+            evicted, _ = self._tenants.popitem(last=False)
+            self._floors.pop(evicted, None)
+        return True
+
+    def begin_load(self, tenant_id: str) -> None:
+        """A load runs: floors that are set meanwhile are kept, also of a tenant that is not held yet."""
+        self._loading.add(tenant_id)
+
+    def end_load(self, tenant_id: str) -> None:
+        """The load is over."""
+        self._loading.discard(tenant_id)
+        if tenant_id not in self._tenants:
+            self._floors.pop(tenant_id, None)
+
+    def raise_floor(self, tenant_id: str, version: int, as_of: datetime | None) -> bool:
+        """Notes that a version exists. Says whether what is held is older, and has to be read again.
+
+        What is older was current as of `as_of`, the last that the feed confirmed, and stays so.
+        """
+        self._unknown.pop(tenant_id, None)
+        held = self._tenants.get(tenant_id)
+        if held is None and tenant_id not in self._loading:
+            return False
+        self._floors[tenant_id] = max(version, self.floor(tenant_id))
+        if held is None or held.snapshot.version >= version:
+            return False
+        _unfollow(held, as_of)
+        return True
+
+    def unfollow_all(self, as_of: datetime | None) -> list[str]:
+        """The feed may have missed something: nothing held is confirmed by it. Returns what to read again."""
+        self._unknown.clear()
+        for held in self._tenants.values():
+            _unfollow(held, as_of)
+        return list(self._tenants)
+
+    def note_unknown(self, tenant_id: str, now: float) -> None:
+        """Remembers, briefly, that the plan store knows no such tenant; `now` is monotonic."""
+        if tenant_id not in self._tenants:
+            self._unknown[tenant_id] = now + UNKNOWN_FOR
+            while len(self._unknown) > MAX_UNKNOWN:
+                self._unknown.popitem(last=False)
+
+    def is_unknown(self, tenant_id: str, now: float) -> bool:
+        """Whether the plan store said so at most two seconds ago; `now` is monotonic."""
+        until = self._unknown.get(tenant_id)
+        return until is not None and now < until
+
+    def put_catalogue(self, document: CatalogueDocument) -> None:
+        """Holds a catalogue document unless a newer one is held."""
+        if document.version >= self.catalogue.version:
+            self.catalogue = document
+
+
+def _unfollow(held: HeldTenant, as_of: datetime | None) -> None:
+    if held.followed and as_of is not None:
+        held.confirmed_at = as_of if held.confirmed_at is None else max(as_of, held.confirmed_at)
+    held.followed = False
