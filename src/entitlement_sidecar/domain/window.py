@@ -126,7 +126,8 @@ def _local_bounds(spec: WindowSpec, midnight: datetime) -> tuple[datetime, datet
 
 def _billing_cycle(spec: WindowSpec, instant: datetime) -> Window:
     zone = ZoneInfo(spec.zone)
-    anchor = (spec.anchor or _EPOCH).astimezone(zone).replace(tzinfo=None)
+    # Whole seconds: windows start and end on them.
+    anchor = (spec.anchor or _EPOCH).astimezone(zone).replace(tzinfo=None, microsecond=0)
     local = instant.astimezone(zone).replace(tzinfo=None)
     months = (local.year - anchor.year) * 12 + local.month - anchor.month
     # Adding to the anchor, never to the last start: 31 Jan, 28 Feb, 31 Mar.
