@@ -27,9 +27,7 @@ Written by `make generate` from the comments in those files.
 
 _MESSAGES, _ENUMS, _SERVICES, _MEMBERS = 4, 5, 6, 2
 
-_SCALARS = {
-    number: name.removeprefix("TYPE_").lower() for name, number in FieldDescriptorProto.Type.items()
-}
+_SCALARS = {number: name.removeprefix("TYPE_").lower() for name, number in FieldDescriptorProto.Type.items()}
 
 
 class Documented(NamedTuple):
@@ -57,17 +55,22 @@ def elements(description: bytes) -> Iterator[Documented]:
     """Every service, RPC, message, field, enum and value of the contract, with its comment."""
     for file in FileDescriptorSet.FromString(description).file:
         comments = Comments(file)
-        groups = (
-            (_SERVICES, [(item.name, item.method) for item in file.service]),
-            (_MESSAGES, [(item.name, item.field) for item in file.message_type]),
-            (_ENUMS, [(item.name, item.value) for item in file.enum_type]),
-        )
-        for kind, owners in groups:
-            for index, (owner, members) in enumerate(owners):
-                yield Documented(owner, comments.at(kind, index))
-                for place, member in enumerate(members):
-                    # Services keep their methods, messages their fields, enums their values at number 2.
-                    yield Documented(f"{owner}.{member.name}", comments.at(kind, index, _MEMBERS, place))
+        for service_at, service in enumerate(file.service):
+            names = [method.name for method in service.method]
+            yield from _owner(comments, (_SERVICES, service_at), service.name, names)
+        for message_at, message in enumerate(file.message_type):
+            names = [field.name for field in message.field]
+            yield from _owner(comments, (_MESSAGES, message_at), message.name, names)
+        for enum_at, enum in enumerate(file.enum_type):
+            names = [value.name for value in enum.value]
+            yield from _owner(comments, (_ENUMS, enum_at), enum.name, names)
+
+
+def _owner(comments: Comments, path: tuple[int, int], name: str, members: list[str]) -> Iterator[Documented]:
+    yield Documented(name, comments.at(*path))
+    for place, member in enumerate(members):
+        # Services keep their methods, messages their fields, enums their values at number 2.
+        yield Documented(f"{name}.{member}", comments.at(*path, _MEMBERS, place))
 
 
 def render(description: bytes) -> str:

@@ -8,15 +8,13 @@ from entitlement_sidecar.telemetry import metrics
 
 HEAD = """# Metrics
 
-Both processes show them at `/metrics` (sidecar: port 7401, plan store: port 7410), in Prometheus' text format.
+Both processes show them at `/metrics` in Prometheus' text format (sidecar: port 7401, plan store: port 7410).
 A process shows the metrics of its own part; the others stay at zero.
 Written by `make generate` from `src/entitlement_sidecar/telemetry/metrics.py`.
 
 | metric | type | labels | meaning |
 |---|---|---|---|
 """
-
-SUFFIXES = {"counter": "_total"}
 
 
 def declared() -> list[MetricWrapperBase]:
@@ -26,14 +24,15 @@ def declared() -> list[MetricWrapperBase]:
 
 def exposed_name(metric: MetricWrapperBase) -> str:
     """The name on the page that Prometheus reads: counters end in `_total`."""
-    return metric._name + SUFFIXES.get(metric._type, "")  # noqa: SLF001 - the library shows it no other way
+    family = next(iter(metric.describe()))
+    return f"{family.name}_total" if family.type == "counter" else family.name
 
 
 def row(metric: MetricWrapperBase) -> str:
     """One line of the table."""
-    labels = ", ".join(f"`{name}`" for name in metric._labelnames)  # noqa: SLF001 - as above
-    cells = (f"`{exposed_name(metric)}`", metric._type, labels, metric._documentation)  # noqa: SLF001 - as above
-    return f"| {' | '.join(cells)} |"
+    family = next(iter(metric.describe()))
+    labels = ", ".join(f"`{name}`" for name in metric._labelnames)  # noqa: SLF001 - there is no public way
+    return f"| `{exposed_name(metric)}` | {family.type} | {labels} | {family.documentation} |"
 
 
 def render() -> str:

@@ -21,6 +21,8 @@ COMMANDS = {
     "entitlements quickstart": ("entitlement_sidecar.cli.quickstart", "quickstart"),
 }
 
+COLUMNS = "| flag | environment | default | meaning |\n|---|---|---|---|\n"
+
 
 class Setting(NamedTuple):
     """One setting of a process."""
@@ -50,13 +52,11 @@ def render() -> str:
 
 def _section(command: str) -> str:
     about = (load(command).help or "").split("\n\n")[0].replace("\n", " ")
-    lines = [
+    rows = "".join(
         f"| `{item.flag}` | {_code(item.variable)} | {_code(item.default)} | {item.meaning} |\n"
         for item in settings(command)
-    ]
-    return f"## `{command}`\n\n{about}\n\n| flag | environment | default | meaning |\n|---|---|---|---|\n" + "".join(
-        lines
     )
+    return f"## `{command}`\n\n{about}\n\n{COLUMNS}{rows}"
 
 
 def _setting(option: click.Option) -> Setting:
