@@ -1,0 +1,91 @@
+"""`entitlements planstore`: runs one plan store, or brings its database to the current schema."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from entitlement_sidecar.cli.config_file import config_option
+from entitlement_sidecar.telemetry.logging import configure_logging
+
+DEFAULT_STATE = Path("~/.local/state/entitlements/planstore")
+
+_state_option = click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_STATE,
+    show_default=True,
+    help="Folder of the token, the signing key and the embedded database.",
+)
+_database_option = click.option(
+    "--database",
+    default="",
+    help="postgresql+psycopg://USER@HOST/NAME or sqlite:///FILE. Default: SQLite in the state folder. "
+    "Passwords belong in the environment or a --config file, not on the command line.",
+)
+_log_option = click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is logged.",
+)
+
+
+@click.group(
+    "planstore",
+    invoke_without_command=True,
+    epilog="Every option is also an environment variable, for example ENTITLEMENTS_PLANSTORE_DATABASE, and a "
+    "key of the --config file (YAML). Options beat environment beats file.",
+)
+@config_option
+@_database_option
+@click.option("--http", default="127.0.0.1:7410", show_default=True, help="REST, probes, metrics: HOST:PORT.")
+@click.option("--grpc", default="127.0.0.1:7411", show_default=True, help="For sidecars: HOST:PORT.")
+@click.option("--redis", default="", help="URL of the Redis to publish to.")
+@_state_option
+@click.option(
+    "--token-file", type=click.Path(path_type=Path), help="File with the bearer token; made when missing."
+)
+@click.option(
+    "--signing-key", type=click.Path(path_type=Path), help="File with the signing key; made when missing."
+)
+@click.option(
+    "--feed-shards",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Shards of the feed in Redis.",
+)
+@click.option("--allow-remote", is_flag=True, help="Listen on addresses that other machines reach.")
+@_log_option
+@click.pass_context
+def planstore(context: click.Context, log_level: str, **settings: Any) -> None:  # noqa: ANN401 - typed by options
+    """Run the plan store: plans, subscriptions, quotas and the usage ledger."""
+    if context.invoked_subcommand is not None:
+        return
+    from entitlement_sidecar.planstore.config import PlanstoreConfig  # noqa: PLC0415 - keeps --help quick
+    from entitlement_sidecar.planstore.process import run  # noqa: PLC0415
+
+    configure_logging(log_level)
+    settings["state_dir"] = settings["state_dir"].expanduser()
+    asyncio.run(run(PlanstoreConfig(**settings)))
+
+
+@planstore.command("migrate")
+@config_option
+@_database_option
+@_state_option
+@_log_option
+def migrate(database: str, state_dir: Path, log_level: str) -> None:
+    """Bring the database to the current schema. Safe to repeat, and safe with several at once."""
+    from entitlement_sidecar.planstore.config import PlanstoreConfig, prepare_state  # noqa: PLC0415
+    from entitlement_sidecar.planstore.db.migrate import migrate as to_head  # noqa: PLC0415
+
+    configure_logging(log_level)
+    config = PlanstoreConfig(database=database, state_dir=state_dir.expanduser())
+    prepare_state(config)
+    click.echo(f"database is at revision {to_head(config.database_url)}")

@@ -1,0 +1,113 @@
+"""Settings of the plan store: few; everything else is a named constant beside its use."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from entitlement_sidecar.domain.errors import ConfigurationError
+from entitlement_sidecar.wire.signing import SigningKey
+
+
+class PlanstoreConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How one plan store process runs. Flags beat environment beat file.
+
+    Attributes:
+        database: SQLAlchemy URL; empty: SQLite in the state folder.
+        http: Where REST, probes and metrics are served: `HOST:PORT`.
+        grpc: Where sidecars connect: `HOST:PORT`.
+        redis: URL of the Redis to publish to; empty: none.
+        state_dir: Folder of the token, the signing key and the embedded database.
+        token_file: File with the bearer token; made when it is missing. Default: in the state folder.
+        signing_key: File with the Ed25519 key; made when it is missing. Default: in the state folder.
+        feed_shards: Shards of the feed in Redis.
+        allow_remote: Listen on addresses that other machines reach.
+    """
+
+    database: str = ""
+    http: str = "127.0.0.1:7410"
+    grpc: str = "127.0.0.1:7411"
+    redis: str = ""
+    state_dir: Path
+    token_file: Path | None = None
+    signing_key: Path | None = None
+    feed_shards: int = 4
+    allow_remote: bool = False
+
+    @property
+    def database_url(self) -> str:
+        """The database, also where none was given."""
+        return self.database or f"sqlite:///{self.state_dir / 'planstore.db'}"
+
+    @property
+    def token_path(self) -> Path:
+        """Where the bearer token is."""
+        return self.token_file or self.state_dir / "token"
+
+    @property
+    def key_path(self) -> Path:
+        """Where the signing key is."""
+        return self.signing_key or self.state_dir / "signing.key"
+
+    @property
+    def trusted_keys_path(self) -> Path:
+        """Where the public key is put, for sidecars."""
+        return self.state_dir / "trusted.keys"
+
+
+def prepare_state(config: PlanstoreConfig) -> None:
+    """Makes the state folder, readable by its owner only.
+
+    Raises:
+        ConfigurationError: It cannot be made or written to.
+    """
+    try:
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--state-dir {config.state_dir}: {error.strerror}") from error
+    if not os.access(config.state_dir, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"--state-dir {config.state_dir}: not writable; give a folder that this user may write to"
+        )
+
+
+def load_or_create_token(path: Path) -> str:
+    """The bearer token; a fresh one, readable by its owner only, where there is none.
+
+    Raises:
+        ConfigurationError: The file cannot be read or written, or is empty.
+    """
+    try:
+        try:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_urlsafe(32) + "\n")
+        except FileExistsError:
+            pass
+        token = path.read_text().strip()
+    except OSError as error:
+        raise ConfigurationError(f"--token-file {path}: {error.strerror}") from error
+    if not token:
+        raise ConfigurationError(f"--token-file {path}: is empty; expected one line with the token")
+    return token
+
+
+def load_or_create_key(config: PlanstoreConfig) -> SigningKey:
+    """The signing key; a fresh one where there is none. Writes its public half for sidecars.
+
+    Raises:
+        ConfigurationError: The file cannot be read or written, or holds no key.
+    """
+    path = config.key_path
+    if not path.exists():
+        try:
+            SigningKey.generate().save(path)
+        except FileExistsError:
+            pass  # another replica on the same volume was quicker
+        except OSError as error:
+            raise ConfigurationError(f"--signing-key {path}: {error.strerror}") from error
+    key = SigningKey.load(path)
+    config.trusted_keys_path.write_text(key.trust_line())
+    return key

@@ -1,0 +1,65 @@
+"""One plan store process: start, run, stop.
+
+    start   database reachable and current → publisher → gRPC → HTTP
+    stop    readiness 503 → HTTP requests end → gRPC calls end → publisher → database
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+from entitlement_sidecar.planstore.bootstrap import Planstore, build
+from entitlement_sidecar.planstore.config import PlanstoreConfig
+
+GRACE = 3.0
+"""Seconds that gRPC calls under way may take while stopping."""
+
+_log = logging.getLogger(__name__)
+
+Started = Callable[[int, int], None]
+"""Called with the HTTP and the gRPC port once calls are answered."""
+
+
+async def run(config: PlanstoreConfig, started: Started | None = None) -> None:
+    """Runs a plan store until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: It cannot start like this.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await serve(config, stopping, started)
+
+
+async def serve(config: PlanstoreConfig, stopping: asyncio.Event, started: Started | None = None) -> None:
+    """Runs a plan store until the event is set.
+
+    Raises:
+        ConfigurationError: It cannot start like this.
+    """
+    planstore = build(config)
+    try:
+        planstore.publisher.start()
+        planstore.grpc.start()
+        http = asyncio.create_task(planstore.http.run_until_stopped())
+        _log.info("REST on port %d, gRPC on port %d", planstore.http.port, planstore.grpc_port)
+        if started is not None:
+            started(planstore.http.port, planstore.grpc_port)
+        await stopping.wait()
+        _log.info("stopping")
+        planstore.http.stop()
+        await http
+    finally:
+        await asyncio.to_thread(_close, planstore)
+
+
+def _close(planstore: Planstore) -> None:
+    planstore.signal.close()
+    planstore.grpc.stop(GRACE).wait()
+    planstore.publisher.stop()
+    planstore.database.close()
