@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format generate lock bench clean
@@ -17,7 +17,7 @@ help: ## List what can be made.
 run: $(VENV)/.installed-run ## Start a plan store and a sidecar with an example catalogue.
 	@exec $(BIN)/entitlements quickstart
 
-test: $(VENV)/.installed-dev ## Run every test (PYTEST_ARGS="-n 2").
+test: $(VENV)/.installed-dev ## Run every test (PYTEST_ARGS="-k words" for some).
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev ## Format, lint, types, layers, contract, generated files, chart, Dockerfile.

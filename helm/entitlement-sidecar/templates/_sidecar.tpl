@@ -27,8 +27,6 @@ A chart that gives the dependency an alias passes `.Subcharts.ALIAS` instead of 
     # The kubelet and Prometheus come from outside the pod.
     - name: ENTITLEMENTS_HTTP
       value: 0.0.0.0:7401
-    - name: ENTITLEMENTS_ALLOW_REMOTE
-      value: "true"
     - name: ENTITLEMENTS_PLANSTORE
       value: {{ include "entitlement-sidecar.sidecar.planstore" $own }}
     - name: ENTITLEMENTS_TOKEN_FILE
