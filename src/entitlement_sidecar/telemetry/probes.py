@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from entitlement_sidecar.domain.address import tcp_address
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.telemetry import metrics
 
@@ -51,9 +52,9 @@ class HttpServer(uvicorn.Server):
         ConfigurationError: The address is malformed, taken, or not this machine's.
     """
 
-    def __init__(self, app: ASGIApp, address: str, setting: str) -> None:
+    def __init__(self, app: ASGIApp, address: str, *, allow_remote: bool) -> None:
         super().__init__(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
-        self._socket = _bind(address, setting)
+        self._socket = _bind(address, allow_remote=allow_remote)
         self.port: int = self._socket.getsockname()[1]
 
     @contextmanager
@@ -70,8 +71,8 @@ class HttpServer(uvicorn.Server):
         self.should_exit = True
 
 
-def _bind(address: str, setting: str) -> socket.socket:
-    host, port = split_address(address, setting)
+def _bind(address: str, *, allow_remote: bool) -> socket.socket:
+    host, port = tcp_address(address, "--http", allow_remote=allow_remote)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -80,18 +81,7 @@ def _bind(address: str, setting: str) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigurationError(
-            f"{setting} {address}: {error.strerror}; choose another address, or port 0 for a free one"
+            f"--http {address}: {error.strerror}; choose another address, or port 0 for a free one"
         ) from error
     return listener
 
-
-def split_address(address: str, setting: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`.
-
-    Raises:
-        ConfigurationError: It is malformed; names the setting.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - the largest port
-        raise ConfigurationError(f"{setting} {address!r}: expected HOST:PORT, for example 127.0.0.1:7401")
-    return host.strip("[]"), int(port)

@@ -1,0 +1,106 @@
+"""Memory of snapshots: newer wins, floors hold, the unknown is forgotten soon."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from entitlement_sidecar.domain.decision import Source
+from entitlement_sidecar.sidecar.snapshots.store import UNKNOWN_FOR, HeldTenant, SnapshotStore
+from entitlement_sidecar.testing.builders import document, snapshot
+
+NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
+
+
+def held(version: int, tenant: str = "acme") -> HeldTenant:
+    """A followed tenant at a version."""
+    return HeldTenant(snapshot(tenant, version=version), Source.REDIS, None, followed=True)
+
+
+def version_of(store: SnapshotStore, tenant: str = "acme") -> int:
+    found = store.get(tenant)
+    assert found is not None
+    return found.snapshot.version
+
+
+def test_an_older_snapshot_never_replaces_a_newer_one() -> None:
+    """Whatever the order of arrival."""
+    store = SnapshotStore(10)
+    assert store.put(held(5))
+    assert not store.put(held(4))
+    assert version_of(store) == 5
+
+
+def test_a_floor_marks_what_is_held_as_unconfirmed() -> None:
+    """It is still served, and stays true as of the last that the feed confirmed."""
+    store = SnapshotStore(10)
+    store.put(held(5))
+    assert store.raise_floor("acme", 6, NOW)
+    found = store.get("acme")
+    assert found is not None
+    assert (found.followed, found.confirmed_at) == (False, NOW)
+
+
+def test_a_feed_entry_that_is_no_news_changes_nothing() -> None:
+    """The version is held already."""
+    store = SnapshotStore(10)
+    store.put(held(5))
+    assert not store.raise_floor("acme", 5, NOW)
+    found = store.get("acme")
+    assert found is not None
+    assert found.followed
+
+
+def test_a_slow_old_read_that_lands_late_is_not_taken_for_current() -> None:
+    """The floor was raised while the load ran."""
+    store = SnapshotStore(10)
+    store.begin_load("acme")
+    store.raise_floor("acme", 6, None)
+    store.put(held(5))
+    found = store.get("acme")
+    assert found is not None
+    assert not found.followed
+    assert store.floor("acme") == 6
+
+
+def test_floors_of_tenants_that_nobody_asks_for_take_no_memory() -> None:
+    """The feed names every tenant; only held ones matter."""
+    store = SnapshotStore(10)
+    for number in range(100):
+        store.raise_floor(f"t{number}", 3, None)
+    assert all(store.floor(f"t{number}") == 0 for number in range(100))
+
+
+def test_the_least_recently_put_goes_first() -> None:
+    """Bounded by configuration."""
+    store = SnapshotStore(2)
+    for tenant in ("a", "b", "c"):
+        store.put(held(1, tenant))
+    assert store.tenants() == ["b", "c"]
+
+
+def test_the_unknown_is_forgotten_by_time_and_by_the_first_entry() -> None:
+    """Someone who just paid must not stay locked out."""
+    store = SnapshotStore(10)
+    store.note_unknown("acme", 100.0)
+    assert store.is_unknown("acme", 100.0 + UNKNOWN_FOR - 0.01)
+    assert not store.is_unknown("acme", 100.0 + UNKNOWN_FOR)
+    store.note_unknown("acme", 100.0)
+    store.raise_floor("acme", 1, None)
+    assert not store.is_unknown("acme", 100.0)
+
+
+def test_a_gap_unfollows_everything_and_names_it() -> None:
+    """What is held stays; nothing of it is confirmed by the feed any more."""
+    store = SnapshotStore(10)
+    store.put(held(1, "a"))
+    store.put(held(1, "b"))
+    assert store.unfollow_all(NOW) == ["a", "b"]
+    assert all(not found.followed for t in ("a", "b") if (found := store.get(t)))
+
+
+def test_an_older_catalogue_never_replaces_a_newer_one() -> None:
+    """As with snapshots."""
+    store = SnapshotStore(10)
+    store.put_catalogue(document(version=3))
+    store.put_catalogue(document(version=2))
+    assert store.catalogue.version == 3
