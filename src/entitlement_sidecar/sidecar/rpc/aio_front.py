@@ -1,0 +1,190 @@
+"""The reference front, over `grpc.aio`: every RPC, health per service, reflection.
+
+RPCs of the contract without a handler, and paths that nobody knows, are answered UNIMPLEMENTED with a message
+that says what is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from entitlement_sidecar.domain.errors import UnsupportedError
+from entitlement_sidecar.sidecar.rpc.front import (
+    DRAIN_DEADLINE,
+    MAX_IN_FLIGHT,
+    MAX_REQUEST_BYTES,
+    SERVICES,
+    Admission,
+    Handler,
+    Method,
+    Methods,
+    StreamHandler,
+    Streaming,
+)
+from entitlement_sidecar.sidecar.rpc.listener import Listener, parse_listener
+from entitlement_sidecar.telemetry import metrics
+from entitlement_sidecar.wire.status import grpc_code, to_status, trailing_metadata
+
+_OPTIONS = (
+    # By default a second server shares the port and takes half of the calls: a taken port has to be noticed.
+    ("grpc.so_reuseport", 0),
+    # grpc refuses larger requests itself, before it has read them, and names both sizes.
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+)
+
+_Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class AioFront:
+    """Serves methods with `grpc.aio`.
+
+    Args:
+        address: `HOST:PORT` (port 0 takes a free one) or `unix:/path`.
+        methods: What is served.
+        allow_remote: Other machines may reach the address.
+        max_in_flight: Calls that may wait at once.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        methods: Methods,
+        *,
+        allow_remote: bool = False,
+        max_in_flight: int = MAX_IN_FLIGHT,
+    ) -> None:
+        self._address = address
+        self._methods = methods
+        self._allow_remote = allow_remote
+        self._admission = Admission(max_in_flight)
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self._listener = Listener()
+
+    async def start(self) -> str:
+        """See `Front`."""
+        listener = parse_listener(self._address, allow_remote=self._allow_remote)
+        server = grpc.aio.server(options=_OPTIONS)
+        await self._add_services(server)
+        with listener.binding():
+            port = server.add_insecure_port(str(listener))
+        await server.start()
+        self._server = server
+        self._listener = listener.bound(port)
+        return str(self._listener)
+
+    async def _add_services(self, server: grpc.aio.Server) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        for service in SERVICES:
+            await self._health.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
+        names = [service.full_name for service in SERVICES]
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        # Last: it answers whatever is left.
+        server.add_generic_rpc_handlers((_Table(self._methods, self._admission),))
+
+    async def say_not_serving(self) -> None:
+        """Health answers NOT_SERVING from now on, for every name; watchers are told."""
+        await self._health.enter_graceful_shutdown()
+
+    async def drain(self, grace: float) -> None:
+        """See `Front`."""
+        await self.say_not_serving()
+        await asyncio.sleep(grace)
+        await self.finish_calls(DRAIN_DEADLINE)
+
+    async def finish_calls(self, timeout: float) -> bool:  # noqa: ASYNC109 - the deadline belongs to the drain
+        """Refuses new calls, waits for those under way; false when some outlast `timeout` seconds."""
+        self._admission.close()
+        return await self._admission.idle(timeout)
+
+    async def stop(self) -> None:
+        """See `Front`."""
+        if self._server is None:
+            return
+        await self._server.stop(None)
+        self._server = None
+        self._listener.remove()
+
+
+class _Table(grpc.GenericRpcHandler):
+    """Finds the handler of a path; there always is one."""
+
+    def __init__(self, methods: Methods, admission: Admission) -> None:
+        self._known = {method.path: _rpc_handler(method, admission) for method in methods}
+        self._contract = {f"/{s.full_name}/{m.name}" for s in SERVICES for m in s.methods}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """The handler of a call."""
+        path = str(handler_call_details.method)
+        return self._known.get(path) or _refusal(self._explain(path))
+
+    def _explain(self, path: str) -> UnsupportedError:
+        if path in self._contract:
+            return UnsupportedError(f"{path} is not available in this version of the sidecar")
+        names = ", ".join(service.full_name for service in SERVICES)
+        return UnsupportedError(f"there is no {path} here; this sidecar serves {names}")
+
+
+def _rpc_handler(method: Method | Streaming, admission: Admission) -> grpc.RpcMethodHandler[bytes, bytes]:
+    # Without (de)serialisers grpc hands over and takes bytes.
+    if isinstance(method, Method):
+        return grpc.unary_unary_rpc_method_handler(_unary(method.handler, admission))
+    return grpc.unary_stream_rpc_method_handler(_streaming(method.handler, admission))
+
+
+def _unary(handler: Handler, admission: Admission) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+    async def call(payload: bytes, context: _Context) -> bytes:
+        try:
+            admission.check()
+            answer = handler(payload)
+            return answer if isinstance(answer, bytes) else await _wait(answer, admission)
+        except Exception as error:  # noqa: BLE001 - every error has a status
+            return await _abort(context, error)
+
+    return call
+
+
+async def _wait(answer: Awaitable[bytes], admission: Admission) -> bytes:
+    admission.enter()
+    try:
+        return await answer
+    finally:
+        admission.leave()
+
+
+def _streaming(
+    handler: StreamHandler, admission: Admission
+) -> Callable[[bytes, _Context], AsyncIterator[bytes]]:
+    # A stream has no end of its own, so it is not waited for: it is cut when the front stops.
+    async def call(payload: bytes, context: _Context) -> AsyncIterator[bytes]:
+        try:
+            admission.check()
+            async for message in handler(payload):
+                yield message
+        except Exception as error:  # noqa: BLE001 - every error has a status
+            await _abort(context, error)
+
+    return call
+
+
+def _refusal(error: UnsupportedError) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """Refuses a call of any kind before it is read."""
+
+    async def call(_requests: AsyncIterator[bytes], context: _Context) -> None:
+        await _abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(call)
+
+
+async def _abort(context: _Context, error: Exception) -> bytes:
+    status = to_status(error)
+    code = grpc_code(status)
+    metrics.calls_failed.labels(code.name).inc()
+    await context.abort(code, status.message, trailing_metadata(status))
+    raise AssertionError("abort raises")

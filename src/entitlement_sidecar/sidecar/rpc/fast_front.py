@@ -1,0 +1,241 @@
+"""The fast front: HTTP/2 and gRPC framing in native code, off the interpreter.
+
+A thread takes calls in batches, without the interpreter's lock while it waits, and hands each batch to the
+event loop with one wake-up. The loop answers what is in memory at once and turns the rest into tasks:
+
+    native threads ──batch──▶ receiver thread ──one call_soon_threadsafe──▶ loop: handler ──▶ respond / fail
+          └── everything else (health, reflection, streams, unknown paths) ──▶ AioFront on a private socket
+
+At most `_BATCHES_AHEAD` batches wait for the loop, so timers and sockets get their turn between batches, and
+the backlog stays in native memory, bounded by HTTP/2's streams per connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from entitlement_sidecar.domain.errors import ConfigurationError, DrainingError
+from entitlement_sidecar.sidecar.rpc.aio_front import AioFront
+from entitlement_sidecar.sidecar.rpc.front import (
+    DRAIN_DEADLINE,
+    MAX_IN_FLIGHT,
+    Admission,
+    Handler,
+    Method,
+    Methods,
+    check_size,
+)
+from entitlement_sidecar.sidecar.rpc.listener import Listener, parse_listener
+from entitlement_sidecar.telemetry import metrics
+from entitlement_sidecar.wire.status import grpc_code, to_status, trailing_metadata
+
+try:
+    from pygrpc_native import EVENT_CALL, NativeGrpcFront
+except ImportError as error:
+    raise ConfigurationError(
+        "the fast front needs pygrpc-native: pip install 'entitlement-sidecar[fast]', or choose --front aio"
+    ) from error
+
+_BATCH = 256
+"""Calls handed to the loop at once, at most."""
+
+_BATCHES_AHEAD = 1
+"""Batches that may wait for the loop besides the one that it works on."""
+
+_IO_THREADS = 1
+"""Native threads that speak HTTP/2: one keeps a core busy that the interpreter does not have."""
+
+_FLUSH = 0.05
+"""Seconds between the last answer and the close, in which it leaves the native queues."""
+
+_Event = tuple[int, int, int, bytes | None, bytes | str | None]
+
+
+class FastFront:
+    """Serves unary methods natively, everything else through an `AioFront` behind it.
+
+    Args:
+        address: `HOST:PORT` (port 0 takes a free one) or `unix:/path`.
+        methods: What is served.
+        allow_remote: Other machines may reach the address.
+        max_in_flight: Calls that may wait at once.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        methods: Methods,
+        *,
+        allow_remote: bool = False,
+        max_in_flight: int = MAX_IN_FLIGHT,
+    ) -> None:
+        self._address = address
+        self._allow_remote = allow_remote
+        unary = [method for method in methods if isinstance(method, Method)]
+        self._paths = [(method.path, False) for method in unary]
+        self._handlers = [method.handler for method in unary]
+        self._admission = Admission(max_in_flight)
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._behind = _Behind(methods, max_in_flight)
+        self._running: _Running | None = None
+
+    async def start(self) -> str:
+        """See `Front`."""
+        listener = parse_listener(self._address, allow_remote=self._allow_remote)
+        socket = await self._behind.start()
+        try:
+            with listener.binding():
+                native = NativeGrpcFront(str(listener), self._paths, io_threads=_IO_THREADS)
+        except BaseException:
+            await self._behind.stop()
+            raise
+        native.set_fallback(socket)
+        native.start()
+        self._running = _Running(native, listener.bound(native.bound_port), self._take)
+        return str(self._running.listener)
+
+    async def drain(self, grace: float) -> None:
+        """See `Front`."""
+        if self._running is None:
+            return
+        await self._behind.say_not_serving()
+        await asyncio.sleep(grace)
+        self._admission.close()
+        await asyncio.gather(self._admission.idle(DRAIN_DEADLINE), self._behind.finish_calls())
+
+    async def stop(self) -> None:
+        """See `Front`."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        self._admission.close()
+        for answer in list(self._waiting.values()):
+            answer.cancel()
+        # The cancelled ones are answered by their callbacks, and answers leave through native queues.
+        await asyncio.sleep(_FLUSH)
+        await running.close()
+        await self._behind.stop()
+
+    def _take(self, native: NativeGrpcFront, events: list[_Event]) -> None:
+        """One batch, on the event loop."""
+        for kind, call_id, method_id, payload, _ in events:
+            if kind == EVENT_CALL:
+                self._call(native, call_id, self._handlers[method_id], payload or b"")
+            elif answer := self._waiting.get(call_id):
+                # The caller left, or its deadline passed.
+                answer.cancel()
+
+    def _call(self, native: NativeGrpcFront, call_id: int, handler: Handler, payload: bytes) -> None:
+        try:
+            check_size(payload)
+            self._admission.check()
+            answer = handler(payload)
+            if isinstance(answer, bytes):
+                native.respond(call_id, answer)
+            else:
+                self._wait(native, call_id, answer)
+        except Exception as error:  # noqa: BLE001 - every error has a status
+            _fail(native, call_id, error)
+
+    def _wait(self, native: NativeGrpcFront, call_id: int, answer: Awaitable[bytes]) -> None:
+        future = asyncio.ensure_future(answer)
+        self._waiting[call_id] = future
+        self._admission.enter()
+        future.add_done_callback(lambda done: self._answered(native, call_id, done))
+
+    def _answered(self, native: NativeGrpcFront, call_id: int, done: asyncio.Future[bytes]) -> None:
+        del self._waiting[call_id]
+        self._admission.leave()
+        try:
+            native.respond(call_id, done.result())
+        except asyncio.CancelledError:
+            # Where the caller left this goes nowhere; where the front stops it is the truth.
+            _fail(native, call_id, DrainingError("the call was cut: this sidecar is shutting down"))
+        except Exception as error:  # noqa: BLE001 - every error has a status
+            _fail(native, call_id, error)
+
+
+class _Behind:
+    """The reference front behind the fast one, on a socket in a folder that only this user may enter."""
+
+    def __init__(self, methods: Methods, max_in_flight: int) -> None:
+        self._methods = methods
+        self._max_in_flight = max_in_flight
+        self._folder: Path | None = None
+        self._front: AioFront | None = None
+
+    async def start(self) -> str:
+        """Listens; returns the path of the socket."""
+        self._folder = Path(tempfile.mkdtemp(prefix="entitlements-"))
+        socket = f"{self._folder}/grpc.sock"
+        self._front = AioFront(f"unix:{socket}", self._methods, max_in_flight=self._max_in_flight)
+        await self._front.start()
+        return socket
+
+    async def say_not_serving(self) -> None:
+        """Health answers NOT_SERVING from now on."""
+        if self._front is not None:
+            await self._front.say_not_serving()
+
+    async def finish_calls(self) -> None:
+        """Refuses new calls and waits for those under way."""
+        if self._front is not None:
+            await self._front.finish_calls(DRAIN_DEADLINE)
+
+    async def stop(self) -> None:
+        """Closes the socket and removes its folder."""
+        if self._front is not None:
+            await self._front.stop()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Running:
+    """A native front that is being served, and the thread that takes its calls."""
+
+    def __init__(
+        self,
+        native: NativeGrpcFront,
+        listener: Listener,
+        take: Callable[[NativeGrpcFront, list[_Event]], None],
+    ) -> None:
+        self.listener = listener
+        self._native = native
+        self._take = take
+        self._loop = asyncio.get_running_loop()
+        self._room = threading.Semaphore(1 + _BATCHES_AHEAD)
+        self._thread = threading.Thread(target=self._receive, name="grpc-receiver", daemon=True)
+        self._thread.start()
+
+    def _receive(self) -> None:
+        self._room.acquire()
+        while (events := self._native.recv_batch(_BATCH)) is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._on_loop, events)
+            except RuntimeError:
+                # The loop was closed without `stop`: nobody is left to answer.
+                return
+            self._room.acquire()
+
+    def _on_loop(self, events: list[_Event]) -> None:
+        try:
+            self._take(self._native, events)
+        finally:
+            self._room.release()
+
+    async def close(self) -> None:
+        """Closes the listener, cuts every connection, ends the thread."""
+        await self._loop.run_in_executor(None, self._native.close)
+        await self._loop.run_in_executor(None, self._thread.join)
+        self.listener.remove()
+
+
+def _fail(native: NativeGrpcFront, call_id: int, error: Exception) -> None:
+    status = to_status(error)
+    if native.fail(call_id, status.code, status.message, trailing_metadata(status)):
+        metrics.calls_failed.labels(grpc_code(status).name).inc()
