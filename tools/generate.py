@@ -6,6 +6,7 @@ the settings. All are committed, so that a reader and an install need no generat
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ import reference_settings
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "entitlement_sidecar/wire/v1"
+
+# The compiler's stubs leave out that a message takes an enum's number, which is how codecs give it.
+ENUM_ARGUMENT = re.compile(r"(_Union\[[\w.]+, )str\]")
 
 
 def protos() -> list[str]:
@@ -39,7 +43,7 @@ def generate_code(folder: Path) -> dict[str, str]:
     """What the compiler writes, by path from the repository's root."""
     run_protoc(f"--python_out={folder}", f"--pyi_out={folder}", f"--grpc_python_out={folder}")
     return {
-        f"src/{path.relative_to(folder)}": path.read_text("utf-8")
+        f"src/{path.relative_to(folder)}": ENUM_ARGUMENT.sub(r"\1int, str]", path.read_text("utf-8"))
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

@@ -134,7 +134,7 @@ class CheckEntitlementRequest(_message.Message):
     max_staleness: _duration_pb2.Duration
     min_snapshot_version: int
     dimensions: _containers.ScalarMap[str, str]
-    def __init__(self, tenant_id: _Optional[str] = ..., feature: _Optional[str] = ..., subject: _Optional[str] = ..., quantity: _Optional[int] = ..., mode: _Optional[_Union[CheckMode, str]] = ..., request_id: _Optional[str] = ..., correlation_id: _Optional[str] = ..., requested_value_json: _Optional[str] = ..., max_staleness: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., min_snapshot_version: _Optional[int] = ..., dimensions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, tenant_id: _Optional[str] = ..., feature: _Optional[str] = ..., subject: _Optional[str] = ..., quantity: _Optional[int] = ..., mode: _Optional[_Union[CheckMode, int, str]] = ..., request_id: _Optional[str] = ..., correlation_id: _Optional[str] = ..., requested_value_json: _Optional[str] = ..., max_staleness: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., min_snapshot_version: _Optional[int] = ..., dimensions: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class CheckEntitlementResponse(_message.Message):
     __slots__ = ("decision",)
@@ -148,7 +148,7 @@ class Warning(_message.Message):
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     kind: WarningKind
     detail: str
-    def __init__(self, kind: _Optional[_Union[WarningKind, str]] = ..., detail: _Optional[str] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[WarningKind, int, str]] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("allowed", "reason", "kind", "value_json", "limit", "used", "remaining", "window_start", "reset_at", "usage_as_of", "held", "pending", "soft", "overage", "provenance", "degradation", "snapshot_version", "as_of", "source", "overshoot_bound", "retry_after", "consumption_id", "warnings", "obligations", "notes")
@@ -202,7 +202,7 @@ class Decision(_message.Message):
     warnings: _containers.RepeatedCompositeFieldContainer[Warning]
     obligations: _types_pb2.Obligations
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, allowed: _Optional[bool] = ..., reason: _Optional[_Union[Reason, str]] = ..., kind: _Optional[_Union[_types_pb2.FeatureKind, str]] = ..., value_json: _Optional[str] = ..., limit: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., window_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reset_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage_as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., held: _Optional[int] = ..., pending: _Optional[int] = ..., soft: _Optional[bool] = ..., overage: _Optional[int] = ..., provenance: _Optional[_Iterable[_Union[_types_pb2.Provenance, _Mapping]]] = ..., degradation: _Optional[_Union[Degradation, str]] = ..., snapshot_version: _Optional[int] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[_Union[Source, str]] = ..., overshoot_bound: _Optional[int] = ..., retry_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., consumption_id: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., obligations: _Optional[_Union[_types_pb2.Obligations, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, allowed: _Optional[bool] = ..., reason: _Optional[_Union[Reason, int, str]] = ..., kind: _Optional[_Union[_types_pb2.FeatureKind, int, str]] = ..., value_json: _Optional[str] = ..., limit: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., window_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reset_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage_as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., held: _Optional[int] = ..., pending: _Optional[int] = ..., soft: _Optional[bool] = ..., overage: _Optional[int] = ..., provenance: _Optional[_Iterable[_Union[_types_pb2.Provenance, _Mapping]]] = ..., degradation: _Optional[_Union[Degradation, int, str]] = ..., snapshot_version: _Optional[int] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[_Union[Source, int, str]] = ..., overshoot_bound: _Optional[int] = ..., retry_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., consumption_id: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., obligations: _Optional[_Union[_types_pb2.Obligations, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class BatchCheckEntitlementsRequest(_message.Message):
     __slots__ = ("checks", "atomic")

@@ -64,7 +64,7 @@ class SignedEnvelope(_message.Message):
     payload: bytes
     key_id: str
     signature: bytes
-    def __init__(self, kind: _Optional[_Union[PayloadKind, str]] = ..., tenant_id: _Optional[str] = ..., version: _Optional[int] = ..., compiled_at_us: _Optional[int] = ..., payload: _Optional[bytes] = ..., key_id: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[PayloadKind, int, str]] = ..., tenant_id: _Optional[str] = ..., version: _Optional[int] = ..., compiled_at_us: _Optional[int] = ..., payload: _Optional[bytes] = ..., key_id: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Phase(_message.Message):
     __slots__ = ("state", "until")
@@ -73,7 +73,7 @@ class Phase(_message.Message):
     UNTIL_FIELD_NUMBER: _ClassVar[int]
     state: SubscriptionState
     until: _timestamp_pb2.Timestamp
-    def __init__(self, state: _Optional[_Union[SubscriptionState, str]] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., **kwargs) -> None: ...
+    def __init__(self, state: _Optional[_Union[SubscriptionState, int, str]] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., **kwargs) -> None: ...
 
 class Subscription(_message.Message):
     __slots__ = ("id", "plan", "plan_version", "phases")
@@ -113,7 +113,7 @@ class Grant(_message.Message):
     seats: int
     priority: int
     reason: str
-    def __init__(self, feature: _Optional[str] = ..., effect: _Optional[_Union[GrantEffect, str]] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ..., subscription_id: _Optional[str] = ..., effective_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., effective_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enabled: _Optional[bool] = ..., value_json: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[_types_pb2.Limit, _Mapping]]] = ..., seats: _Optional[int] = ..., priority: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, feature: _Optional[str] = ..., effect: _Optional[_Union[GrantEffect, int, str]] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ..., subscription_id: _Optional[str] = ..., effective_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., effective_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enabled: _Optional[bool] = ..., value_json: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[_types_pb2.Limit, _Mapping]]] = ..., seats: _Optional[int] = ..., priority: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Snapshot(_message.Message):
     __slots__ = ("tenant_id", "version", "compiled_at", "catalogue_version", "subscriptions", "grants")

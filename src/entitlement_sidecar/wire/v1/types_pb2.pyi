@@ -130,7 +130,7 @@ class WindowSpec(_message.Message):
     zone: str
     week_start: int
     anchor: _timestamp_pb2.Timestamp
-    def __init__(self, unit: _Optional[_Union[WindowUnit, str]] = ..., zone: _Optional[str] = ..., week_start: _Optional[int] = ..., anchor: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, unit: _Optional[_Union[WindowUnit, int, str]] = ..., zone: _Optional[str] = ..., week_start: _Optional[int] = ..., anchor: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Limit(_message.Message):
     __slots__ = ("key", "amount", "soft", "window", "carry_over_cap", "overage_price")
@@ -154,7 +154,7 @@ class Provenance(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     kind: ProvenanceKind
     id: str
-    def __init__(self, kind: _Optional[_Union[ProvenanceKind, str]] = ..., id: _Optional[str] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[ProvenanceKind, int, str]] = ..., id: _Optional[str] = ...) -> None: ...
 
 class OutagePolicy(_message.Message):
     __slots__ = ("serve_stale_for", "after_stale", "when_unknown", "allowance", "allowance_window", "value_json")
@@ -170,7 +170,7 @@ class OutagePolicy(_message.Message):
     allowance: int
     allowance_window: WindowSpec
     value_json: str
-    def __init__(self, serve_stale_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., after_stale: _Optional[_Union[AfterStale, str]] = ..., when_unknown: _Optional[_Union[WhenUnknown, str]] = ..., allowance: _Optional[int] = ..., allowance_window: _Optional[_Union[WindowSpec, _Mapping]] = ..., value_json: _Optional[str] = ...) -> None: ...
+    def __init__(self, serve_stale_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., after_stale: _Optional[_Union[AfterStale, int, str]] = ..., when_unknown: _Optional[_Union[WhenUnknown, int, str]] = ..., allowance: _Optional[int] = ..., allowance_window: _Optional[_Union[WindowSpec, _Mapping]] = ..., value_json: _Optional[str] = ...) -> None: ...
 
 class Feature(_message.Message):
     __slots__ = ("key", "kind", "metric", "placement", "deprecated", "obligations", "outage", "title")
@@ -190,7 +190,7 @@ class Feature(_message.Message):
     obligations: Obligations
     outage: OutagePolicy
     title: str
-    def __init__(self, key: _Optional[str] = ..., kind: _Optional[_Union[FeatureKind, str]] = ..., metric: _Optional[str] = ..., placement: _Optional[bool] = ..., deprecated: _Optional[bool] = ..., obligations: _Optional[_Union[Obligations, _Mapping]] = ..., outage: _Optional[_Union[OutagePolicy, _Mapping]] = ..., title: _Optional[str] = ...) -> None: ...
+    def __init__(self, key: _Optional[str] = ..., kind: _Optional[_Union[FeatureKind, int, str]] = ..., metric: _Optional[str] = ..., placement: _Optional[bool] = ..., deprecated: _Optional[bool] = ..., obligations: _Optional[_Union[Obligations, _Mapping]] = ..., outage: _Optional[_Union[OutagePolicy, _Mapping]] = ..., title: _Optional[str] = ...) -> None: ...
 
 class Obligations(_message.Message):
     __slots__ = ("evaluation_required", "governance_required")
@@ -218,4 +218,4 @@ class Metric(_message.Message):
     classification: Classification
     feature: str
     durability: Durability
-    def __init__(self, key: _Optional[str] = ..., domain: _Optional[str] = ..., unit: _Optional[str] = ..., aggregation: _Optional[_Union[Aggregation, str]] = ..., window: _Optional[_Union[WindowSpec, _Mapping]] = ..., classification: _Optional[_Union[Classification, str]] = ..., feature: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ...) -> None: ...
+    def __init__(self, key: _Optional[str] = ..., domain: _Optional[str] = ..., unit: _Optional[str] = ..., aggregation: _Optional[_Union[Aggregation, int, str]] = ..., window: _Optional[_Union[WindowSpec, _Mapping]] = ..., classification: _Optional[_Union[Classification, int, str]] = ..., feature: _Optional[str] = ..., durability: _Optional[_Union[Durability, int, str]] = ...) -> None: ...

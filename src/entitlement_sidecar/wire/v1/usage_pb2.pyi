@@ -82,7 +82,7 @@ class UsageEvent(_message.Message):
     feature: str
     lease_id: str
     id_generated: bool
-    def __init__(self, id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., metric: _Optional[str] = ..., value: _Optional[int] = ..., unit: _Optional[str] = ..., occurred_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., recorded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor_id: _Optional[str] = ..., correlation_id: _Optional[str] = ..., emitter: _Optional[str] = ..., subject: _Optional[str] = ..., classification: _Optional[_Union[_types_pb2.Classification, str]] = ..., dimensions: _Optional[_Mapping[str, str]] = ..., schema_version: _Optional[int] = ..., registry_version: _Optional[int] = ..., recorded_by: _Optional[str] = ..., consumption_id: _Optional[str] = ..., feature: _Optional[str] = ..., lease_id: _Optional[str] = ..., id_generated: _Optional[bool] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., metric: _Optional[str] = ..., value: _Optional[int] = ..., unit: _Optional[str] = ..., occurred_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., recorded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor_id: _Optional[str] = ..., correlation_id: _Optional[str] = ..., emitter: _Optional[str] = ..., subject: _Optional[str] = ..., classification: _Optional[_Union[_types_pb2.Classification, int, str]] = ..., dimensions: _Optional[_Mapping[str, str]] = ..., schema_version: _Optional[int] = ..., registry_version: _Optional[int] = ..., recorded_by: _Optional[str] = ..., consumption_id: _Optional[str] = ..., feature: _Optional[str] = ..., lease_id: _Optional[str] = ..., id_generated: _Optional[bool] = ...) -> None: ...
 
 class UsageResult(_message.Message):
     __slots__ = ("id", "outcome", "reason", "retriable")
@@ -94,7 +94,7 @@ class UsageResult(_message.Message):
     outcome: UsageOutcome
     reason: str
     retriable: bool
-    def __init__(self, id: _Optional[str] = ..., outcome: _Optional[_Union[UsageOutcome, str]] = ..., reason: _Optional[str] = ..., retriable: _Optional[bool] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., outcome: _Optional[_Union[UsageOutcome, int, str]] = ..., reason: _Optional[str] = ..., retriable: _Optional[bool] = ...) -> None: ...
 
 class ReportUsageRequest(_message.Message):
     __slots__ = ("events",)
