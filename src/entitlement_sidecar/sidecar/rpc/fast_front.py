@@ -48,7 +48,7 @@ _BATCHES_AHEAD = 1
 """Batches that may wait for the loop besides the one that it works on."""
 
 _IO_THREADS = 1
-"""Native threads that speak HTTP/2: one keeps a core busy that the interpreter does not have."""
+"""Native threads for HTTP/2: one is faster than one interpreter answers."""
 
 _FLUSH = 0.05
 """Seconds between the last answer and the close, in which it leaves the native queues."""
@@ -90,7 +90,7 @@ class FastFront:
         socket = await self._behind.start()
         try:
             with listener.binding():
-                native = NativeGrpcFront(str(listener), self._paths, io_threads=_IO_THREADS)
+                native = _native_front(listener, self._paths)
         except BaseException:
             await self._behind.stop()
             raise
@@ -233,6 +233,11 @@ class _Running:
         await self._loop.run_in_executor(None, self._native.close)
         await self._loop.run_in_executor(None, self._thread.join)
         self.listener.remove()
+
+
+def _native_front(listener: Listener, paths: list[tuple[str, bool]]) -> NativeGrpcFront:
+    # `call_details` is what makes it tell of cancelled and late unary calls. The details are not fetched.
+    return NativeGrpcFront(str(listener), paths, io_threads=_IO_THREADS, call_details=True)
 
 
 def _fail(native: NativeGrpcFront, call_id: int, error: Exception) -> None:
