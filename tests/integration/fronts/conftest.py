@@ -126,7 +126,7 @@ def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
 
     async def poll(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
-            while not condition():  # noqa: ASYNC110 - handlers count, they know no events
+            while not condition():
                 await asyncio.sleep(0.005)
 
     return poll
