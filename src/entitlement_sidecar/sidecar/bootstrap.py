@@ -87,7 +87,7 @@ async def build(config: SidecarConfig) -> Sidecar:
         loader = Loader(store, upstream.sources, clock)
         if upstream.file is not None:
             await _hold_everything(store, upstream.file)
-        reporter = UsageReporter(outbox, lambda: store.catalogue, clock)
+        reporter = UsageReporter(outbox, lambda: store.catalogue, clock, stats.instance)
         decisions = Decisions(
             Knowledge(store, freshness, loader), upstream.authority, Consumptions(outbox, reporter), clock
         )

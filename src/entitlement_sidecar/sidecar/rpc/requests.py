@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import TypeVar
 
 import msgspec
 from google.protobuf.message import DecodeError, Message
@@ -13,23 +12,22 @@ from entitlement_sidecar.domain.catalogue import MAX_QUANTITY
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest
 from entitlement_sidecar.domain.errors import InvalidInputError, Violation
 from entitlement_sidecar.wire.codec import from_duration
+from entitlement_sidecar.wire.fields import (
+    KEY_FORM,
+    MAX_NAME,
+    MAX_REQUEST_ID,
+    TENANT_FORM,
+    dimension_problems,
+    expected,
+    is_key,
+    is_tenant,
+)
 from entitlement_sidecar.wire.v1 import decision_pb2
 
-MAX_SUBJECT = 256
-MAX_REQUEST_ID = 128
 MAX_VALUE_BYTES = 4096
-MAX_DIMENSIONS = 16
-MAX_DIMENSION_KEY = 64
-MAX_DIMENSION_VALUE = 256
+"""Bytes of a requested value at most."""
 
-_tenant = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+=-]{0,127}").fullmatch
-_key = re.compile(r"[a-z][a-z0-9._-]{0,63}").fullmatch
-
-_LONGEST = (("subject", MAX_SUBJECT), ("correlation_id", MAX_SUBJECT), ("request_id", MAX_REQUEST_ID))
-
-TENANT_FORM = "1 to 128 letters, digits or any of ._:@/+=-, starting with a letter or digit"
-KEY_FORM = "1 to 64 lower-case letters, digits or any of ._-, starting with a letter"
-
+_LONGEST = (("subject", MAX_NAME), ("correlation_id", MAX_NAME), ("request_id", MAX_REQUEST_ID))
 
 _Message = TypeVar("_Message", bound=Message)
 
@@ -52,8 +50,8 @@ def parse_tenant(tenant_id: str) -> str:
     Raises:
         InvalidInputError: It is empty or malformed.
     """
-    if _tenant(tenant_id) is None:
-        raise InvalidInputError.of("tenant_id", _expected(TENANT_FORM, tenant_id))
+    if not is_tenant(tenant_id):
+        raise InvalidInputError.of("tenant_id", expected(TENANT_FORM, tenant_id))
     return tenant_id
 
 
@@ -86,14 +84,14 @@ def parse_check(message: decision_pb2.CheckEntitlementRequest) -> CheckRequest:
 
 
 def _violations(message: decision_pb2.CheckEntitlementRequest) -> Iterator[Violation]:
-    if _tenant(message.tenant_id) is None:
-        yield Violation("tenant_id", _expected(TENANT_FORM, message.tenant_id))
-    if _key(message.feature) is None:
-        yield Violation("feature", _expected(KEY_FORM, message.feature))
+    if not is_tenant(message.tenant_id):
+        yield Violation("tenant_id", expected(TENANT_FORM, message.tenant_id))
+    if not is_key(message.feature):
+        yield Violation("feature", expected(KEY_FORM, message.feature))
     if not 0 <= message.quantity <= MAX_QUANTITY:
-        yield Violation("quantity", _expected(f"0 to {MAX_QUANTITY}", message.quantity))
+        yield Violation("quantity", expected(f"0 to {MAX_QUANTITY}", message.quantity))
     if message.mode not in {0, 1, 2}:
-        yield Violation("mode", _expected("PEEK or CONSUME", message.mode))
+        yield Violation("mode", expected("PEEK or CONSUME", message.mode))
     for field, longest in _LONGEST:
         if len(getattr(message, field)) > longest:
             yield Violation(field, f"expected at most {longest} characters")
@@ -102,13 +100,14 @@ def _violations(message: decision_pb2.CheckEntitlementRequest) -> Iterator[Viola
 
 def _optional_violations(message: decision_pb2.CheckEntitlementRequest) -> Iterator[Violation]:
     if message.min_snapshot_version < 0:
-        yield Violation("min_snapshot_version", _expected("0 or more", message.min_snapshot_version))
+        yield Violation("min_snapshot_version", expected("0 or more", message.min_snapshot_version))
     if message.HasField("max_staleness") and from_duration(message.max_staleness) < 0:
         yield Violation("max_staleness", "expected zero or more")
     if message.HasField("requested_value_json"):
         yield from _value_violations(message.requested_value_json)
     if message.dimensions:
-        yield from dimension_violations("dimensions", message.dimensions)
+        for field, problem in dimension_problems(message.dimensions):
+            yield Violation(field, problem)
 
 
 def _value_violations(text: str) -> Iterator[Violation]:
@@ -123,20 +122,3 @@ def _value_violations(text: str) -> Iterator[Violation]:
         return
     if isinstance(value, dict):
         yield Violation(field, "expected a number, string, boolean or list, not an object")
-
-
-def dimension_violations(field: str, dimensions: Mapping[str, str]) -> Iterator[Violation]:
-    """What is wrong with a map of attributes."""
-    if len(dimensions) > MAX_DIMENSIONS:
-        yield Violation(field, f"expected at most {MAX_DIMENSIONS} entries, got {len(dimensions)}")
-    for key, value in dimensions.items():
-        if not 0 < len(key) <= MAX_DIMENSION_KEY:
-            yield Violation(field, f"expected keys of 1 to {MAX_DIMENSION_KEY} characters")
-        if len(value) > MAX_DIMENSION_VALUE:
-            name = f"{field}[{key[:MAX_DIMENSION_KEY]!r}]"
-            yield Violation(name, f"expected at most {MAX_DIMENSION_VALUE} characters")
-
-
-def _expected(form: str, got: Any) -> str:  # noqa: ANN401 - whatever the caller sent
-    shown = repr(got)
-    return f"expected {form}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"  # noqa: PLR2004 - one line
