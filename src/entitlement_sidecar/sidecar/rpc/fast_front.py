@@ -41,7 +41,7 @@ except ImportError as error:
         "the fast front needs pygrpc-native: pip install 'entitlement-sidecar[fast]', or choose --front aio"
     ) from error
 
-_BATCH = 256
+_BATCH = 64
 """Calls handed to the loop at once, at most."""
 
 _BATCHES_AHEAD = 1
