@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import NamedTuple
 
 import click
+
+from entitlement_sidecar.cli.main import cli
 
 HEAD = """# Configuration
 
@@ -15,12 +16,12 @@ password by environment or file, never as a flag: arguments are visible to every
 Written by `make generate` from the commands themselves.
 """
 
-COMMANDS = {
-    "entitlements sidecar": ("entitlement_sidecar.cli.sidecar", "sidecar"),
-    "entitlements planstore": ("entitlement_sidecar.cli.planstore", "planstore"),
-    "entitlements quickstart": ("entitlement_sidecar.cli.quickstart", "quickstart"),
-}
-
+COMMANDS = (
+    "entitlements sidecar",
+    "entitlements planstore",
+    "entitlements planstore migrate",
+    "entitlements quickstart",
+)
 COLUMNS = "| flag | environment | default | meaning |\n|---|---|---|---|\n"
 
 
@@ -34,9 +35,17 @@ class Setting(NamedTuple):
 
 
 def load(command: str) -> click.Command:
-    """The command itself, from the module that declares it."""
-    module, name = COMMANDS[command]
-    found: click.Command = getattr(import_module(module), name)
+    """The command itself, as the command line finds it.
+
+    Raises:
+        LookupError: There is no such command.
+    """
+    found: click.Command | None = cli
+    for name in command.split()[1:]:
+        if isinstance(found, click.Group):
+            found = found.get_command(click.Context(found), name)
+    if found is None:
+        raise LookupError(command)
     return found
 
 
@@ -65,8 +74,8 @@ def _setting(option: click.Option) -> Setting:
 
 
 def _variable(option: click.Option) -> str:
-    named = option.envvar
-    return named if isinstance(named, str) else " ".join(named or ())
+    named = option.envvar or ""
+    return named if isinstance(named, str) else " ".join(named)
 
 
 def _default(option: click.Option) -> str:
