@@ -1,0 +1,347 @@
+"""The outbox's file, for one thread at a time. Every method is one transaction.
+
+    append ──▶ records ──next_batch──▶ + batches ──settle──▶ (deleted) | dead_letters
+                  └─ consumptions: first answers of CONSUMEs, until a while after their event has left
+
+Totals per epoch are written in the same transactions: accepted = settled + dead + what `records` holds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from entitlement_sidecar.domain.errors import ConfigurationError
+from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
+from entitlement_sidecar.sidecar.usage.outbox import Batch, Consumption, SequencedEvent
+from entitlement_sidecar.wire.codec import event_from_proto
+from entitlement_sidecar.wire.v1 import usage_pb2
+
+SETTLED = frozenset(
+    {
+        UsageOutcome.ACCEPTED,
+        UsageOutcome.DUPLICATE,
+        UsageOutcome.LATE_ACCEPTED,
+        UsageOutcome.QUARANTINED,  # the plan store keeps it for operators
+    }
+)
+"""Outcomes after which the plan store answers for an event."""
+
+_APPLICATION_ID = 0x454E544F  # "ENTO"
+_SCHEMA_VERSION = 1
+_SEQUENCE_BITS = 40
+_SEQUENCE_MASK = (1 << _SEQUENCE_BITS) - 1
+_LARGEST_INSERT = 512
+_BUSY_TIMEOUT = 1.0
+"""Seconds to wait for someone who looks into the file, such as an operator's shell."""
+_CHECK_UP_TO = 64 << 20
+"""Bytes up to which a file is checked in full at the start; a larger one would delay it."""
+
+_STATEMENT = re.compile(r"^-- name: (\w+)\n(?:-- [^\n]*\n)*(.*?)(?=^-- name: |\Z)", re.MULTILINE | re.DOTALL)
+_SQL: dict[str, str] = dict(
+    _STATEMENT.findall(files(__package__).joinpath("sqlite_outbox.sql").read_text("utf-8"))
+)
+_json = msgspec.json.Encoder()
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An event as the file holds it. `recorded_at` is in microseconds since 1970."""
+
+    tenant_id: str
+    event_id: str
+    digest: bytes
+    recorded_at: int
+    payload: bytes
+    consumption: Consumption | None = None
+
+
+class CorruptFileError(sqlite3.DatabaseError):
+    """The file is damaged, or is not an outbox."""
+
+
+class _HeldError(Exception):
+    """Some of the identities to insert are held already."""
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """Whether an error says that the file is damaged."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error, CorruptFileError) or code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def read_statement(name: str) -> str:
+    """A statement of `sqlite_outbox.sql`."""
+    return _SQL[name]
+
+
+class OutboxFile:
+    """An open file and the epoch that opening it began. Raises what `sqlite3` raises."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._wal = path.with_name(path.name + "-wal")
+        self._db = _connect(path)
+        try:
+            self._prepare()
+            self._begin()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self) -> None:
+        self._pragma("busy_timeout", int(_BUSY_TIMEOUT * 1000))
+        is_new = not self._run_text("SELECT 1 FROM sqlite_schema LIMIT 1")
+        if not is_new:
+            self._recognise()
+        if self._pragma("journal_mode", "WAL") != "wal":
+            raise ConfigurationError(
+                f"{self._path}: this file system cannot hold the outbox; give a folder on a local disk"
+            )
+        # Checkpoints are taken between groups, never inside a commit that someone waits for.
+        self._pragma("wal_autocheckpoint", 0)
+        self._pragma("cache_size", -8000)
+        self._durable = True
+        self._pragma("synchronous", "FULL")
+        if is_new:
+            self._create()
+
+    def _recognise(self) -> None:
+        if self._pragma("application_id") != _APPLICATION_ID:
+            raise CorruptFileError("not an outbox")
+        if self._pragma("user_version") > _SCHEMA_VERSION:
+            raise ConfigurationError(
+                f"{self._path}: written by a newer version; start that version, or give another --state-dir"
+            )
+        if self._path.stat().st_size <= _CHECK_UP_TO and self._pragma("quick_check") != "ok":
+            raise CorruptFileError("the file fails its check")
+
+    def _create(self) -> None:
+        with self._transaction(durable=True):
+            for statement in filter(str.strip, _SQL["schema"].split(";")):
+                self._db.execute(statement)
+            self._run("new_instance", str(uuid.uuid4()))
+            self._pragma("application_id", _APPLICATION_ID)
+            self._pragma("user_version", _SCHEMA_VERSION)
+
+    def _begin(self) -> None:
+        with self._transaction(durable=True):
+            [(self.epoch,)] = self._run("begin_epoch")
+            self._run("forget_settlements")
+            [(self.instance,)] = self._run("read_instance")
+            [(self.accepted, self.settled, self.dead)] = self._run("totals")
+        self._sequence = 0
+        self.bytes_used = self._measure()
+
+    @property
+    def queued(self) -> int:
+        """Events that the plan store has not settled."""
+        return self.accepted - self.settled - self.dead
+
+    @property
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log, in which commits wait for a checkpoint."""
+        try:
+            return os.stat(self._wal).st_size  # noqa: PTH116 - called for every group
+        except FileNotFoundError:
+            return 0
+
+    def append(self, rows: Sequence[Kept], *, durable: bool) -> list[UsageResult]:
+        """Keeps events in order; those whose identity is held are told apart by their digest."""
+        try:
+            self._keep(rows, durable=durable)
+            return [UsageResult(row.event_id, UsageOutcome.ACCEPTED) for row in rows]
+        except _HeldError:
+            results, fresh = self._tell_apart(rows)
+        if fresh:
+            self._keep(fresh, durable=durable)
+        return results
+
+    def _keep(self, rows: Sequence[Kept], *, durable: bool) -> None:
+        first = (self.epoch << _SEQUENCE_BITS) + self._sequence + 1
+        values = [
+            (place, row.tenant_id, row.event_id, row.digest, row.recorded_at, row.payload)
+            for place, row in enumerate(rows, first)
+        ]
+        answers = [
+            (row.tenant_id, row.event_id, row.consumption.quantity, row.consumption.answer)
+            for row in rows
+            if row.consumption is not None
+        ]
+        with self._transaction(durable=durable):
+            if self._insert("insert_records", values) < len(values):
+                raise _HeldError
+            self._insert("insert_consumptions", answers)
+            self._run("count_accepted", len(values), self.epoch)
+        self._sequence += len(values)
+        self.accepted += len(values)
+
+    def _tell_apart(self, rows: Sequence[Kept]) -> tuple[list[UsageResult], list[Kept]]:
+        keys = _json.encode([(row.tenant_id, row.event_id) for row in rows]).decode()
+        [(found,)] = self._run("held", keys)
+        pairs = (pair.split(" ") for pair in (found or "").split(",") if pair)
+        held = {
+            (rows[int(at)].tenant_id, rows[int(at)].event_id): bytes.fromhex(digest) for at, digest in pairs
+        }
+        results, fresh = [], []
+        for row in rows:
+            digest = held.setdefault((row.tenant_id, row.event_id), row.digest)
+            if digest is row.digest:
+                fresh.append(row)
+            results.append(_outcome(row, digest))
+        return results, fresh
+
+    def next_batch(self, max_events: int, max_bytes: int) -> Batch | None:
+        """The batch that was not settled in full; else a new one, stored before it is returned."""
+        stored = self._run("oldest_batch")
+        if not stored and (bounds := self._bounds(max_events, max_bytes)):
+            with self._transaction(durable=True):
+                [(batch_id,)] = self._run("store_batch", *bounds)
+            stored = [(batch_id, *bounds)]
+        return self._load(*stored[0]) if stored else None
+
+    def _bounds(self, max_events: int, max_bytes: int) -> tuple[int, int] | None:
+        """First and last place of the next batch: of one epoch, of one event at least."""
+        [(first,)] = self._run("first_place")
+        if first is None:
+            return None
+        [(sizes,)] = self._run("sizes", first, first | _SEQUENCE_MASK, max_events)
+        last, total = first, 0
+        for pair in sizes.split(","):
+            place, size = map(int, pair.split(" "))
+            total += size
+            if total > max_bytes and place != first:
+                break
+            last = place
+        return first, last
+
+    def _load(self, batch_id: int, first: int, last: int) -> Batch:
+        [(places, payloads)] = self._run("payloads", first, last)
+        epoch = first >> _SEQUENCE_BITS
+        [(accepted,)] = self._run("accepted_in", epoch)
+        parse = usage_pb2.UsageEvent.FromString
+        events = tuple(
+            SequencedEvent(int(place) & _SEQUENCE_MASK, event_from_proto(parse(bytes.fromhex(payload))))
+            for place, payload in zip(places.split(","), payloads.split(","), strict=True)
+        )
+        return Batch(self.instance, epoch, batch_id, events, accepted)
+
+    def settle(self, batch: Batch, results: Sequence[UsageResult], settlement: int) -> None:
+        """Deletes settled events and buries refused ones.
+
+        A batch that was settled before changes nothing, nor does one of a file that was set aside meanwhile.
+        """
+        if batch.instance != self.instance:
+            return
+        base = batch.epoch << _SEQUENCE_BITS
+        settled, refused = [], []
+        for event, result in zip(batch.events, results, strict=True):
+            place = base + event.sequence
+            if result.retriable:
+                continue
+            if result.outcome in SETTLED:
+                settled.append(place)
+            else:
+                refused.append((place, int(result.outcome), result.reason))
+        with self._transaction(durable=False):
+            self._run("bury", _json.encode(refused).decode())
+            dead = self._remove([place for place, _, _ in refused], settlement)
+            gone = self._remove(settled, settlement)
+            self._run("count_settled", gone, dead, batch.epoch)
+            self._run("close_batch", batch.batch_id)
+        self.settled += gone
+        self.dead += dead
+
+    def _remove(self, places: list[int], settlement: int) -> int:
+        encoded = _json.encode(places).decode()
+        self._run("settle_consumptions", settlement, encoded)
+        return self._db.execute(_SQL["delete_records"], (encoded,)).rowcount
+
+    def purge_consumptions(self, settlement: int) -> None:
+        """Forgets first answers of that settlement and of all before."""
+        with self._transaction(durable=False):
+            self._run("purge_consumptions", settlement)
+
+    def checkpoint(self, *, truncate: bool) -> None:
+        """Moves commits from the log into the file; with `truncate` the log gives its space back."""
+        self._run_text(f"PRAGMA wal_checkpoint({'TRUNCATE' if truncate else 'PASSIVE'})")
+        self.bytes_used = self._measure()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self, *, durable: bool) -> Iterator[None]:
+        if durable != self._durable:
+            # NORMAL leaves fsync to the next checkpoint: a killed process loses nothing, a lost machine may.
+            self._pragma("synchronous", "FULL" if durable else "NORMAL")
+            self._durable = durable
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):  # some failures have rolled back already
+                self._db.execute("ROLLBACK")
+            raise
+        self.bytes_used = self._measure()
+
+    def _measure(self) -> int:
+        [(pages, size)] = self._run("live_pages")
+        return int(pages * size) + self.wal_bytes
+
+    def _insert(self, name: str, values: Sequence[tuple[Any, ...]]) -> int:
+        """Inserts rows with few statements, for the reason that `sqlite_outbox.sql` gives."""
+        inserted = start = 0
+        for size in _runs(len(values)):
+            row = "(" + ",".join("?" * len(values[0])) + ")"
+            statement = _SQL[name].replace("{rows}", ",".join([row] * size))
+            parameters = tuple(chain.from_iterable(values[start : start + size]))
+            inserted += self._db.execute(statement, parameters).rowcount
+            start += size
+        return inserted
+
+    def _run(self, name: str, *parameters: Any) -> list[Any]:  # noqa: ANN401 - what a statement takes
+        return self._db.execute(_SQL[name], parameters).fetchall()
+
+    def _run_text(self, statement: str) -> list[Any]:
+        return self._db.execute(statement).fetchall()
+
+    def _pragma(self, name: str, value: str | int | None = None) -> Any:  # noqa: ANN401 - any setting's value
+        rows = self._run_text(f"PRAGMA {name}" if value is None else f"PRAGMA {name}={value}")
+        return rows[0][0] if rows else None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # The file is made private before SQLite makes it: SQLite gives its companions the same mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT)
+
+
+def _outcome(row: Kept, held: bytes) -> UsageResult:
+    if held is row.digest:
+        return UsageResult(row.event_id, UsageOutcome.ACCEPTED)
+    if held == row.digest:
+        return UsageResult(row.event_id, UsageOutcome.DUPLICATE, "already held; counted once")
+    reason = "the same id is held with other content; give other usage another id"
+    return UsageResult(row.event_id, UsageOutcome.CONFLICT, reason)
+
+
+def _runs(count: int) -> Iterator[int]:
+    """Powers of two that add up to a count: few sizes, so that prepared statements are found again."""
+    size = _LARGEST_INSERT
+    while count:
+        while size > count:
+            size //= 2
+        yield size
+        count -= size
