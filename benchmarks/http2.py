@@ -1,8 +1,8 @@
 """Just enough HTTP/2 to ask unary gRPC calls as fast as one interpreter can, with another body in each.
 
-h2load repeats one body, so a server that remembers answers by request would be measured by its memory. Frames are
-encoded before the run; while it runs only stream ids are written. Responses are walked frame by frame: a stream
-that ends without a message failed, because gRPC sends errors without one.
+h2load repeats one body, so a server that remembers answers by request would be measured by its memory. Frames
+are encoded before the run; while it runs only stream ids are written. Responses are walked frame by frame: a
+stream that ends without a message failed, because gRPC sends errors without one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _text(value: str) -> bytes:
 
 
 def encode_call(message: bytes) -> tuple[bytes, tuple[bytes, ...], int]:
-    """A call's frames without their stream ids: what comes before, between and after them, and the window used."""
+    """A call's frames without their stream ids: what comes before and between them, and the window used."""
     body = b"\0" + len(message).to_bytes(4, "big") + message
     chunks = [body[at : at + _LARGEST_FRAME] for at in range(0, len(body), _LARGEST_FRAME)]
     # Later calls of a connection name their headers by index: POST, http, then the four of the first call.
@@ -66,16 +66,20 @@ class Connection:
         self._rest = b""
         self._sent: dict[int, float] = {}
         self._answered: set[int] = set()
-        self._first_headers = b"\x83\x86" + b"".join(
-            # Each enters the dynamic table, the last one at index 62.
-            (b"\x44" + _text(path), b"\x41" + _text("localhost"), b"\x5f" + _text("application/grpc"))
-        ) + b"\x40" + _text("te") + _text("trailers")
+        self._first_headers = (
+            b"\x83\x86"
+            + b"".join(
+                # Each enters the dynamic table, the last one at index 62.
+                (b"\x44" + _text(path), b"\x41" + _text("localhost"), b"\x5f" + _text("application/grpc"))
+            )
+            + b"\x40"
+            + _text("te")
+            + _text("trailers")
+        )
         window = struct.pack(">HIHI", 2, 0, 4, _LARGEST_WINDOW)
         grow = struct.pack(">I", _LARGEST_WINDOW - _DEFAULT_WINDOW)
-        self._socket.sendall(
-            _PREFACE + _frame(_SETTINGS, 0, 0, window) + _frame(_WINDOW_UPDATE, 0, 0, grow)
-        )
-        self._socket.setblocking(False)  # noqa: FBT003 - a positional flag of the library
+        self._socket.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, window) + _frame(_WINDOW_UPDATE, 0, 0, grow))
+        self._socket.setblocking(False)
 
     def fileno(self) -> int:
         """For selectors."""
@@ -168,7 +172,7 @@ class Connection:
             self._credit += int.from_bytes(payload, "big")
         elif kind == _RESET and stream in self._sent:
             self._answered.discard(stream)
-            self._done(self._sent.pop(stream), False)  # noqa: FBT003 - the callback is positional
+            self._done(self._sent.pop(stream), False)
         elif kind == _GOAWAY:
             raise ConnectionError(f"the server is going away: {os.fsdecode(payload[8:])}")
 

@@ -94,14 +94,20 @@ def closed_loop(target: Target, *, connections: int, depth: int, seconds: float)
 
 
 def _keep_full(
-    selector: selectors.BaseSelector, peers: list[Connection], calls: Iterator[_Encoded], depth: int, seconds: float
+    selector: selectors.BaseSelector,
+    peers: list[Connection],
+    calls: Iterator[_Encoded],
+    depth: int,
+    seconds: float,
 ) -> None:
     for peer in peers:
         _fill(peer, calls, depth)
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
-        ready = selector.select(_PATIENCE if not any(peer.wants_write for peer in peers) else 0)
-        if not ready and not any(peer.wants_write for peer in peers):
+        queued = any(peer.wants_write for peer in peers)
+        # With one call in flight it polls: its own wake-up would be part of every latency.
+        ready = selector.select(0 if queued or depth == 1 else _PATIENCE)
+        if not (ready or queued or depth == 1):
             raise ConnectionError(f"no answer for {_PATIENCE:.0f} s")
         for key, _ in ready:
             key.fileobj.receive()  # type: ignore[union-attr]

@@ -1,0 +1,151 @@
+"""Starts what is measured, as a user would, on a core of its own."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import psutil
+
+START_DEADLINE = 60.0
+"""Seconds that a server may take to answer."""
+
+_POLL = 0.005
+
+
+class Server(msgspec.Struct, frozen=True):
+    """A running server. Ports are on loopback; `http` is 0 for an echo."""
+
+    name: str
+    port: int
+    http: int
+    process: psutil.Popen
+    seconds_to_ready: float
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return ("127.0.0.1", self.port)
+
+    @property
+    def resident_mib(self) -> float:
+        """Memory that it holds now."""
+        return float(self.process.memory_info().rss) / 2**20
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time that it has used."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
+class Cores(msgspec.Struct, frozen=True):
+    """Which core serves and which asks; the same one where there is only one."""
+
+    server: int
+    client: int
+
+    @classmethod
+    def of_this_machine(cls) -> Cores:
+        """The first two cores that this process may use."""
+        usable = sorted(os.sched_getaffinity(0))
+        return cls(usable[0], usable[1 % len(usable)])
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def echo_server(kind: str, cores: Cores) -> Iterator[Server]:
+    """An echo: `bare`, or behind a front of ours."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.echo_server", kind, str(port)]
+    with _running(command, cores) as process:
+        began = time.monotonic()
+        _wait(process, lambda: _connects(port))
+        yield Server(f"echo {kind}", port, 0, process, time.monotonic() - began)
+
+
+@contextmanager
+def sidecar(front: str, snapshot_file: Path, state: Path, cores: Cores) -> Iterator[Server]:
+    """A sidecar with one front, alone with a snapshot file."""
+    port, http_port = free_port(), free_port()
+    command = [
+        sys.executable, "-m", "entitlement_sidecar.cli", "sidecar",
+        "--snapshot-file", str(snapshot_file), "--state-dir", str(state), "--front", front,
+        "--listen", f"127.0.0.1:{port}", "--http", f"127.0.0.1:{http_port}",
+        "--max-outbox-bytes", str(16 << 30), "--log-level", "warning",
+    ]  # fmt: skip
+    began = time.monotonic()
+    with _running(command, cores) as process:
+        _wait(process, lambda: _ready(http_port))
+        yield Server(f"sidecar {front}", port, http_port, process, time.monotonic() - began)
+
+
+@contextmanager
+def _running(command: Sequence[str], cores: Cores) -> Iterator[psutil.Popen]:
+    # Children inherit the affinity, so that every thread of theirs has it from the start.
+    os.sched_setaffinity(0, {cores.server})
+    try:
+        process = psutil.Popen(command)
+    finally:
+        os.sched_setaffinity(0, {cores.client})
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: psutil.Popen, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_DEADLINE
+    while not ready():
+        if process.poll() is not None:
+            raise SystemExit(f"{' '.join(process.args)}: ended with {process.returncode} instead of serving")
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{' '.join(process.args)}: not ready after {START_DEADLINE:.0f} s")
+        time.sleep(_POLL)
+
+
+def _connects(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.client.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def queued_events(server: Server) -> int:
+    """Events in a sidecar's outbox, as its metrics say."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=5)
+    try:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    name = 'entitlement_outbox_events{state="queued"} '
+    line = next(line for line in text.splitlines() if line.startswith(name))
+    return int(float(line.removeprefix(name)))
