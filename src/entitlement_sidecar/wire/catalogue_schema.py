@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
 from entitlement_sidecar.domain.errors import CatalogueProblem
@@ -36,7 +36,8 @@ def _validator() -> Any:  # noqa: ANN401 - jsonschema's validators are built at 
     checker = Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
     )
-    return extend(Draft202012Validator, type_checker=checker)(schema())
+    build: Any = extend
+    return build(Draft202012Validator, type_checker=checker)(schema())
 
 
 def shape_problems(document: YamlDocument) -> Iterator[CatalogueProblem]:
@@ -45,7 +46,7 @@ def shape_problems(document: YamlDocument) -> Iterator[CatalogueProblem]:
         yield from _problems(document, error)
 
 
-def _problems(document: YamlDocument, error: ValidationError) -> Iterator[CatalogueProblem]:
+def _problems(document: YamlDocument, error: Any) -> Iterator[CatalogueProblem]:  # noqa: ANN401 - of jsonschema
     path: Path = tuple(error.absolute_path)
     match error.validator:
         case "additionalProperties":
@@ -63,18 +64,18 @@ def _problems(document: YamlDocument, error: ValidationError) -> Iterator[Catalo
 
 def unknown(name: str, allowed: Any) -> str:  # noqa: ANN401 - any collection of names
     """Says that a name is unknown, which one may have been meant, and what is allowed."""
-    close = get_close_matches(name, list(allowed), n=1)
+    close = get_close_matches(name, sorted(allowed)[:1000], n=1)
     meant = f" (did you mean {close[0]!r}?)" if close else ""
     some = sorted(allowed)
     listed = ", ".join(some[:20]) + (", …" if len(some) > 20 else "")  # noqa: PLR2004 - as many as fit a line or two
     return f"{name[:_SHOWN]!r} is not known{meant}; allowed: {listed or 'none is declared'}"
 
 
-def _not_accepted(error: ValidationError) -> str:
+def _not_accepted(error: Any) -> str:  # noqa: ANN401
     return f"{shown(error.instance)} is not accepted: expected {_accepted(error)}"
 
 
-def _accepted(error: ValidationError) -> str:
+def _accepted(error: Any) -> str:  # noqa: ANN401
     return str(error.schema.get("description", error.message))
 
 

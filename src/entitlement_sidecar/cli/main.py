@@ -1,0 +1,162 @@
+"""Where the command starts: loads the one that was called, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import click
+
+from entitlement_sidecar import __version__
+from entitlement_sidecar.domain.errors import EntitlementsError, RetryableError
+
+EXIT_DENIED = 1
+"""`check` was answered, and the answer is no."""
+
+EXIT_INPUT = 2
+"""Input, configuration or credentials are wrong; trying again cannot help."""
+
+EXIT_UNAVAILABLE = 3
+"""Something remote is away; trying again may help."""
+
+EXIT_INTERNAL = 70
+"""A defect of this program (EX_SOFTWARE)."""
+
+EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
+
+_COMMANDS = {
+    "quickstart": ("quickstart:quickstart", "Run a plan store and a sidecar, with an example to check."),
+    "sidecar": ("sidecar:sidecar", "Run a sidecar."),
+    "planstore": ("planstore:planstore", "Run the plan store, or migrate its database."),
+    "check": ("check:check", "Ask a sidecar whether a tenant may use a feature."),
+    "report": ("report:report", "Report usage to a sidecar."),
+    "catalogue": ("catalogue:catalogue", "Validate and apply plans as configuration."),
+    "plans": ("plans:plans", "See what is sold."),
+    "subscriptions": ("subscriptions:subscriptions", "Create and change subscriptions."),
+    "usage": ("usage:usage", "See what the ledger holds."),
+    "completion": ("completion:completion", "Print the completion script of a shell."),
+}
+
+_PROCESSES = frozenset({"quickstart", "sidecar", "planstore"})
+"""Commands whose every option is an environment variable too."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is called, so that no command pays for another."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        """Names, in the order in which help shows them."""
+        return list(_COMMANDS)
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        """Imports one command."""
+        if name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[name][0].split(":")
+        command: click.Command = getattr(import_module(f"{__package__}.{module}"), attribute)
+        if name in _PROCESSES:
+            _read_environment(command)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing them."""
+        del context
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Names what could have been meant where there is no such command."""
+        if arguments and arguments[0] not in _COMMANDS and not arguments[0].startswith("-"):
+            allowed = ", ".join(_COMMANDS)
+            raise click.UsageError(f"no command {arguments[0]!r}; one of {allowed}", context)
+        return super().resolve_command(context, arguments)
+
+
+def _read_environment(command: click.Command) -> None:
+    """Every option of a process is also `ENTITLEMENTS_<OPTION>`; its help names the variable."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.envvar is None:
+            parameter.envvar = f"ENTITLEMENTS_{str(parameter.name).upper()}"
+            parameter.show_envvar = True
+    if isinstance(command, click.Group):
+        for nested in command.commands.values():
+            _read_environment(nested)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, or allowed; 1 denied (check); 2 input, configuration or credentials are "
+    "wrong; 3 something remote is away; 70 a defect of this program.",
+)
+@click.version_option(__version__, prog_name="entitlements")
+def cli() -> None:
+    """Entitlements: who may use what, how much, and what has been used."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command and exits the process with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Runs one command; its exit code."""
+    try:
+        code = cli.main(args=arguments, prog_name="entitlements", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return EXIT_INPUT
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return _pipe_closed()
+    except Exception as error:  # noqa: BLE001 - the last place where a traceback can be kept from a person
+        return _explain(error)
+    return code if isinstance(code, int) else 0
+
+
+def _pipe_closed() -> int:
+    # What reads the output has gone, for example `head`: the interpreter must not try to flush into it.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_PIPE_CLOSED
+
+
+def _explain(error: Exception) -> int:
+    known = [one for one in _leaves(error) if isinstance(one, EntitlementsError)]
+    if not known:
+        return _defect(error)
+    for one in known:
+        click.echo(f"Error: {one}", err=True)
+    retryable = any(isinstance(one, RetryableError) for one in known)
+    return EXIT_UNAVAILABLE if retryable else EXIT_INPUT
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        members: tuple[Any, ...] = error.exceptions
+        for member in members:
+            yield from _leaves(member)
+    else:
+        yield error
+
+
+def _defect(error: Exception) -> int:
+    if os.environ.get("ENTITLEMENTS_DEBUG"):
+        raise error
+    click.echo(
+        f"Error: internal error ({type(error).__name__}). Run it again with ENTITLEMENTS_DEBUG=1 for the "
+        "traceback, and report it.",
+        err=True,
+    )
+    return EXIT_INTERNAL
+
+
+if __name__ == "__main__":
+    main()

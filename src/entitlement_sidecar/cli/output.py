@@ -1,0 +1,130 @@
+"""What commands answer, as a table for people, or as JSON or CSV for programs (`--output`)."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+Record = Mapping[str, Any]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def output_option(command: _Command) -> _Command:
+    """Adds `--output` to a command."""
+    return click.option(
+        "--output",
+        "-o",
+        type=click.Choice(["table", "json", "csv"]),
+        default="table",
+        show_default=True,
+        help="How the answer is printed.",
+    )(command)
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401 - any value of the domain
+    """A value as JSON has it: enums by name, instants in RFC 3339, decimals as text."""
+    match value:
+        case msgspec.Struct():
+            return plain(record_of(value))
+        case Mapping():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case _:
+            return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:  # noqa: ANN401 - any scalar of the domain
+    match value:
+        case Enum():
+            return value.name
+        case datetime():
+            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case Decimal():
+            return str(value)
+        case _:
+            return value
+
+
+def record_of(value: msgspec.Struct) -> dict[str, Any]:
+    """A value's fields by name."""
+    return {name: getattr(value, name) for name in value.__struct_fields__}
+
+
+def print_record(record: Record, output: str) -> None:
+    """Prints one thing: a line per field that is set, a JSON object, or a CSV of one row."""
+    if output == "json":
+        click.echo(json.dumps(plain(record), indent=2, ensure_ascii=False))
+    elif output == "csv":
+        _print_csv([record], list(record))
+    else:
+        rows = [
+            (name, _cell(plain(value))) for name, value in record.items() if value not in (None, "", (), [])
+        ]
+        _print_table(("field", "value"), rows, header=False)
+
+
+def print_records(records: Sequence[Record], columns: Sequence[str], output: str) -> None:
+    """Prints many things: a table of `columns`, a JSON list of everything, or a CSV of `columns`."""
+    if output == "json":
+        click.echo(json.dumps(plain(records), indent=2, ensure_ascii=False))
+    elif output == "csv":
+        _print_csv(records, columns)
+    else:
+        rows = [tuple(_cell(plain(record.get(name))) for name in columns) for record in records]
+        _print_table(columns, rows, header=True)
+
+
+def _print_csv(records: Sequence[Record], columns: Sequence[str]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(plain(record.get(name))) for name in columns] for record in records)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], *, header: bool) -> None:
+    from rich import box  # noqa: PLC0415 - programs that read JSON do not pay for tables
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD if header else None, show_header=header, pad_edge=False)
+    for name in columns:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        # Text, not str: what tenants name must not be read as markup.
+        table.add_row(*(Text(_printable(cell)) for cell in row))
+    terminal = sys.stdout.isatty()
+    Console(file=sys.stdout, width=None if terminal else _width(columns, rows), highlight=False).print(table)
+
+
+def _width(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> int:
+    """Wide enough that nothing is folded where no terminal sets the width."""
+    widths = (max((len(row[n]) for row in (columns, *rows)), default=0) for n in range(len(columns)))
+    return sum(widths) + 4 * len(columns)
+
+
+def _cell(value: Any) -> str:  # noqa: ANN401 - a plain value
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case str():
+            return value
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
+def _printable(text: str) -> str:
+    """Without control characters: a name must not move the cursor."""
+    return "".join(character if character.isprintable() else "�" for character in text)

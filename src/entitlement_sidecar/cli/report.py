@@ -1,0 +1,72 @@
+"""`entitlements report`: reports usage to a sidecar, as an application would."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from entitlement_sidecar.cli.output import output_option, print_record, record_of
+from entitlement_sidecar.cli.targets import pairs, sidecar_option
+
+EXIT_REFUSED = 2
+
+
+@click.command(
+    "report", epilog="Exit codes: 0 kept (also when it was kept before); 2 refused; 3 no sidecar answered."
+)
+@click.argument("tenant")
+@click.argument("metric")
+@click.argument("value", type=click.IntRange(0))
+@click.option("--id", "id", default="", help="Identity: the same id again counts once.")
+@click.option(
+    "--correlation-id", default="", help="Ties it to the work that caused it; billable metrics need it."
+)
+@click.option(
+    "--occurred-at", metavar="INSTANT", help="When it happened, RFC 3339 with a zone. [default: now]"
+)
+@click.option("--subject", default="", help="User, agent, project or resource inside the tenant.")
+@click.option("--actor-id", default="", help="Who did it.")
+@click.option("--emitter", default="", help="The service that reports.")
+@click.option("--unit", default="", help="Unit of VALUE; must be the metric's.")
+@click.option(
+    "--dimension", "dimensions", multiple=True, metavar="KEY=TEXT", help="An attribute; repeatable."
+)
+@sidecar_option
+@output_option
+@click.pass_context
+def report(
+    context: click.Context,
+    /,
+    *,
+    occurred_at: str | None,
+    dimensions: tuple[str, ...],
+    sidecar: str,
+    output: str,
+    **fields: Any,  # noqa: ANN401 - typed by their options
+) -> None:
+    """Report that TENANT used VALUE of METRIC, an integer in the metric's smallest unit."""
+    from entitlement_sidecar.client import EntitlementsClient, Usage, UsageOutcome  # noqa: PLC0415 - keeps --help quick
+
+    fields["tenant_id"] = fields.pop("tenant")
+    when = _instant(occurred_at) if occurred_at else None
+    usage = Usage(occurred_at=when, dimensions=pairs(dimensions, "--dimension"), **fields)
+    with EntitlementsClient(sidecar) as client:
+        (result,) = client.report([usage])
+    print_record(record_of(result), output)
+    kept = {UsageOutcome.ACCEPTED, UsageOutcome.DUPLICATE, UsageOutcome.LATE_ACCEPTED}
+    context.exit(0 if result.outcome in kept else EXIT_REFUSED)
+
+
+def _instant(text: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        instant = datetime.min  # noqa: DTZ901 - refused below, as is every instant without a zone
+    if instant.tzinfo is None:
+        raise click.BadParameter(
+            f"{text!r}: expected an instant with a zone, such as 2026-01-31T12:00:00Z",
+            param_hint="--occurred-at",
+        )
+    return instant.astimezone(UTC)

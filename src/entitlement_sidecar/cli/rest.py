@@ -1,0 +1,130 @@
+"""The plan store's REST, as commands call it. Its problems (RFC 9457) become the product's errors."""
+
+from __future__ import annotations
+
+import json
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from entitlement_sidecar.domain import errors
+
+TIMEOUT = 30.0
+"""Seconds for one call."""
+
+_ERRORS: dict[int, type[errors.EntitlementsError]] = {
+    401: errors.UnauthenticatedError,
+    403: errors.ForbiddenError,
+    404: errors.NotFoundError,
+    409: errors.ConflictError,
+    412: errors.StaleVersionError,
+}
+_FIRST_RETRYABLE = 500
+_TOO_MANY = 429
+_FIRST_ERROR = 300
+
+
+def organization(tenant: str, rest: str) -> str:
+    """A path under one tenant."""
+    return f"/api/billing/organizations/{quote(tenant, safe='')}/{rest}"
+
+
+class PlanstoreRest:
+    """One plan store.
+
+    Raises:
+        ConfigurationError: The URL is not one.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        try:
+            parts = urlsplit(url)
+            self._host, self._port = parts.hostname or "", parts.port
+        except ValueError:
+            parts, self._host = urlsplit(""), ""
+        if parts.scheme not in {"http", "https"} or not self._host or parts.username or parts.query:
+            raise errors.ConfigurationError("--planstore: expected http://HOST:PORT or https://HOST[:PORT]")
+        self._secure = parts.scheme == "https"
+        self._prefix = parts.path.rstrip("/")
+        self._token = token
+
+    def get(self, path: str, **query: Any) -> Any:  # noqa: ANN401 - JSON
+        """Reads one resource.
+
+        Raises:
+            EntitlementsError: By what the plan store answered, or because it did not.
+        """
+        asked = {name: value for name, value in query.items() if value is not None}
+        return self._call("GET", path + (f"?{urlencode(asked)}" if asked else ""), None, "application/json")
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+        """Changes one resource.
+
+        Raises:
+            EntitlementsError: By what the plan store answered, or because it did not.
+        """
+        return self._call("POST", path, json.dumps(body).encode(), "application/json")
+
+    def post_yaml(self, path: str, text: str) -> Any:  # noqa: ANN401 - JSON
+        """Sends a YAML document.
+
+        Raises:
+            EntitlementsError: By what the plan store answered, or because it did not.
+        """
+        return self._call("POST", path, text.encode(), "application/yaml")
+
+    def _call(self, method: str, path: str, body: bytes | None, kind: str) -> Any:  # noqa: ANN401 - JSON
+        connection = (HTTPSConnection if self._secure else HTTPConnection)(
+            self._host, self._port, timeout=TIMEOUT
+        )
+        headers = {
+            "authorization": f"Bearer {self._token}",
+            "accept": "application/json",
+            "content-type": kind,
+        }
+        try:
+            connection.request(method, self._prefix + path, body=body, headers=headers)
+            reply = connection.getresponse()
+            content = reply.read()
+        except (OSError, HTTPException) as error:
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise errors.SourceUnavailableError(f"{self._where()}: {why}; is it running?") from error
+        finally:
+            connection.close()
+        return self._answer(reply, content)
+
+    def _where(self) -> str:
+        return f"plan store at {self._host}:{self._port or (443 if self._secure else 80)}"
+
+    def _answer(self, reply: HTTPResponse, content: bytes) -> Any:  # noqa: ANN401 - JSON
+        try:
+            answer = json.loads(content) if content else {}
+        except ValueError:
+            answer = None
+        if reply.status >= _FIRST_ERROR:
+            raise self._error(reply, answer if isinstance(answer, dict) else {})
+        if answer is None:
+            raise errors.SourceUnavailableError(
+                f"{self._where()} answered what is not JSON: is the URL right?"
+            )
+        return answer
+
+    def _error(self, reply: HTTPResponse, problem: dict[str, Any]) -> errors.EntitlementsError:
+        message = _described(problem) or f"{self._where()} answered {reply.status} {reply.reason}"
+        if reply.status == _TOO_MANY or reply.status >= _FIRST_RETRYABLE:
+            return errors.SourceUnavailableError(message)
+        kind = _ERRORS.get(reply.status)
+        return kind(message) if kind else errors.InvalidInputError(_violations(problem, message))
+
+
+def _violations(problem: dict[str, Any], message: str) -> list[errors.Violation]:
+    found = [
+        errors.Violation(str(item["field"]), str(item.get("description", "")))
+        for item in problem.get("violations", ())
+        if isinstance(item, dict) and "field" in item
+    ]
+    return found or [errors.Violation("request", message)]
+
+
+def _described(problem: dict[str, Any]) -> str:
+    return str(problem.get("detail") or problem.get("title") or "")

@@ -1,0 +1,91 @@
+"""Where commands send their questions: the options that name a sidecar or a plan store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from entitlement_sidecar.cli.rest import PlanstoreRest
+
+QUICKSTART_TOKEN = Path("~/.local/state/entitlements/quickstart/token")
+"""Used where no token file is named: what `entitlements quickstart` has made."""
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def sidecar_option(command: _Command) -> _Command:
+    """Adds `--sidecar` to a command."""
+    return click.option(
+        "--sidecar",
+        envvar="ENTITLEMENTS_SIDECAR",
+        default="127.0.0.1:7400",
+        show_default=True,
+        show_envvar=True,
+        metavar="ADDRESS",
+        help="The sidecar: HOST:PORT or unix:/path.",
+    )(command)
+
+
+def planstore_options(command: _Command) -> _Command:
+    """Adds `--planstore` and `--token-file` to a command."""
+    token = click.option(
+        "--token-file",
+        envvar="ENTITLEMENTS_TOKEN_FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        show_envvar=True,
+        help=f"File with the plan store's bearer token. [default: {QUICKSTART_TOKEN}]",
+    )
+    url = click.option(
+        "--planstore",
+        envvar="ENTITLEMENTS_PLANSTORE_URL",
+        default="http://127.0.0.1:7410",
+        show_default=True,
+        show_envvar=True,
+        metavar="URL",
+        help="The plan store's REST.",
+    )
+    return url(token(command))
+
+
+def connect(planstore: str, token_file: Path | None) -> PlanstoreRest:
+    """The plan store's REST, with its token.
+
+    Raises:
+        ConfigurationError: The URL is malformed, or there is no token; names the option.
+    """
+    from entitlement_sidecar.cli.rest import PlanstoreRest  # noqa: PLC0415 - keeps --help quick
+
+    return PlanstoreRest(planstore, _token(token_file))
+
+
+def _token(named: Path | None) -> str:
+    from entitlement_sidecar.domain.errors import ConfigurationError  # noqa: PLC0415
+
+    path = (named or QUICKSTART_TOKEN).expanduser()
+    try:
+        token = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not text"
+        raise ConfigurationError(
+            f"token file {path}: {why}; name the plan store's with --token-file or ENTITLEMENTS_TOKEN_FILE"
+        ) from error
+    if not (token.isascii() and token.isprintable() and token):
+        raise ConfigurationError(f"token file {path}: expected one line with the plan store's token")
+    return token
+
+
+def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+    """`KEY=VALUE` texts of a repeatable option."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise click.BadParameter(f"{text!r}: expected KEY=VALUE", param_hint=option)
+        if key in found:
+            raise click.BadParameter(f"{key!r} is given twice", param_hint=option)
+        found[key] = value
+    return found

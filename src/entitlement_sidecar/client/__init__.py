@@ -1,0 +1,38 @@
+"""What an application imports: one client, synchronous or asynchronous, for the sidecar beside it.
+
+    with EntitlementsClient(if_unreachable=Answer.ALLOW) as entitlements:
+        decision = entitlements.check("acme", "tasks", consume=True)
+        if not decision.allowed:
+            ...  # decision.reason says why, decision.reset_at when it will be different
+
+A denial is a `Decision`, never an exception. Exceptions are for questions that could not be judged. What
+to do when no sidecar answers is declared by the caller: allow, deny or raise.
+"""
+
+from entitlement_sidecar.client.client import Answer, AsyncEntitlementsClient, EntitlementsClient
+from entitlement_sidecar.client.messages import CheckOptions, Usage
+from entitlement_sidecar.domain.decision import Decision, Degradation, Reason
+from entitlement_sidecar.domain.errors import (
+    EntitlementsError,
+    IdempotencyConflictError,
+    InvalidInputError,
+    RetryableError,
+)
+from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
+
+__all__ = [
+    "Answer",
+    "AsyncEntitlementsClient",
+    "CheckOptions",
+    "Decision",
+    "Degradation",
+    "EntitlementsClient",
+    "EntitlementsError",
+    "IdempotencyConflictError",
+    "InvalidInputError",
+    "Reason",
+    "RetryableError",
+    "Usage",
+    "UsageOutcome",
+    "UsageResult",
+]

@@ -1,0 +1,231 @@
+"""The clients. Both build, retry, translate and fall back in the same places; they differ in the call itself.
+
+check ── message ──▶ [call, retried by gRPC within the deadline] ──▶ Decision
+                                   └─ no answer ──▶ what the caller declared: allow, deny or raise
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, Self, Unpack, cast
+
+import grpc
+
+from entitlement_sidecar.client.messages import CheckOptions, Usage, check_message, report_message
+from entitlement_sidecar.domain.decision import Decision, Degradation, Reason, Source
+from entitlement_sidecar.domain.errors import RetryableError
+from entitlement_sidecar.domain.usage import UsageResult
+from entitlement_sidecar.wire.codec import decision_from_proto, result_from_proto
+from entitlement_sidecar.wire.status import from_rpc_error
+from entitlement_sidecar.wire.v1 import decision_pb2, decision_pb2_grpc, usage_pb2, usage_pb2_grpc
+
+DEFAULT_TARGET = "127.0.0.1:7400"
+DEFAULT_TIMEOUT = 0.25
+"""Seconds for a check, its retries included."""
+
+DEFAULT_REPORT_TIMEOUT = 5.0
+"""Seconds for a report: it waits for a disk."""
+
+# Every message is safe to send again (a CONSUME has a request id, usage has an identity), so gRPC may retry
+# what the sidecar turned away while it starts or drains. The deadline bounds all attempts together.
+_RETRY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.02s",
+    "maxBackoff": "0.1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+_OPTIONS: list[tuple[str, Any]] = [
+    (
+        "grpc.service_config",
+        json.dumps(
+            {
+                "methodConfig": [
+                    {
+                        "name": [
+                            {"service": "entitlement.v1.EntitlementService", "method": "CheckEntitlement"},
+                            {"service": "entitlement.v1.UsageService", "method": "ReportUsage"},
+                        ],
+                        "retryPolicy": _RETRY,
+                    }
+                ]
+            }
+        ),
+    ),
+    # A sidecar that restarts is back within two seconds; gRPC's own backoff would not look for minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # The sidecar is on this machine: a proxy of the environment is never on the way.
+    ("grpc.enable_http_proxy", 0),
+]
+
+_UNJUDGED = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+"""No fault of the question: the sidecar is away, slow, overloaded or broken."""
+
+
+class Answer(Enum):
+    """What a check says when no sidecar answers."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    RAISE = "raise"
+
+
+class _Client:
+    """What both clients share: everything but the call."""
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        report_timeout: float = DEFAULT_REPORT_TIMEOUT,
+        if_unreachable: Answer = Answer.RAISE,
+    ) -> None:
+        self.target = target
+        self._timeout = timeout
+        self._report_timeout = report_timeout
+        self._if_unreachable = if_unreachable
+
+    def _instead(self, error: grpc.RpcError, declared: Answer | None) -> Decision:
+        answer = self._if_unreachable if declared is None else declared
+        code = cast("grpc.Call", error).code()
+        if code not in _UNJUDGED or answer is Answer.RAISE:
+            raise self._translated(error) from error
+        allowed = answer is Answer.ALLOW
+        return Decision(
+            allowed=allowed,
+            reason=Reason.UNDETERMINED,
+            degradation=Degradation.FAIL_OPEN if allowed else Degradation.FAIL_CLOSED,
+            source=Source.FALLBACK,
+            notes=(f"billing:error:sidecar-{code.name.lower().replace('_', '-')}",),
+        )
+
+    def _translated(self, error: grpc.RpcError) -> Exception:
+        translated = from_rpc_error(error)
+        if isinstance(translated, RetryableError):
+            translated.args = (f"sidecar at {self.target}: {translated}",)
+        return translated
+
+
+def _decision(reply: decision_pb2.CheckEntitlementResponse) -> Decision:
+    return decision_from_proto(reply.decision)
+
+
+def _results(reply: usage_pb2.ReportUsageResponse) -> list[UsageResult]:
+    return [result_from_proto(result) for result in reply.results]
+
+
+class EntitlementsClient(_Client):
+    """Asks the sidecar. Safe to share between threads; make one per process and close it.
+
+    Args:
+        target: `HOST:PORT` or `unix:/path`.
+        timeout: Seconds for a check, its retries included.
+        report_timeout: Seconds for a report.
+        if_unreachable: What a check says when no sidecar answers, unless the check says otherwise.
+    """
+
+    def __init__(self, target: str = DEFAULT_TARGET, **settings: Any) -> None:  # noqa: ANN401 - of _Client
+        super().__init__(target, **settings)
+        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        self._check = decision_pb2_grpc.EntitlementServiceStub(self._channel).CheckEntitlement
+        self._report = usage_pb2_grpc.UsageServiceStub(self._channel).ReportUsage
+
+    def check(
+        self,
+        tenant_id: str,
+        feature: str,
+        *,
+        consume: bool = False,
+        if_unreachable: Answer | None = None,
+        **options: Unpack[CheckOptions],
+    ) -> Decision:
+        """May the tenant use the feature? With `consume`, an allowed answer has used it.
+
+        Raises:
+            InvalidInputError: The question is malformed; names the field.
+            IdempotencyConflictError: The request id came before with another quantity.
+            RetryableError: No sidecar answered, and nothing else was declared.
+        """
+        message = check_message(tenant_id, feature, consume=consume, options=options)
+        try:
+            return _decision(self._check(message, timeout=self._timeout))
+        except grpc.RpcError as error:
+            return self._instead(error, if_unreachable)
+
+    def report(self, usages: Iterable[Usage]) -> list[UsageResult]:
+        """Reports 1 to 1,000 facts; one outcome each, in order. ACCEPTED ones are on disk.
+
+        Raises:
+            InvalidInputError: The call as a whole is malformed; names the field.
+            RetryableError: No sidecar answered, or it can take no more: report again later.
+        """
+        try:
+            return _results(self._report(report_message(usages), timeout=self._report_timeout))
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+
+    def close(self) -> None:
+        """Closes the connection. Calls under way fail."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncEntitlementsClient(_Client):
+    """As `EntitlementsClient`, for asyncio. Make it inside the loop that uses it."""
+
+    def __init__(self, target: str = DEFAULT_TARGET, **settings: Any) -> None:  # noqa: ANN401 - of _Client
+        super().__init__(target, **settings)
+        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self._check = decision_pb2_grpc.EntitlementServiceStub(self._channel).CheckEntitlement
+        self._report = usage_pb2_grpc.UsageServiceStub(self._channel).ReportUsage
+
+    async def check(
+        self,
+        tenant_id: str,
+        feature: str,
+        *,
+        consume: bool = False,
+        if_unreachable: Answer | None = None,
+        **options: Unpack[CheckOptions],
+    ) -> Decision:
+        """As `EntitlementsClient.check`."""
+        message = check_message(tenant_id, feature, consume=consume, options=options)
+        try:
+            return _decision(await self._check(message, timeout=self._timeout))
+        except grpc.RpcError as error:
+            return self._instead(error, if_unreachable)
+
+    async def report(self, usages: Iterable[Usage]) -> list[UsageResult]:
+        """As `EntitlementsClient.report`."""
+        try:
+            return _results(await self._report(report_message(usages), timeout=self._report_timeout))
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+
+    async def close(self) -> None:
+        """Closes the connection. Calls under way fail."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

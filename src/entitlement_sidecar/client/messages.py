@@ -1,0 +1,119 @@
+"""What a client says: options and usage as applications write them, and as they travel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, TypedDict
+
+import msgspec
+import uuid6
+
+from entitlement_sidecar.domain.errors import InvalidInputError
+from entitlement_sidecar.wire.codec import maybe_timestamp, to_duration
+from entitlement_sidecar.wire.v1 import decision_pb2, usage_pb2
+
+
+class CheckOptions(TypedDict, total=False):
+    """What else a check may say.
+
+    Attributes:
+        quantity: How much, in the metric's smallest unit; 0 or more, default 1.
+        subject: User, agent, project or resource inside the tenant.
+        request_id: Names a CONSUME: the same id again gets the first allowed answer.
+        correlation_id: Ties the usage of a CONSUME to the work that caused it.
+        requested_value: Config features: the value that is about to be used, as JSON has it.
+        max_staleness: Oldest answer that is of use, in seconds; 0 asks the source.
+        min_snapshot_version: Version that a change was answered with: the answer waits for it.
+        dimensions: Attributes of the usage of a CONSUME.
+    """
+
+    quantity: int
+    subject: str
+    request_id: str
+    correlation_id: str
+    requested_value: Any
+    max_staleness: float
+    min_snapshot_version: int
+    dimensions: dict[str, str]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that was used. BILLABLE metrics need a correlation id.
+
+    Attributes:
+        tenant_id: Who used it.
+        metric: What was used.
+        value: How much, in the metric's smallest unit; 0 or more.
+        id: Identity: the same id again counts once. Empty: derived by the sidecar where `correlation_id`
+            and `occurred_at` are given, otherwise made here, so that a retry inside the call counts once.
+        unit: Unit of `value`; empty is the metric's.
+        occurred_at: When it happened (aware datetime); None is now.
+        subject: User, agent, project or resource inside the tenant.
+        actor_id: Who did it.
+        correlation_id: Ties it to the work that caused it.
+        emitter: The service that reports.
+        dimensions: Attributes, at most 16.
+        consumption_id: Of an allowed CONSUME: adds attributes to it and counts zero.
+    """
+
+    tenant_id: str
+    metric: str
+    value: int = 1
+    id: str = ""
+    unit: str = ""
+    occurred_at: datetime | None = None
+    subject: str = ""
+    actor_id: str = ""
+    correlation_id: str = ""
+    emitter: str = ""
+    dimensions: dict[str, str] = {}
+    consumption_id: str = ""
+
+
+def check_message(
+    tenant_id: str, feature: str, *, consume: bool, options: CheckOptions
+) -> decision_pb2.CheckEntitlementRequest:
+    """One question. A CONSUME without a request id gets one, so that a retry cannot consume twice.
+
+    Raises:
+        InvalidInputError: An option is not of its type.
+    """
+    given: dict[str, Any] = {**options}
+    if "requested_value" in given:
+        given["requested_value_json"] = _as_json(given.pop("requested_value"))
+    if "max_staleness" in given:
+        given["max_staleness"] = to_duration(given["max_staleness"])
+    if consume:
+        given["mode"] = decision_pb2.CHECK_MODE_CONSUME
+        given["request_id"] = given.get("request_id") or str(uuid6.uuid7())
+    try:
+        return decision_pb2.CheckEntitlementRequest(tenant_id=tenant_id, feature=feature, **given)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError.of("check", str(error)) from error
+
+
+def _as_json(value: Any) -> str:  # noqa: ANN401 - config values are JSON
+    try:
+        return msgspec.json.encode(value).decode()
+    except TypeError as error:
+        raise InvalidInputError.of("requested_value", f"not JSON: {error}") from error
+
+
+def report_message(usages: Iterable[Usage]) -> usage_pb2.ReportUsageRequest:
+    """Many facts.
+
+    Raises:
+        InvalidInputError: A field is not of its type, or an instant has no zone.
+    """
+    try:
+        return usage_pb2.ReportUsageRequest(events=[_event(usage) for usage in usages])
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError.of("events", str(error)) from error
+
+
+def _event(usage: Usage) -> usage_pb2.UsageEvent:
+    fields = {name: getattr(usage, name) for name in usage.__struct_fields__ if name != "occurred_at"}
+    derivable = usage.correlation_id and usage.occurred_at
+    fields["id"] = usage.id or ("" if derivable else str(uuid6.uuid7()))
+    return usage_pb2.UsageEvent(occurred_at=maybe_timestamp(usage.occurred_at), **fields)
