@@ -135,10 +135,12 @@ class OutboxFile:
 
     def _begin(self) -> None:
         with self._transaction(durable=True):
-            [(self.epoch,)] = self._run("begin_epoch")
+            [(epoch,)] = self._run("begin_epoch")
             self._run("forget_settlements")
-            [(self.instance,)] = self._run("read_instance")
-            [(self.accepted, self.settled, self.dead)] = self._run("totals")
+            [(instance,)] = self._run("read_instance")
+            [(accepted, settled, dead)] = self._run("totals")
+        self.epoch, self.instance = int(epoch), str(instance)
+        self.accepted, self.settled, self.dead = int(accepted), int(settled), int(dead)
         self._sequence = 0
         self.bytes_used = self._measure()
 

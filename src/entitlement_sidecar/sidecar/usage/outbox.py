@@ -46,7 +46,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class OutboxStats(msgspec.Struct, frozen=True):
-    """What the outbox holds. Conservation: accepted = settled + queued + dead."""
+    """What the outbox holds, over all epochs of its instance. accepted = settled + queued + dead."""
 
     instance: str
     epoch: int
@@ -87,7 +87,7 @@ class Outbox(Protocol):
         ...
 
     async def stats(self) -> OutboxStats:
-        """Totals of this (instance, epoch) and what is queued."""
+        """Totals of this instance over all its epochs, and what is queued."""
         ...
 
     async def close(self) -> None:
