@@ -1,0 +1,171 @@
+"""Putting a catalogue into force, without touching what anyone has bought."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import select, text, update
+from sqlalchemy.orm import Session
+
+from entitlement_sidecar.domain.catalogue import AddOn, Catalogue, Plan, PlanEntitlement
+from entitlement_sidecar.planstore.catalogue.plans import (
+    add_on_of,
+    current_row,
+    decode_catalogue,
+    document_for,
+    plan_of,
+)
+from entitlement_sidecar.planstore.db import (
+    AddOnRow,
+    CatalogueRow,
+    PlanEntitlementRow,
+    PlanRow,
+    SnapshotOutboxRow,
+)
+from entitlement_sidecar.wire.envelopes import seal_catalogue
+from entitlement_sidecar.wire.signing import SigningKey
+
+
+class ApplyResult(msgspec.Struct, frozen=True):
+    """What applying did: new versions as `code@version`, and codes that are no longer for sale."""
+
+    version: int
+    changed: bool
+    plans: tuple[str, ...] = ()
+    add_ons: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
+
+
+def apply_catalogue(
+    session: Session, catalogue: Catalogue, key: SigningKey, now: datetime, feed_shards: int = 1
+) -> ApplyResult:
+    """Puts a catalogue into force in the caller's transaction (S1.2).
+
+    The same catalogue again changes nothing. A plan or add-on gets a new version only where something of it
+    changed, and subscribers stay on the version that they bought. What the catalogue no longer names is no
+    longer for sale. Sidecars are told through the snapshot outbox.
+    """
+    _take_turn(session)
+    row = current_row(session)
+    if row is not None and _same(row, catalogue, feed_shards):
+        return ApplyResult(row.version, changed=False)
+    version = 1 if row is None else row.version + 1
+    plans = [label for plan in catalogue.plans.values() if (label := _apply_plan(session, plan, now))]
+    add_ons = [
+        label for add_on in catalogue.add_ons.values() if (label := _apply_add_on(session, add_on, now))
+    ]
+    retired = _retire_plans(session, catalogue) + _retire_add_ons(session, catalogue)
+    _store(session, catalogue, _seal(catalogue, version, feed_shards, key, now))
+    return ApplyResult(version, True, tuple(plans), tuple(add_ons), tuple(retired))
+
+
+def _take_turn(session: Session) -> None:
+    """Two at once must not both make the next version; SQLite's writers take turns anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("LOCK TABLE catalogues IN SHARE ROW EXCLUSIVE MODE"))
+
+
+def _same(row: CatalogueRow, catalogue: Catalogue, feed_shards: int) -> bool:
+    return row.feed_shards == feed_shards and decode_catalogue(row.document) == catalogue
+
+
+def _seal(  # the row but for what the whole catalogue is
+    catalogue: Catalogue, version: int, feed_shards: int, key: SigningKey, now: datetime
+) -> CatalogueRow:
+    document = document_for(catalogue, version, feed_shards)
+    return CatalogueRow(
+        version=version,
+        feed_shards=feed_shards,
+        envelope=seal_catalogue(key, document, now),
+        applied_at=now,
+    )
+
+
+def _store(session: Session, catalogue: Catalogue, row: CatalogueRow) -> None:
+    row.name = catalogue.name
+    row.document = msgspec.json.encode(catalogue).decode()
+    announcement = SnapshotOutboxRow(
+        kind="catalogue", tenant_id="", version=row.version, compiled_at=row.applied_at
+    )
+    session.add_all([row, announcement])
+    session.flush()
+
+
+def _apply_plan(session: Session, plan: Plan, now: datetime) -> str:
+    """The label of a new version; empty when the newest one is the same."""
+    query = select(PlanRow).where(PlanRow.code == plan.key).order_by(PlanRow.version.desc())
+    newest = session.scalars(query.limit(1)).first()
+    if newest is not None and _unlabelled(plan_of(newest)) == _unlabelled(plan):
+        newest.active = plan.active
+        return ""
+    # The old version goes first: one active version per code, at any instant.
+    session.execute(update(PlanRow).where(PlanRow.code == plan.key).values(active=False))
+    row = _plan_row(plan, 1 if newest is None else newest.version + 1, now)
+    session.add(row)
+    session.flush()
+    return f"{row.code}@{row.version}"
+
+
+def _unlabelled(plan: Plan) -> Plan:
+    return msgspec.structs.replace(plan, active=True)
+
+
+def _plan_row(plan: Plan, version: int, now: datetime) -> PlanRow:
+    return PlanRow(
+        code=plan.key,
+        version=version,
+        title=plan.title,
+        price_amount=plan.price.amount,
+        price_currency=plan.price.currency,
+        billing_period=plan.billing_period,
+        billing_model=plan.billing_model,
+        trial_days=plan.trial_days,
+        active=plan.active,
+        created_at=now,
+        entitlements=[_entitlement_row(i, entry) for i, entry in enumerate(plan.entitlements)],
+    )
+
+
+def _entitlement_row(position: int, entitlement: PlanEntitlement) -> PlanEntitlementRow:
+    first = entitlement.limits[0] if entitlement.limits else None
+    return PlanEntitlementRow(
+        feature=entitlement.feature,
+        position=position,
+        limit_amount=first.amount if first else None,
+        reset_cadence=first.window.key if first else None,
+        body=msgspec.json.encode(entitlement).decode(),
+    )
+
+
+def _apply_add_on(session: Session, add_on: AddOn, now: datetime) -> str:
+    """The label of a new version; empty when the newest one is the same."""
+    query = select(AddOnRow).where(AddOnRow.code == add_on.key).order_by(AddOnRow.version.desc())
+    newest = session.scalars(query.limit(1)).first()
+    if newest is not None and add_on_of(newest) == add_on:
+        newest.active = True
+        return ""
+    session.execute(update(AddOnRow).where(AddOnRow.code == add_on.key).values(active=False))
+    row = AddOnRow(
+        code=add_on.key,
+        version=1 if newest is None else newest.version + 1,
+        title=add_on.title,
+        body=msgspec.json.encode(add_on).decode(),
+        active=True,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return f"{row.code}@{row.version}"
+
+
+def _retire_plans(session: Session, catalogue: Catalogue) -> list[str]:
+    gone = update(PlanRow).where(PlanRow.active, PlanRow.code.not_in(catalogue.plans)).values(active=False)
+    return sorted(session.scalars(gone.returning(PlanRow.code)))
+
+
+def _retire_add_ons(session: Session, catalogue: Catalogue) -> list[str]:
+    gone = (
+        update(AddOnRow).where(AddOnRow.active, AddOnRow.code.not_in(catalogue.add_ons)).values(active=False)
+    )
+    return sorted(session.scalars(gone.returning(AddOnRow.code)))

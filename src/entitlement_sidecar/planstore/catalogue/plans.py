@@ -1,0 +1,113 @@
+"""Reading what is sold: plan versions, add-ons and the catalogue in force."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from entitlement_sidecar.domain.catalogue import (
+    AddOn,
+    BillingModel,
+    Catalogue,
+    CatalogueDocument,
+    Plan,
+    PlanEntitlement,
+    Price,
+)
+from entitlement_sidecar.domain.errors import NotFoundError
+from entitlement_sidecar.planstore.db import AddOnRow, CatalogueRow, PlanRow
+
+
+def current_row(session: Session) -> CatalogueRow | None:
+    """The catalogue in force, as it is stored; None before the first one."""
+    return session.scalars(select(CatalogueRow).order_by(CatalogueRow.version.desc()).limit(1)).first()
+
+
+def current_catalogue(session: Session) -> tuple[int, Catalogue] | None:
+    """Version and content of the catalogue in force; None before the first one."""
+    row = current_row(session)
+    return None if row is None else (row.version, decode_catalogue(row.document))
+
+
+def current_document(session: Session) -> CatalogueDocument:
+    """What belongs to no tenant; version 0 and empty before the first catalogue."""
+    row = current_row(session)
+    if row is None:
+        return CatalogueDocument(version=0, features={}, metrics={})
+    return document_for(decode_catalogue(row.document), row.version, row.feed_shards)
+
+
+def document_for(catalogue: Catalogue, version: int, feed_shards: int) -> CatalogueDocument:
+    """The part of a catalogue that travels to sidecars."""
+    return CatalogueDocument(version, catalogue.features, catalogue.metrics, feed_shards)
+
+
+@lru_cache(maxsize=8)
+def decode_catalogue(document: str) -> Catalogue:
+    """A stored catalogue. Shared between callers, who must not change its dicts."""
+    return msgspec.json.decode(document, type=Catalogue)
+
+
+def list_plans(session: Session, *, active_only: bool = True) -> list[PlanRow]:
+    """Plan versions by code, the newest first; only those for sale unless asked for all."""
+    query = select(PlanRow).order_by(PlanRow.code, PlanRow.version.desc())
+    return list(session.scalars(query.where(PlanRow.active) if active_only else query))
+
+
+def find_plan(session: Session, name: str) -> PlanRow:
+    """A plan by `code` (the version for sale) or `code@version` (any version).
+
+    Raises:
+        NotFoundError: There is none. The message lists what is for sale.
+    """
+    code, _, version = name.partition("@")
+    query = select(PlanRow).where(PlanRow.code == code)
+    if not version:
+        found = session.scalars(query.where(PlanRow.active)).first()
+    else:
+        wanted = int(version) if version.isascii() and version.isdigit() and len(version) < 10 else -1  # noqa: PLR2004 - digits of an int32
+        found = session.scalars(query.where(PlanRow.version == wanted)).first()
+    if found is None:
+        offered = ", ".join(plan.code for plan in list_plans(session)) or "none: apply a catalogue first"
+        raise NotFoundError(f"no plan {name!r}; for sale: {offered}")
+    return found
+
+
+def active_add_on(session: Session, code: str) -> AddOnRow:
+    """An add-on that is for sale.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    found = session.scalars(select(AddOnRow).where(AddOnRow.code == code, AddOnRow.active)).first()
+    if found is None:
+        offered = ", ".join(session.scalars(select(AddOnRow.code).where(AddOnRow.active))) or "none"
+        raise NotFoundError(f"no add-on {code!r}; for sale: {offered}")
+    return found
+
+
+def plan_of(row: PlanRow) -> Plan:
+    """The domain's plan of a stored version."""
+    return Plan(
+        key=row.code,
+        title=row.title,
+        price=Price(row.price_amount, row.price_currency),
+        billing_period=row.billing_period,
+        entitlements=tuple(decode_entitlement(entry.body) for entry in row.entitlements),
+        billing_model=BillingModel(row.billing_model),
+        trial_days=row.trial_days,
+        active=row.active,
+    )
+
+
+def add_on_of(row: AddOnRow) -> AddOn:
+    """The domain's add-on of a stored version."""
+    return msgspec.json.decode(row.body, type=AddOn)
+
+
+def decode_entitlement(body: str) -> PlanEntitlement:
+    """A stored entitlement."""
+    return msgspec.json.decode(body, type=PlanEntitlement)

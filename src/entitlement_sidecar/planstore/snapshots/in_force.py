@@ -1,0 +1,72 @@
+"""What the plan store itself answers from: a tenant's newest snapshot and the catalogue in force."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import lru_cache
+
+import msgspec
+from sqlalchemy.orm import Session
+
+from entitlement_sidecar.domain.catalogue import CatalogueDocument, FeatureKind, Limit
+from entitlement_sidecar.domain.errors import InvalidInputError, TenantUnknownError
+from entitlement_sidecar.domain.snapshot import Snapshot, resolve
+from entitlement_sidecar.planstore.catalogue import current_document
+from entitlement_sidecar.planstore.db import TenantSnapshotRow
+from entitlement_sidecar.wire.snapshot_codec import snapshot_from_proto
+from entitlement_sidecar.wire.v1 import snapshot_pb2
+
+_LIMITED = frozenset({FeatureKind.METERED})
+
+
+class InForce(msgspec.Struct, frozen=True):
+    """The limits of one feature for one tenant at one instant.
+
+    `live` False: the tenant has no entitlement to the feature now. Live without limits is unlimited.
+    """
+
+    live: bool
+    limits: tuple[Limit, ...]
+    snapshot_version: int
+
+
+def newest_snapshot(session: Session, tenant_id: str) -> Snapshot | None:
+    """The tenant's newest snapshot; None for a tenant that does not exist."""
+    row = session.get(TenantSnapshotRow, tenant_id)
+    return None if row is None else _opened(row.envelope)
+
+
+def in_force(session: Session, tenant_id: str, feature_key: str, now: datetime) -> InForce:
+    """The limits that hold for a tenant's use of a metered feature (DESIGN 7: the limit in force).
+
+    Raises:
+        TenantUnknownError: There is no such tenant.
+        InvalidInputError: The catalogue has no such feature, or it is not metered.
+    """
+    snapshot = newest_snapshot(session, tenant_id)
+    if snapshot is None:
+        raise TenantUnknownError(tenant_id)
+    return resolved(current_document(session), snapshot, feature_key, now)
+
+
+def resolved(document: CatalogueDocument, snapshot: Snapshot, feature_key: str, now: datetime) -> InForce:
+    """As `in_force`, from what is at hand.
+
+    Raises:
+        InvalidInputError: The catalogue has no such feature, or it is not metered.
+    """
+    feature = document.features.get(feature_key)
+    if feature is None:
+        raise InvalidInputError.of("feature", f"no feature {feature_key!r} in the catalogue")
+    if feature.kind not in _LIMITED:
+        kind = feature.kind.name.lower()
+        raise InvalidInputError.of("feature", f"{feature_key!r} is {kind}; expected a metered feature")
+    resolution = resolve(snapshot, feature, now)
+    return InForce(resolution.denied is None, resolution.limits, snapshot.version)
+
+
+@lru_cache(maxsize=1024)
+def _opened(envelope: bytes) -> Snapshot:
+    # The plan store's own database is what it trusts, so the signature is not checked again here.
+    payload = snapshot_pb2.SignedEnvelope.FromString(envelope).payload
+    return snapshot_from_proto(snapshot_pb2.Snapshot.FromString(payload))
