@@ -115,7 +115,8 @@ class _Client:
     def _translated(self, error: grpc.RpcError) -> Exception:
         translated = from_rpc_error(error)
         if isinstance(translated, RetryableError):
-            translated.args = (f"sidecar at {self.target}: {translated}",)
+            away = cast("grpc.Call", error).code() is grpc.StatusCode.UNAVAILABLE
+            translated.args = (f"sidecar at {self.target}: {translated}{'; is it running?' if away else ''}",)
         return translated
 
 

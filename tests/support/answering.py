@@ -1,0 +1,69 @@
+"""A gRPC server in this process that answers as a sidecar would, with what the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+
+from entitlement_sidecar.domain.decision import Decision
+from entitlement_sidecar.domain.errors import EntitlementsError
+from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
+from entitlement_sidecar.wire.codec import decision_to_proto, result_to_proto
+from entitlement_sidecar.wire.status import grpc_code, to_status, trailing_metadata
+from entitlement_sidecar.wire.v1 import decision_pb2, decision_pb2_grpc, usage_pb2, usage_pb2_grpc
+
+Judge = Callable[[decision_pb2.CheckEntitlementRequest], Decision]
+
+
+class AnsweringSidecar(decision_pb2_grpc.EntitlementServiceServicer, usage_pb2_grpc.UsageServiceServicer):
+    """Answers checks by `judge`, accepts all usage, and keeps what it was asked.
+
+    `judge` may raise one of the product's errors.
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        self.checks: list[decision_pb2.CheckEntitlementRequest] = []
+        self.events: list[usage_pb2.UsageEvent] = []
+        self.target = ""
+
+    def CheckEntitlement(  # noqa: N802 - named by the contract
+        self, request: decision_pb2.CheckEntitlementRequest, context: grpc.ServicerContext
+    ) -> decision_pb2.CheckEntitlementResponse:
+        """Answers one check."""
+        self.checks.append(request)
+        try:
+            return decision_pb2.CheckEntitlementResponse(decision=decision_to_proto(self.judge(request)))
+        except EntitlementsError as error:
+            status = to_status(error)
+            context.set_trailing_metadata(trailing_metadata(status))
+            context.abort(grpc_code(status), status.message)
+            raise
+
+    def ReportUsage(  # noqa: N802
+        self, request: usage_pb2.ReportUsageRequest, context: grpc.ServicerContext
+    ) -> usage_pb2.ReportUsageResponse:
+        """Accepts every event."""
+        del context
+        self.events += request.events
+        results = [UsageResult(event.id, UsageOutcome.ACCEPTED) for event in request.events]
+        return usage_pb2.ReportUsageResponse(results=[result_to_proto(result) for result in results])
+
+
+@contextmanager
+def answering(judge: Judge) -> Iterator[AnsweringSidecar]:
+    """A sidecar of this kind on a free port, until the block ends."""
+    servicer = AnsweringSidecar(judge)
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool)
+        decision_pb2_grpc.add_EntitlementServiceServicer_to_server(servicer, server)
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(servicer, server)
+        servicer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        try:
+            yield servicer
+        finally:
+            server.stop(0).wait()
