@@ -120,7 +120,8 @@ async def test_retriable_events_stay_in_their_batch(outbox: Outbox) -> None:
 
 
 @pytest.mark.parametrize(
-    "outcome", [UsageOutcome.INVALID, UsageOutcome.CONFLICT, UsageOutcome.UNKNOWN_METRIC, UsageOutcome.LATE_REFUSED]
+    "outcome",
+    [UsageOutcome.INVALID, UsageOutcome.CONFLICT, UsageOutcome.UNKNOWN_METRIC, UsageOutcome.LATE_REFUSED],
 )
 async def test_what_is_refused_for_good_becomes_a_dead_letter(outbox: Outbox, outcome: UsageOutcome) -> None:
     """It does not hold up the line, and it is counted apart."""
@@ -156,7 +157,9 @@ async def test_a_settled_id_may_come_again(outbox: Outbox) -> None:
     assert ids(await outbox.next_batch(100, MIB)) == ["a"]
 
 
-async def test_the_first_answer_is_kept_a_minute_after_its_event_left(outbox: Outbox, clock: FakeClock) -> None:
+async def test_the_first_answer_is_kept_a_minute_after_its_event_left(
+    outbox: Outbox, clock: FakeClock
+) -> None:
     """A CONSUME that is tried again gets its answer while queued and for 60 s after."""
     await outbox.append([record("a", value=7, answer=b"yes")], DURABLE)
     while_queued = await outbox.consumption("acme", "a")
@@ -197,18 +200,23 @@ async def test_a_jump_of_the_wall_clock_ends_no_answer(outbox: Outbox, clock: Fa
 
 async def test_a_full_outbox_refuses_all_of_a_call(outbox: Outbox) -> None:
     """Nothing of it is kept, the caller is told when to come back, and room returns with shipping."""
-    kept = 0
+    names: list[str] = []
     with pytest.raises(OutboxFullError) as refused:
-        while True:
-            await outbox.append(records(*(f"e{kept + i}" for i in range(50))), DURABLE)
-            kept += 50
+        await _append_for_ever(outbox, names)
 
     stats = await outbox.stats()
     assert refused.value.retry_after
-    assert stats.accepted == stats.queued == kept > 0
+    assert stats.accepted == stats.queued == len(names) > 0
     while batch := await outbox.next_batch(500, MIB):
         await outbox.settle(batch, settled(batch))
     await _append_when_there_is_room(outbox)
+
+
+async def _append_for_ever(outbox: Outbox, kept: list[str]) -> None:
+    while True:
+        names = [f"e{len(kept) + offset}" for offset in range(50)]
+        await outbox.append(records(*names), DURABLE)
+        kept += names
 
 
 async def _append_when_there_is_room(outbox: Outbox) -> None:
