@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -48,6 +49,7 @@ def is_current(engine: Engine) -> bool:
         return _revision(connection) == head()
 
 
+@cache
 def head() -> str:
     """The newest revision that this version ships."""
     return ScriptDirectory.from_config(_config()).get_current_head() or ""

@@ -5,7 +5,15 @@
 """
 
 from entitlement_sidecar.planstore.snapshots.compiler import Stamp, compile_snapshot
-from entitlement_sidecar.planstore.snapshots.in_force import InForce, in_force, newest_snapshot
+from entitlement_sidecar.planstore.snapshots.in_force import InForce, in_force, limits_of, newest_snapshot
 from entitlement_sidecar.planstore.snapshots.writer import SignedSnapshots
 
-__all__ = ["InForce", "SignedSnapshots", "Stamp", "compile_snapshot", "in_force", "newest_snapshot"]
+__all__ = [
+    "InForce",
+    "SignedSnapshots",
+    "Stamp",
+    "compile_snapshot",
+    "in_force",
+    "limits_of",
+    "newest_snapshot",
+]

@@ -8,15 +8,13 @@ from functools import lru_cache
 import msgspec
 from sqlalchemy.orm import Session
 
-from entitlement_sidecar.domain.catalogue import CatalogueDocument, FeatureKind, Limit
+from entitlement_sidecar.domain.catalogue import FeatureKind, Limit
 from entitlement_sidecar.domain.errors import InvalidInputError, TenantUnknownError
 from entitlement_sidecar.domain.snapshot import Snapshot, resolve
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import TenantSnapshotRow
 from entitlement_sidecar.wire.snapshot_codec import snapshot_from_proto
 from entitlement_sidecar.wire.v1 import snapshot_pb2
-
-_LIMITED = frozenset({FeatureKind.METERED})
 
 
 class InForce(msgspec.Struct, frozen=True):
@@ -39,30 +37,32 @@ def newest_snapshot(session: Session, tenant_id: str) -> Snapshot | None:
 def in_force(session: Session, tenant_id: str, feature_key: str, now: datetime) -> InForce:
     """The limits that hold for a tenant's use of a metered feature (DESIGN 7: the limit in force).
 
+    A feature that no catalogue names is one that nobody has.
+
     Raises:
         TenantUnknownError: There is no such tenant.
-        InvalidInputError: The catalogue has no such feature, or it is not metered.
+        InvalidInputError: The feature is not metered.
     """
     snapshot = newest_snapshot(session, tenant_id)
     if snapshot is None:
         raise TenantUnknownError(tenant_id)
-    return resolved(current_document(session), snapshot, feature_key, now)
-
-
-def resolved(document: CatalogueDocument, snapshot: Snapshot, feature_key: str, now: datetime) -> InForce:
-    """As `in_force`, from what is at hand.
-
-    Raises:
-        InvalidInputError: The catalogue has no such feature, or it is not metered.
-    """
-    feature = document.features.get(feature_key)
+    feature = current_document(session).features.get(feature_key)
     if feature is None:
-        raise InvalidInputError.of("feature", f"no feature {feature_key!r} in the catalogue")
-    if feature.kind not in _LIMITED:
+        return InForce(live=False, limits=(), snapshot_version=snapshot.version)
+    if feature.kind is not FeatureKind.METERED:
         kind = feature.kind.name.lower()
         raise InvalidInputError.of("feature", f"{feature_key!r} is {kind}; expected a metered feature")
     resolution = resolve(snapshot, feature, now)
     return InForce(resolution.denied is None, resolution.limits, snapshot.version)
+
+
+def limits_of(session: Session, tenant_id: str, feature_key: str, instant: datetime) -> tuple[Limit, ...]:
+    """The limits that usage without a grant counts against; none for what is unlimited or unknown."""
+    snapshot = newest_snapshot(session, tenant_id)
+    feature = current_document(session).features.get(feature_key)
+    if snapshot is None or feature is None or feature.kind is not FeatureKind.METERED:
+        return ()
+    return resolve(snapshot, feature, instant).limits
 
 
 @lru_cache(maxsize=1024)

@@ -23,6 +23,7 @@ from entitlement_sidecar.domain.evaluate import LimitUsage, QuotaUsage
 from entitlement_sidecar.domain.window import Window, window_at
 from entitlement_sidecar.planstore.db import Database, QuotaAdmissionRow, QuotaCounterRow
 from entitlement_sidecar.planstore.db.upsert import insert_for
+from entitlement_sidecar.telemetry import metrics
 
 _COUNTER_MAX = 2**62
 """What a counter of a soft limit may reach: beyond it the next addition could leave 64 bits."""
@@ -77,21 +78,26 @@ class RootAuthority:
         """
         _validate(admission)
         now = self._clock.now()
-        if admission.quantity == 0:
-            return QuotaUsage(_view(session, admission, now), None, now)
-        return _replayed(session, admission) or self._admit_once(session, admission, now)
+        outcome, usage = _judged(session, admission, now)
+        metrics.admissions.labels(outcome).inc()
+        return usage
 
-    def _admit_once(self, session: Session, admission: Admission, now: datetime) -> QuotaUsage:
-        try:
-            with session.begin_nested():
-                return _take(session, admission, now)
-        except _FullError:
-            return QuotaUsage(_view(session, admission, now), admitted=False, as_of=now)
-        except _RepeatedError:
-            replayed = _replayed(session, admission)
-            if replayed is None:
-                raise
-            return replayed
+
+def _judged(session: Session, admission: Admission, now: datetime) -> tuple[str, QuotaUsage]:
+    if admission.quantity == 0:
+        return "viewed", QuotaUsage(_view(session, admission, now), None, now)
+    if repeated := _repeated(session, admission):
+        return "repeated", repeated
+    try:
+        with session.begin_nested():
+            return "admitted", _take(session, admission, now)
+    except _FullError:
+        return "refused", QuotaUsage(_view(session, admission, now), admitted=False, as_of=now)
+    except _RepeatedError:
+        repeated = _repeated(session, admission)
+        if repeated is None:
+            raise
+        return "repeated", repeated
 
 
 def add_unadmitted(  # noqa: PLR0913, PLR0917 - what identifies the counters, and what to add
@@ -125,7 +131,7 @@ def _validate(admission: Admission) -> None:
         raise InvalidInputError.of("request_id", "required when quantity is above 0")
 
 
-def _replayed(session: Session, admission: Admission) -> QuotaUsage | None:
+def _repeated(session: Session, admission: Admission) -> QuotaUsage | None:
     query = select(QuotaAdmissionRow).where(
         QuotaAdmissionRow.tenant_id == admission.tenant_id,
         QuotaAdmissionRow.request_id == admission.request_id,

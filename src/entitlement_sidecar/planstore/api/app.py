@@ -1,0 +1,74 @@
+"""The REST application."""
+
+from __future__ import annotations
+
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
+
+from entitlement_sidecar import __version__
+from entitlement_sidecar.planstore.api import problems
+from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
+from entitlement_sidecar.planstore.api.guard import Guard
+from entitlement_sidecar.planstore.api.rest_plans import plans
+from entitlement_sidecar.planstore.api.rest_probes import probes
+from entitlement_sidecar.planstore.api.rest_quotas import quotas
+from entitlement_sidecar.planstore.api.rest_subscriptions import subscriptions
+from entitlement_sidecar.planstore.api.rest_usage import usage
+
+_DESCRIPTION = """Plans, subscriptions, quota and usage of organizations.
+
+Every call needs `Authorization: Bearer TOKEN`. Errors are problems (RFC 9457) with a stable `reason`.
+Quantities are integers up to 2^53 - 1 in the metric's smallest unit; instants are RFC 3339 in UTC."""
+
+
+def create_app(dependencies: ApiDependencies) -> FastAPI:
+    """The application, ready for an ASGI server."""
+    app = FastAPI(
+        title="Entitlement Sidecar: plan store",
+        version=__version__,
+        description=_DESCRIPTION,
+        redoc_url=None,
+        responses={"default": _PROBLEM},
+    )
+    problems.install(app)
+    app.add_middleware(Guard, token=dependencies.token)
+    # The guard asks for the token before a body is read; here it is only declared, for OpenAPI.
+    declared = [Depends(HTTPBearer(auto_error=False, description="The plan store's token."))]
+    for router in (plans, subscriptions, quotas, usage):
+        app.include_router(router(dependencies), dependencies=declared)
+    app.include_router(probes(dependencies))
+    return app
+
+
+_PROBLEM = {
+    "description": "Problem",
+    "content": {
+        problems.MEDIA_TYPE: {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "detail", "reason"],
+                "properties": {
+                    "type": {"type": "string"},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                    "reason": {"type": "string"},
+                    "violations": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "properties": {"field": {"type": "string"}, "description": {"type": "string"}},
+                        },
+                    },
+                },
+            },
+            "example": {
+                "type": "urn:entitlement-sidecar:problem:stale-version",
+                "title": "The version is no longer current",
+                "status": 409,
+                "detail": "expected_version is 1, the subscription is at 2: read it again and retry",
+                "reason": "STALE_VERSION",
+            },
+        }
+    },
+}

@@ -1,0 +1,37 @@
+"""What routes and servicers need, put together by `bootstrap`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from entitlement_sidecar.domain.clock import Clock
+from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
+from entitlement_sidecar.planstore.db import Database
+from entitlement_sidecar.planstore.subscriptions import Subscriptions
+from entitlement_sidecar.wire.signing import SigningKey
+
+
+class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything behind the REST routes.
+
+    Attributes:
+        database: Where transactions come from.
+        subscriptions: Changes subscriptions.
+        checks: Answers quota checks.
+        key: Signs catalogue documents.
+        clock: The wall clock.
+        token: The bearer token that every call needs, probes aside.
+        feed_shards: Shards of the feed, as catalogue documents say.
+        changed: Called after a commit that put something into the snapshot outbox.
+    """
+
+    database: Database
+    subscriptions: Subscriptions
+    checks: QuotaChecks
+    key: SigningKey
+    clock: Clock
+    token: str
+    feed_shards: int = 1
+    changed: Callable[[], None] = lambda: None

@@ -1,0 +1,36 @@
+"""Forms that several routes share: how values come in and go out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Path
+from pydantic import BaseModel, ConfigDict
+
+from entitlement_sidecar.domain.errors import InvalidInputError
+from entitlement_sidecar.wire.fields import TENANT_FORM, expected, is_tenant
+
+
+class Body(BaseModel):
+    """A request body: unknown members and values of other types are errors, nothing is guessed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class View(BaseModel):
+    """A response body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _tenant(tenant_id: Annotated[str, Path(description="Who pays.", examples=["acme"])]) -> str:
+    if not is_tenant(tenant_id):
+        raise InvalidInputError.of("tenant_id", expected(TENANT_FORM, tenant_id))
+    return tenant_id
+
+
+Tenant = Annotated[str, Depends(_tenant)]
+"""The tenant of a path."""
+
+ORGANIZATION = "/api/billing/organizations/{tenant_id:path}"
+"""Tenant ids may hold slashes, which arrive decoded; what follows them tells routes apart."""

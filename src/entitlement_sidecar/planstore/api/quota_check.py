@@ -1,0 +1,119 @@
+"""A check at the plan store itself: the newest snapshot, the root authority, one transaction (S4.3)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from sqlalchemy.orm import Session
+from uuid6 import uuid7
+
+from entitlement_sidecar.domain.catalogue import FeatureKind
+from entitlement_sidecar.domain.clock import Clock
+from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Source
+from entitlement_sidecar.domain.errors import IdempotencyConflictError
+from entitlement_sidecar.domain.evaluate import Held, QuotaAsk, QuotaUsage, evaluate
+from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, consumption_event_id
+from entitlement_sidecar.planstore.catalogue import current_document
+from entitlement_sidecar.planstore.db import Database
+from entitlement_sidecar.planstore.snapshots import newest_snapshot
+from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
+from entitlement_sidecar.planstore.usage.ledger import Arrival, Ledger
+
+EMITTER = "planstore"
+"""Emitter of the usage that a check records here."""
+
+
+class QuotaChecks:
+    """Decides as a sidecar would, from the truth itself."""
+
+    def __init__(self, database: Database, authority: RootAuthority, ledger: Ledger, clock: Clock) -> None:
+        self._database = database
+        self._authority = authority
+        self._ledger = ledger
+        self._clock = clock
+
+    def check(self, request: CheckRequest) -> Decision:
+        """Decides one request. An allowed CONSUME is admitted and in the ledger when this returns.
+
+        A tenant that does not exist is an answer (TENANT_UNKNOWN), not an error. A CONSUME without a
+        request id consumes anew each time; CONSUME of 0 is a PEEK.
+
+        Raises:
+            IdempotencyConflictError: The request id came before with other content.
+        """
+        if request.mode is not CheckMode.CONSUME or request.quantity == 0:
+            peek = msgspec.structs.replace(request, mode=CheckMode.PEEK)
+            with self._database.reading() as session:
+                return self._decide(session, peek, self._clock.now())[0]
+        if not request.request_id:
+            request = msgspec.structs.replace(request, request_id=uuid7().hex)
+        with self._database.writing() as session:
+            return self._consume(session, request)
+
+    def _consume(self, session: Session, request: CheckRequest) -> Decision:
+        now = self._clock.now()
+        decision, usage = self._decide(session, request, now)
+        if not decision.allowed or decision.kind != FeatureKind.METERED:
+            return decision
+        event = _event(session, request, usage.lease_id, now)
+        if event is None:
+            return decision
+        result = self._ledger.append(session, [Arrival(event)], now)[0]
+        if result.outcome is UsageOutcome.CONFLICT:
+            raise IdempotencyConflictError(f"request_id {request.request_id!r} was used with other content")
+        return msgspec.structs.replace(decision, consumption_id=event.id)
+
+    def _decide(self, session: Session, request: CheckRequest, now: datetime) -> tuple[Decision, QuotaUsage]:
+        held = _held(session, request.tenant_id, now)
+        usage = QuotaUsage()
+        outcome = evaluate(held, request, None, now)
+        if isinstance(outcome, QuotaAsk):
+            usage = self._authority.admit(session, _admission(request, outcome))
+            outcome = evaluate(held, request, usage, now)
+        if isinstance(outcome, QuotaAsk):
+            raise TypeError("a decision asks for quota twice")
+        return outcome, usage
+
+
+def _held(session: Session, tenant_id: str, now: datetime) -> Held:
+    snapshot = newest_snapshot(session, tenant_id)
+    return Held(
+        catalogue=current_document(session),
+        snapshot=snapshot,
+        source=Source.PLAN_STORE,
+        as_of=now,
+        tenant_unknown=snapshot is None,
+    )
+
+
+def _admission(request: CheckRequest, ask: QuotaAsk) -> Admission:
+    return Admission(
+        request.tenant_id, request.feature, ask.quantity, request.request_id, ask.resolution.limits
+    )
+
+
+def _event(session: Session, request: CheckRequest, lease_id: str, now: datetime) -> UsageEvent | None:
+    """The usage that this consumption is; None for a feature without a metric."""
+    document = current_document(session)
+    metric = document.metric_of(document.features[request.feature])
+    if metric is None:
+        return None
+    return UsageEvent(
+        id=consumption_event_id(request.tenant_id, request.feature, request.request_id),
+        tenant_id=request.tenant_id,
+        metric=metric.key,
+        value=request.quantity,
+        unit=metric.unit,
+        occurred_at=now,
+        recorded_at=now,
+        correlation_id=request.correlation_id or request.request_id,
+        emitter=EMITTER,
+        recorded_by=EMITTER,
+        subject=request.subject,
+        classification=metric.classification,
+        registry_version=document.version,
+        feature=request.feature,
+        # What has no limits needs no admission; naming one keeps the ledger from counting it again.
+        lease_id=lease_id or "root:unlimited",
+    )
