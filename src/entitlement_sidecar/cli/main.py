@@ -62,6 +62,15 @@ class LazyGroup(click.Group):
             _read_environment(command)
         return command
 
+    def invoke(self, context: click.Context) -> Any:  # noqa: ANN401 - what the command returns
+        """Runs the command; ends quietly when what reads its output has gone, for example `head`."""
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            # The interpreter must not try to flush into it when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            context.exit(EXIT_PIPE_CLOSED)
+
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands without importing them."""
         del context
@@ -115,17 +124,9 @@ def run(arguments: list[str] | None = None) -> int:
     except click.Abort:
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        return _pipe_closed()
     except Exception as error:  # noqa: BLE001 - the last place where a traceback can be kept from a person
         return _explain(error)
     return code if isinstance(code, int) else 0
-
-
-def _pipe_closed() -> int:
-    # What reads the output has gone, for example `head`: the interpreter must not try to flush into it.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EXIT_PIPE_CLOSED
 
 
 def _explain(error: Exception) -> int:

@@ -51,7 +51,7 @@ def summary(tenant: str, planstore: str, token_file: Path | None, output: str) -
 def events(
     *, tenant: str, metric: str | None, limit: int, planstore: str, token_file: Path | None, output: str
 ) -> None:
-    """List what TENANT has used, event by event, in the order in which it was stored."""
+    """List what TENANT has used, event by event, the newest arrival first."""
     print_records(_events(connect(planstore, token_file), tenant, metric, limit), EVENTS, output)
 
 

@@ -7,13 +7,14 @@ form is called in messages, so each place that can be wrong has one.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
 from entitlement_sidecar.domain.errors import CatalogueProblem
@@ -37,7 +38,13 @@ def _validator() -> Any:  # noqa: ANN401 - jsonschema's validators are built at 
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
     )
     build: Any = extend
-    return build(Draft202012Validator, type_checker=checker)(schema())
+    return build(Draft202012Validator, {"pattern": _whole}, type_checker=checker)(schema())
+
+
+def _whole(_: object, pattern: str, value: object, __: object) -> Iterator[ValidationError]:
+    # Python's `$` lets a line break follow; a key with one is another key.
+    if isinstance(value, str) and not re.fullmatch(pattern.removeprefix("^").removesuffix("$"), value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
 def shape_problems(document: YamlDocument) -> Iterator[CatalogueProblem]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import ChainMap
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,7 +64,7 @@ class YamlDocument:
 
     def problem(self, path: Path, message: str, *, at_key: bool = False) -> CatalogueProblem:
         """A problem at a path; at the nearest known place above it where the path does not exist."""
-        places = self._keys if at_key else self._values
+        places = ChainMap(self._keys, self._values) if at_key else ChainMap(self._values)
         line, column = next(
             (places[p] for n in range(len(path), -1, -1) if (p := path[:n]) in places), (1, 1)
         )

@@ -207,7 +207,7 @@ async def test_a_wrong_question_raises_whatever_is_declared(sidecar: AnsweringSi
         {"dimensions": {"a": 1}},
         {"dimensions": 5},
     ],
-    ids=str,
+    ids=range(5),
 )
 async def test_an_option_of_the_wrong_type_is_refused_before_it_is_sent(
     sidecar: AnsweringSidecar, ask: Ask, options: dict[str, Any]

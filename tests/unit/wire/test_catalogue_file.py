@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -29,6 +30,8 @@ from entitlement_sidecar.wire.catalogue_file import (
     parse_catalogue,
     parse_snapshot_file,
 )
+from entitlement_sidecar.wire.catalogue_schema import schema
+from entitlement_sidecar.wire.fields import KEY_FORM, TENANT_FORM, is_key, is_tenant
 
 NOW = datetime(2026, 3, 15, tzinfo=UTC)
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "catalogues").glob("*.yaml"))
@@ -196,12 +199,12 @@ def test_every_problem_is_listed_with_its_place() -> None:
         "line 3, column 13",
         "line 3, column 21",
         "line 7, column 21",
-        "line 8, column 32",
         "line 8, column 33",
+        "line 8, column 42",
     ]
     assert found[1].endswith(
-        "'titel' is not known (did you mean 'title'?); allowed: deprecated, kind, metric, obligations, outage, "
-        "placement, title (at features.x.titel)"
+        "'titel' is not known (did you mean 'title'?); allowed: deprecated, kind, metric, obligations, "
+        "outage, placement, title (at features.x.titel)"
     )
     assert found[4].endswith(
         "-1 is not accepted: expected an integer from 0 to 9007199254740991, or unlimited "
@@ -240,7 +243,7 @@ def test_every_problem_is_listed_with_its_place() -> None:
             ),
             "later than since",
         ),
-        (minimal(more='tenants: {"a b": {plan: p}}'), "a tenant id"),
+        (minimal(more='tenants: {"a b": {plan: p}}'), "1 to 128 letters, digits"),
         (minimal(feature="{kind: boolean, outage: {when_unknown: allowance}}"), "needs allowance and"),
         (minimal(feature="{kind: boolean, outage: {when_unknown: value, value: 1}}"), "a config feature"),
         (minimal(feature="{kind: boolean, outage: {allowance: 1}}"), "only with when_unknown: allowance"),
@@ -293,6 +296,19 @@ def test_aliases_may_repeat_but_not_explode() -> None:
     levels += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 8)]
     (problem,) = problems("\n".join(levels))
     assert "values, aliases included" in problem
+
+
+def test_names_have_the_forms_of_the_contract() -> None:
+    """What a file may name, a call may name, and the other way round."""
+    forms = schema()["$defs"]
+    assert (forms["key"]["description"], forms["tenantId"]["description"]) == (KEY_FORM, TENANT_FORM)
+    for name in ("a", "A", "a" * 64, "a" * 65, "a.b-c_d", "1a", "a@b", "a\n", "é", "", "a/b+c=d:e", "a b"):
+        quoted = json.dumps(name)
+        add_ons = f"add_ons: {{{quoted}: {{entitlements: {{}}}}}}"
+        assert (problems(minimal(more=add_ons)) == []) == is_key(name)
+            name
+        )
+        assert (problems(minimal(more=f"tenants: {{{quoted}: {{plan: p}}}}")) == []) == is_tenant(name)
 
 
 def test_a_catalogue_has_no_tenants() -> None:
