@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -34,6 +35,7 @@ from entitlement_sidecar.wire.catalogue_schema import schema
 from entitlement_sidecar.wire.fields import KEY_FORM, TENANT_FORM, is_key, is_tenant
 
 NOW = datetime(2026, 3, 15, tzinfo=UTC)
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "catalogue.md"
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "catalogues").glob("*.yaml"))
 
 FULL = """\
@@ -107,6 +109,13 @@ def test_every_example_is_valid(path: Path) -> None:
     catalogue = load_catalogue(path)
     assert catalogue.name == path.stem
     assert all(metric.feature in catalogue.features for metric in catalogue.metrics.values())
+
+
+def test_the_reference_page_is_valid() -> None:
+    """What the page shows can be copied: its catalogue, and its tenants below it."""
+    first, second = re.findall(r"```yaml\n(.*?)```", REFERENCE.read_text("utf-8"), re.DOTALL)
+    assert parse_catalogue(first, "f").name == "my-product"
+    assert set(parse_snapshot_file(first + second, "f").tenants) == {"acme", "globex"}
 
 
 def test_the_examples_hold_what_the_sources_ask_for() -> None:
@@ -306,8 +315,6 @@ def test_names_have_the_forms_of_the_contract() -> None:
         quoted = json.dumps(name)
         add_ons = f"add_ons: {{{quoted}: {{entitlements: {{}}}}}}"
         assert (problems(minimal(more=add_ons)) == []) == is_key(name)
-            name
-        )
         assert (problems(minimal(more=f"tenants: {{{quoted}: {{plan: p}}}}")) == []) == is_tenant(name)
 
 
