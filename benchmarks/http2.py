@@ -19,6 +19,8 @@ _LARGEST_WINDOW = 2**31 - 1
 _DEFAULT_WINDOW = 65535
 _LARGEST_FRAME = 16384
 _FRAME = struct.Struct(">IBI")
+_SETTING = struct.Struct(">HI")
+_MAX_STREAMS = 3
 _STREAM_ID = struct.Struct(">I")
 _RENEW_AFTER = 2**30
 
@@ -61,6 +63,7 @@ class Connection:
         self._done = done
         self._stream = 1
         self._credit = _DEFAULT_WINDOW
+        self._max_streams = _LARGEST_WINDOW
         self._consumed = 0
         self._out: list[bytes] = []
         self._rest = b""
@@ -100,9 +103,9 @@ class Connection:
         self._socket.close()
 
     def call(self, encoded: tuple[bytes, tuple[bytes, ...], int], now: float) -> bool:
-        """Queues a call; false when the server's window is used up."""
+        """Queues a call; false when the server takes no more for now."""
         start, middles, size = encoded
-        if size > self._credit:
+        if size > self._credit or len(self._sent) >= self._max_streams:
             return False
         self._credit -= size
         stream, self._stream = self._stream, self._stream + 2
@@ -165,6 +168,9 @@ class Connection:
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == _SETTINGS and not flags & _ACK:
+            for number, value in _SETTING.iter_unpack(payload):
+                if number == _MAX_STREAMS:
+                    self._max_streams = value
             self._out.append(_frame(_SETTINGS, _ACK, 0, b""))
         elif kind == _PING and not flags & _ACK:
             self._out.append(_frame(_PING, _ACK, 0, payload))

@@ -29,7 +29,10 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One line of the table. `ratio` is against the reference that `against` names."""
+    """One line of the table.
+
+    `ratio` is against the reference that `against` names; `client_busy` is the client's share of its core.
+    """
 
     what: str
     server: str
@@ -41,6 +44,7 @@ class Row(msgspec.Struct, frozen=True):
     ratio: float | None = None
     against: str = ""
     target: Target | None = None
+    client_busy: float | None = None
 
     @property
     def kept(self) -> bool | None:

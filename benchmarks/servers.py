@@ -104,12 +104,18 @@ def _running(command: Sequence[str], cores: Cores) -> Iterator[psutil.Popen]:
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(process)
+
+
+def _end(process: psutil.Popen) -> None:
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(30)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait(process: psutil.Popen, ready: Callable[[], bool]) -> None:

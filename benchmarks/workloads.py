@@ -1,6 +1,6 @@
 """What is asked: 1,000 tenants of 20 features each, and the calls over them, verified by a real client.
 
-The catalogue has ten boolean features and ten metered ones; of these, five count on a durable metric (on disk,
+The catalogue has ten boolean features and ten metered ones: five count on a durable metric (on disk,
 fsync, before the answer) and five on a buffered one. Limits are far away, so that every answer is allowed.
 """
 

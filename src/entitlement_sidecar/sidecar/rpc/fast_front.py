@@ -126,8 +126,8 @@ class FastFront:
         for kind, call_id, method_id, payload, _ in events:
             if kind == EVENT_CALL:
                 self._call(native, call_id, self._handlers[method_id], payload or b"")
-            elif answer := self._waiting.get(call_id):
-                # The caller left, or its deadline passed.
+            elif answer := self._waiting.pop(call_id, None):
+                # The caller left, or its deadline passed: nobody is left to answer.
                 answer.cancel()
 
     def _call(self, native: NativeGrpcFront, call_id: int, handler: Handler, payload: bytes) -> None:
@@ -149,15 +149,20 @@ class FastFront:
         future.add_done_callback(lambda done: self._answered(native, call_id, done))
 
     def _answered(self, native: NativeGrpcFront, call_id: int, done: asyncio.Future[bytes]) -> None:
-        del self._waiting[call_id]
         self._admission.leave()
-        try:
+        abandoned = self._waiting.pop(call_id, None) is None
+        error = self._cut() if done.cancelled() else done.exception()
+        if abandoned:
+            return
+        if error is None:
             native.respond(call_id, done.result())
-        except asyncio.CancelledError:
-            # Where the caller left this goes nowhere; where the front stops it is the truth.
-            _fail(native, call_id, DrainingError("the call was cut: this sidecar is shutting down"))
-        except Exception as error:  # noqa: BLE001 - every error has a status
+        else:
             _fail(native, call_id, error)
+
+    def _cut(self) -> Exception:
+        if self._running is None:
+            return DrainingError("the call was cut: this sidecar is shutting down")
+        return RuntimeError("the handler was cancelled, and not because its caller left")
 
 
 class _Behind:
@@ -240,7 +245,7 @@ def _native_front(listener: Listener, paths: list[tuple[str, bool]]) -> NativeGr
     return NativeGrpcFront(str(listener), paths, io_threads=_IO_THREADS, call_details=True)
 
 
-def _fail(native: NativeGrpcFront, call_id: int, error: Exception) -> None:
+def _fail(native: NativeGrpcFront, call_id: int, error: BaseException) -> None:
     status = to_status(error)
     if native.fail(call_id, status.code, status.message, trailing_metadata(status)):
         metrics.calls_failed.labels(grpc_code(status).name).inc()
