@@ -41,6 +41,15 @@ _COMMANDS = {
     "completion": ("completion:completion", "Print the completion script of a shell."),
 }
 
+_EXTRAS = {
+    "sqlalchemy": "planstore",
+    "alembic": "planstore",
+    "fastapi": "planstore",
+    "psycopg": "planstore",
+    "pygrpc_native": "fast",
+}
+"""Which extra installs what is imported only where it is needed."""
+
 _PROCESSES = frozenset({"quickstart", "sidecar", "planstore"})
 """Commands whose every option is an environment variable too."""
 
@@ -149,6 +158,10 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _defect(error: Exception) -> int:
+    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get(error.name or "")):
+        command = f"pip install 'entitlement-sidecar[{extra}]'"
+        click.echo(f"Error: this needs the extra {extra!r}: {command}", err=True)
+        return EXIT_INPUT
     if os.environ.get("ENTITLEMENTS_DEBUG"):
         raise error
     click.echo(

@@ -119,6 +119,15 @@ def test_errors_are_messages_and_exit_codes(
     assert (result.code, result.out, result.err) == (code, "", f"Error: {known}\n")
 
 
+def test_a_missing_extra_is_named(entitlements: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base install has no control plane; the message says how to get it."""
+    error = ModuleNotFoundError("No module named 'sqlalchemy'", name="sqlalchemy")
+    monkeypatch.setattr(main_module.LazyGroup, "get_command", lambda *_: raising(error))
+    result = entitlements("check")
+    assert result.code == 2
+    assert "pip install 'entitlement-sidecar[planstore]'" in result.err
+
+
 def test_a_defect_says_so_without_its_inside(entitlements: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The traceback is there for who asks for it."""
     monkeypatch.setattr(main_module.LazyGroup, "get_command", lambda *_: raising(RuntimeError("password=x")))
