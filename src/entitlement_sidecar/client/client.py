@@ -115,9 +115,15 @@ class _Client:
     def _translated(self, error: grpc.RpcError) -> Exception:
         translated = from_rpc_error(error)
         if isinstance(translated, RetryableError):
-            away = cast("grpc.Call", error).code() is grpc.StatusCode.UNAVAILABLE
-            translated.args = (f"sidecar at {self.target}: {translated}{'; is it running?' if away else ''}",)
+            translated.args = (
+                self._away(cast("grpc.Call", error)) or f"sidecar at {self.target}: {translated}",
+            )
         return translated
+
+    def _away(self, call: grpc.Call) -> str:
+        """Says that nobody is there; empty where the sidecar itself has answered."""
+        unreachable = call.code() is grpc.StatusCode.UNAVAILABLE and "connect" in (call.details() or "")
+        return f"no sidecar answers at {self.target}: is it running?" if unreachable else ""
 
 
 def _decision(reply: decision_pb2.CheckEntitlementResponse) -> Decision:

@@ -124,7 +124,7 @@ def test_without_a_sidecar_it_ends_with_3(entitlements: Run) -> None:
     """It names where nobody answered."""
     result = entitlements("check", "acme", "tasks", "--sidecar", "127.0.0.1:1")
     assert (result.code, result.out) == (3, "")
-    assert "sidecar at 127.0.0.1:1" in result.err
+    assert "no sidecar answers at 127.0.0.1:1: is it running?" in result.err
 
 
 def test_what_a_tenant_names_cannot_move_the_cursor(command: Run, sidecar: AnsweringSidecar) -> None:
