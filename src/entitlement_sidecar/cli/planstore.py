@@ -38,7 +38,7 @@ _log_option = click.option(
 @click.group(
     "planstore",
     invoke_without_command=True,
-    epilog="Every option is also an environment variable, for example ENTITLEMENTS_PLANSTORE_DATABASE, and a "
+    epilog="Every option is also an environment variable, for example ENTITLEMENTS_DATABASE, and a "
     "key of the --config file (YAML). Options beat environment beats file.",
 )
 @config_option
@@ -63,7 +63,7 @@ _log_option = click.option(
 @click.option("--allow-remote", is_flag=True, help="Listen on addresses that other machines reach.")
 @_log_option
 @click.pass_context
-def planstore(context: click.Context, log_level: str, **settings: Any) -> None:  # noqa: ANN401 - typed by options
+def planstore(context: click.Context, /, log_level: str, **settings: Any) -> None:  # noqa: ANN401 - typed by options
     """Run the plan store: plans, subscriptions, quotas and the usage ledger."""
     if context.invoked_subcommand is not None:
         return

@@ -6,6 +6,7 @@
     ├── ConflictError            the same identity with other content, or a stale version
     ├── NotFoundError            the plan store's own word that it does not exist
     │   └── TenantUnknownError
+    ├── CursorTrimmedError       the feed no longer keeps what comes after this cursor
     ├── UnauthenticatedError     no credentials, or wrong ones
     ├── ForbiddenError           credentials without the right
     ├── UnsupportedError         asked for something that this version does not do
@@ -113,6 +114,12 @@ class TenantUnknownError(NotFoundError):
     def __init__(self, tenant_id: str) -> None:
         self.tenant_id = tenant_id
         super().__init__(f"no tenant {tenant_id!r}: create a subscription for it first")
+
+
+class CursorTrimmedError(EntitlementsError):
+    """The feed no longer keeps what comes after this cursor: revalidate, and begin anew."""
+
+    reason = "CURSOR_TRIMMED"
 
 
 class UnauthenticatedError(EntitlementsError):

@@ -37,7 +37,6 @@ from entitlement_sidecar.telemetry.probes import HttpServer, probe_app
 from entitlement_sidecar.wire.signing import KeyRing
 from entitlement_sidecar.wire.v1 import quota_pb2
 
-
 _CHANNEL_OPTIONS = (
     # A plan store that went away without a word is noticed within seconds.
     ("grpc.keepalive_time_ms", 10_000),
@@ -82,6 +81,7 @@ async def build(config: SidecarConfig) -> Sidecar:
     async with AsyncExitStack() as stack:
         outbox = SqliteOutbox(config.state_dir, max_bytes=config.max_outbox_bytes)
         stack.push_async_callback(outbox.close)
+        stats = await outbox.stats()
         upstream = await _upstream(config, outbox, clock, stack)
         store, freshness = SnapshotStore(config.max_tenants), Freshness(clock)
         loader = Loader(store, upstream.sources, clock)
@@ -147,7 +147,8 @@ async def _with_redis(
     redis = connect(config.redis)
     stack.push_async_callback(redis.aclose)
     snapshots = RedisSnapshots(redis, keyring)
-    feed = RedisFeed(redis, keyring)
+    feed = RedisFeed(config.redis, keyring)
+    stack.push_async_callback(feed.aclose)
     if upstream is None:
         return _Upstream([snapshots], feed, NoAuthority())
     return msgspec.structs.replace(upstream, sources=[snapshots, *upstream.sources], feed=feed)

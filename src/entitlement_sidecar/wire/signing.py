@@ -161,7 +161,7 @@ class KeyRing:
             BadSignatureError: Garbage, another kind or tenant, an unknown key, or a wrong signature.
         """
         parsed = _parse(envelope)
-        if parsed.kind != kind or parsed.tenant_id != tenant_id:
+        if parsed.kind != int(kind) or parsed.tenant_id != tenant_id:
             raise BadSignatureError("misplaced", f"expected {kind.name} of {tenant_id!r}, found another's")
         key = self._keys.get(parsed.key_id)
         if key is None:

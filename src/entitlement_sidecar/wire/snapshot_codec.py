@@ -117,7 +117,7 @@ def _grant_to_proto(grant: Grant) -> snapshot_pb2.Grant:
 def _grant_from_proto(message: snapshot_pb2.Grant) -> Grant:
     def instant(name: str) -> datetime | None:
         stamp: Timestamp = getattr(message, name)
-        return from_timestamp(stamp) if message.HasField(name) else None  # type: ignore[arg-type]
+        return from_timestamp(stamp) if message.HasField(name) else None
 
     return Grant(
         feature=message.feature,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from typing import cast
+from typing import NoReturn, cast
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -27,6 +27,7 @@ _CODES: tuple[tuple[type[errors.EntitlementsError], int], ...] = (
     (errors.InvalidInputError, code_pb2.INVALID_ARGUMENT),
     (errors.ConflictError, code_pb2.FAILED_PRECONDITION),
     (errors.NotFoundError, code_pb2.NOT_FOUND),
+    (errors.CursorTrimmedError, code_pb2.OUT_OF_RANGE),
     (errors.UnauthenticatedError, code_pb2.UNAUTHENTICATED),
     (errors.ForbiddenError, code_pb2.PERMISSION_DENIED),
     (errors.UnsupportedError, code_pb2.UNIMPLEMENTED),
@@ -84,6 +85,13 @@ def trailing_metadata(status: status_pb2.Status) -> tuple[tuple[str, bytes], ...
 def grpc_code(status: status_pb2.Status) -> grpc.StatusCode:
     """The grpc enum of a status' code."""
     return next(code for code in grpc.StatusCode if code.value[0] == status.code)
+
+
+def abort(context: grpc.ServicerContext, error: BaseException) -> NoReturn:
+    """Ends a synchronous call with the status of an error."""
+    status = to_status(error)
+    context.set_trailing_metadata(trailing_metadata(status))
+    context.abort(grpc_code(status), status.message)
 
 
 def from_rpc_error(error: grpc.RpcError) -> errors.EntitlementsError:

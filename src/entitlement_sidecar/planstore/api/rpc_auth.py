@@ -29,7 +29,9 @@ class TokenInterceptor(grpc.ServerInterceptor[Any, Any]):  # type: ignore[type-a
         if details.method.startswith(_OPEN) or self._authorised(details):
             return continuation(details)
         handler = continuation(details)
-        refuse = grpc.unary_stream_rpc_method_handler if _streams(handler) else grpc.unary_unary_rpc_method_handler
+        refuse = (
+            grpc.unary_stream_rpc_method_handler if _streams(handler) else grpc.unary_unary_rpc_method_handler
+        )
         return refuse(_refuse)
 
     def _authorised(self, details: grpc.HandlerCallDetails) -> bool:
@@ -43,7 +45,9 @@ def _streams(handler: _Handler) -> bool:
 
 
 def _refuse(_: object, context: grpc.ServicerContext) -> None:
-    error = UnauthenticatedError("expected metadata `authorization: Bearer TOKEN` with the plan store's token")
+    error = UnauthenticatedError(
+        "expected metadata `authorization: Bearer TOKEN` with the plan store's token"
+    )
     status = to_status(error)
     context.set_trailing_metadata(trailing_metadata(status))
     context.abort(grpc_code(status), status.message)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from functools import lru_cache
 
 import msgspec
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import FeatureKind, Limit
@@ -56,16 +58,26 @@ def in_force(session: Session, tenant_id: str, feature_key: str, now: datetime) 
     return InForce(resolution.denied is None, resolution.limits, snapshot.version)
 
 
-def limits_of(session: Session, tenant_id: str, feature_key: str, instant: datetime) -> tuple[Limit, ...]:
-    """The limits that usage without a grant counts against; none for what is unlimited or unknown."""
-    snapshot = newest_snapshot(session, tenant_id)
-    feature = current_document(session).features.get(feature_key)
-    if snapshot is None or feature is None or feature.kind is not FeatureKind.METERED:
-        return ()
-    return resolve(snapshot, feature, instant).limits
+def limits_of(
+    session: Session, wanted: Collection[tuple[str, str]], instant: datetime
+) -> dict[tuple[str, str], tuple[Limit, ...]]:
+    """The limits that usage without a grant counts against, of many (tenant, feature) at once.
+
+    What is unlimited, unknown or not metered is absent.
+    """
+    features = current_document(session).features
+    metered = {key for key in wanted if key[1] in features and features[key[1]].kind is FeatureKind.METERED}
+    row = TenantSnapshotRow
+    query = select(row.tenant_id, row.envelope).where(row.tenant_id.in_({tenant for tenant, _ in metered}))
+    snapshots = {tenant: _opened(envelope) for tenant, envelope in session.execute(query)}
+    return {
+        (tenant, feature): limits
+        for tenant, feature in metered
+        if tenant in snapshots and (limits := resolve(snapshots[tenant], features[feature], instant).limits)
+    }
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def _opened(envelope: bytes) -> Snapshot:
     # The plan store's own database is what it trusts, so the signature is not checked again here.
     payload = snapshot_pb2.SignedEnvelope.FromString(envelope).payload

@@ -21,8 +21,8 @@ from entitlement_sidecar.sidecar.snapshots.ports import (
     Began,
     CatalogueChanged,
     Changed,
-    Fetched,
     FeedEvent,
+    Fetched,
     Position,
 )
 from entitlement_sidecar.telemetry import metrics

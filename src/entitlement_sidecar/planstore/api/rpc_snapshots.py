@@ -1,0 +1,154 @@
+"""SnapshotService: one tenant, the catalogue, and the feed. Parse, call, map."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import grpc
+
+from entitlement_sidecar.domain.errors import (
+    ConflictError,
+    CursorTrimmedError,
+    ExhaustedError,
+    InvalidInputError,
+    TenantUnknownError,
+)
+from entitlement_sidecar.planstore.api.calls import answering
+from entitlement_sidecar.planstore.db import Database, TenantSnapshotRow
+from entitlement_sidecar.planstore.snapshots.feed import (
+    CATALOGUE,
+    Beats,
+    FeedSignal,
+    Place,
+    SealedBeat,
+    entries_after,
+    newest_catalogue,
+    oldest_kept,
+    read_clock,
+)
+from entitlement_sidecar.telemetry import metrics
+from entitlement_sidecar.wire.codec import to_timestamp
+from entitlement_sidecar.wire.fields import TENANT_FORM, expected, is_tenant
+from entitlement_sidecar.wire.signing import SigningKey
+from entitlement_sidecar.wire.status import abort
+from entitlement_sidecar.wire.v1 import snapshot_pb2, snapshot_pb2_grpc
+
+MAX_WATCHERS = 64
+"""Watchers of one process: each holds a thread. Larger sites put Redis in front (DESIGN 13)."""
+
+BEAT_EVERY = 1.0
+"""Seconds between two heartbeats of a watcher."""
+
+_Messages = Iterator[snapshot_pb2.WatchSnapshotsResponse]
+
+
+class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
+    """What sidecars read."""
+
+    def __init__(self, database: Database, key: SigningKey, beats: Beats, signal: FeedSignal) -> None:
+        self._database = database
+        self._key = key
+        self._beats = beats
+        self._signal = signal
+        self._room = threading.BoundedSemaphore(MAX_WATCHERS)
+
+    def GetSnapshot(  # noqa: N802 - the contract's name
+        self, request: snapshot_pb2.GetSnapshotRequest, context: grpc.ServicerContext
+    ) -> snapshot_pb2.GetSnapshotResponse:
+        """The newest snapshot of one tenant."""
+        with answering(context):
+            if not is_tenant(request.tenant_id):
+                raise InvalidInputError.of("tenant_id", expected(TENANT_FORM, request.tenant_id))
+            # The clock is read first: what is read after it was the newest then, or newer.
+            true_at = read_clock(self._database)
+            with self._database.reading() as session:
+                row = session.get(TenantSnapshotRow, request.tenant_id)
+            if row is None:
+                raise TenantUnknownError(request.tenant_id)
+            if row.version < request.min_version:
+                raise ConflictError(f"the newest version of {request.tenant_id!r} is {row.version}")
+            envelope = snapshot_pb2.SignedEnvelope.FromString(row.envelope)
+            return snapshot_pb2.GetSnapshotResponse(snapshot=envelope, true_at=to_timestamp(true_at))
+
+    def GetCatalogue(  # noqa: N802 - the contract's name
+        self, request: snapshot_pb2.GetCatalogueRequest, context: grpc.ServicerContext
+    ) -> snapshot_pb2.GetCatalogueResponse:
+        """The newest catalogue document, and the key that signs."""
+        del request
+        with answering(context):
+            with self._database.reading() as session:
+                document = newest_catalogue(session)
+            response = snapshot_pb2.GetCatalogueResponse(
+                keys=[snapshot_pb2.SigningKey(key_id=self._key.key_id, public_key=self._key.public_bytes)]
+            )
+            if document is not None:
+                response.catalogue.ParseFromString(document[1])
+            return response
+
+    def WatchSnapshots(  # noqa: N802 - the contract's name
+        self, request: snapshot_pb2.WatchSnapshotsRequest, context: grpc.ServicerContext
+    ) -> _Messages:
+        """The feed from a cursor, with a heartbeat each second; ends when the process goes away."""
+        if not self._room.acquire(blocking=False):
+            abort(context, ExhaustedError(f"{MAX_WATCHERS} sidecars watch already", retry_after=5.0))
+        metrics.watchers.inc()
+        context.add_callback(self._signal.wake)
+        try:
+            yield from self._watch(request, context)
+        finally:
+            metrics.watchers.dec()
+            self._room.release()
+
+    def _watch(self, request: snapshot_pb2.WatchSnapshotsRequest, context: grpc.ServicerContext) -> _Messages:
+        with answering(context):
+            at = self._begin(request)
+        yield snapshot_pb2.WatchSnapshotsResponse(epoch=at.epoch, sequence=at.sequence)
+        while context.is_active() and not self._signal.closed:
+            with answering(context):
+                beat = self._beats.newest()
+                if beat.place.epoch != at.epoch:
+                    raise CursorTrimmedError("the feed was begun anew")
+                messages = self._between(at, beat)
+            for message in messages:
+                yield message
+                at = Place(at.epoch, message.sequence)
+            self._signal.wait_past(at.sequence, BEAT_EVERY, context.is_active)
+
+    def _begin(self, request: snapshot_pb2.WatchSnapshotsRequest) -> Place:
+        newest = self._beats.newest().place
+        if not request.HasField("after"):
+            return newest
+        after = Place(request.after.epoch, request.after.sequence)
+        with self._database.reading() as session:
+            oldest = oldest_kept(session)
+        behind = after.sequence < newest.sequence and after.sequence + 1 < oldest
+        if after.epoch != newest.epoch or after.sequence < 0 or behind:
+            raise CursorTrimmedError("changes after this cursor are no longer kept: begin anew")
+        return after
+
+    def _between(self, at: Place, beat: SealedBeat) -> list[snapshot_pb2.WatchSnapshotsResponse]:
+        """Everything after a place up to a heartbeat, and the heartbeat when it speaks of the end of it."""
+        messages = []
+        sequence = at.sequence
+        with self._database.reading() as session:
+            while sequence < beat.place.sequence:
+                entries = entries_after(session, sequence)
+                if not entries:
+                    raise CursorTrimmedError("this watcher fell too far behind: begin anew")
+                for entry in entries:
+                    sequence = entry.sequence
+                    messages.append(_message(at.epoch, sequence, entry.kind, entry.envelope))
+        if sequence == beat.place.sequence:
+            messages.append(_message(at.epoch, sequence, "heartbeat", beat.envelope))
+        return messages
+
+
+def _message(
+    epoch: str, sequence: int, kind: str, envelope: bytes | None
+) -> snapshot_pb2.WatchSnapshotsResponse:
+    message = snapshot_pb2.WatchSnapshotsResponse(epoch=epoch, sequence=sequence)
+    if envelope is not None:
+        field = {CATALOGUE: message.catalogue, "heartbeat": message.heartbeat}.get(kind, message.snapshot)
+        field.ParseFromString(envelope)
+    return message

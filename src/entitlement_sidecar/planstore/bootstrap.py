@@ -1,0 +1,190 @@
+"""The one place that knows which implementation stands behind what."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import msgspec
+import redis
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from entitlement_sidecar.domain.address import tcp_address
+from entitlement_sidecar.domain.catalogue import Catalogue
+from entitlement_sidecar.domain.clock import Clock, SystemClock
+from entitlement_sidecar.domain.errors import ConfigurationError
+from entitlement_sidecar.planstore.api.app import create_app
+from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
+from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
+from entitlement_sidecar.planstore.api.rpc_auth import TokenInterceptor
+from entitlement_sidecar.planstore.api.rpc_quotas import QuotaServicer
+from entitlement_sidecar.planstore.api.rpc_snapshots import MAX_WATCHERS, SnapshotServicer
+from entitlement_sidecar.planstore.catalogue import apply_catalogue
+from entitlement_sidecar.planstore.config import (
+    PlanstoreConfig,
+    load_or_create_key,
+    load_or_create_token,
+    prepare_state,
+)
+from entitlement_sidecar.planstore.db import Database, create_engine_for
+from entitlement_sidecar.planstore.db.away import AWAY
+from entitlement_sidecar.planstore.db.migrate import is_current
+from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
+from entitlement_sidecar.planstore.snapshots import SignedSnapshots, limits_of
+from entitlement_sidecar.planstore.snapshots.feed import Beats, FeedSignal
+from entitlement_sidecar.planstore.snapshots.publisher import Publisher, RedisPublisher
+from entitlement_sidecar.planstore.snapshots.redis_feed import RedisFeedWriter
+from entitlement_sidecar.planstore.subscriptions import SubscriptionRequest, Subscriptions
+from entitlement_sidecar.planstore.usage.authority import RootAuthority
+from entitlement_sidecar.planstore.usage.ledger import Ledger
+from entitlement_sidecar.telemetry.probes import HttpServer
+from entitlement_sidecar.wire.signing import SigningKey
+from entitlement_sidecar.wire.v1 import (
+    quota_pb2,
+    quota_pb2_grpc,
+    snapshot_pb2,
+    snapshot_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
+)
+
+CALL_THREADS = 16
+"""Threads for unary gRPC calls, besides one for each watcher."""
+
+MAX_MESSAGE = 16 << 20
+"""Bytes of a gRPC message at most: a batch of usage."""
+
+REDIS_TIMEOUT = 2.0
+"""Seconds that Redis may take to answer the publisher."""
+
+_SERVICES = (
+    snapshot_pb2.DESCRIPTOR.services_by_name["SnapshotService"],
+    quota_pb2.DESCRIPTOR.services_by_name["QuotaService"],
+    usage_pb2.DESCRIPTOR.services_by_name["UsageIngestService"],
+)
+
+
+class Planstore(msgspec.Struct, frozen=True):
+    """Everything that runs in one plan store process."""
+
+    database: Database
+    publisher: Publisher
+    signal: FeedSignal
+    http: HttpServer
+    grpc: grpc.Server
+    grpc_port: int
+
+
+def build(config: PlanstoreConfig) -> Planstore:
+    """A plan store that is ready to be started.
+
+    Raises:
+        ConfigurationError: A setting is wrong, or the database is away or not migrated.
+    """
+    clock = SystemClock()
+    prepare_state(config)
+    token, key = load_or_create_token(config.token_path), load_or_create_key(config)
+    database = _open_database(config)
+    signal = FeedSignal()
+    publisher = Publisher(database, signal, clock, _redis_publisher(config, database, key, clock))
+    authority, ledger = RootAuthority(database, clock), Ledger(limits_of)
+    app = create_app(
+        ApiDependencies(
+            database=database,
+            subscriptions=Subscriptions(SignedSnapshots(key, clock), clock),
+            checks=QuotaChecks(database, authority, ledger, clock),
+            key=key,
+            clock=clock,
+            token=token,
+            feed_shards=config.feed_shards,
+            changed=publisher.notify,
+        )
+    )
+    server = grpc.server(
+        ThreadPoolExecutor(CALL_THREADS + MAX_WATCHERS, thread_name_prefix="grpc"),
+        interceptors=[TokenInterceptor(token)],
+        options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)],
+    )
+    beats = Beats(database, key, clock)
+    snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(
+        SnapshotServicer(database, key, beats, signal), server
+    )
+    quota_pb2_grpc.add_QuotaServiceServicer_to_server(QuotaServicer(database, authority, clock), server)
+    usage_pb2_grpc.add_UsageIngestServiceServicer_to_server(
+        UsageIngestServicer(database, ledger, clock), server
+    )
+    _add_standard_services(server)
+    return Planstore(
+        database=database,
+        publisher=publisher,
+        signal=signal,
+        http=HttpServer(app, config.http, allow_remote=config.allow_remote),
+        grpc=server,
+        grpc_port=_listen(server, config),
+    )
+
+
+def seed(config: PlanstoreConfig, catalogue: Catalogue, tenant_id: str, plan: str) -> None:
+    """Puts an example catalogue and a subscribed tenant into a database; what is there already stays."""
+    clock = SystemClock()
+    key = load_or_create_key(config)
+    database = _open_database(config)
+    try:
+        with database.writing() as session:
+            apply_catalogue(session, catalogue, key, clock.now())
+            subscriptions = Subscriptions(SignedSnapshots(key, clock), clock)
+            subscriptions.upsert(session, tenant_id, SubscriptionRequest(plan=plan))
+    finally:
+        database.close()
+
+
+def _open_database(config: PlanstoreConfig) -> Database:
+    database = Database(create_engine_for(config.database_url))
+    try:
+        current = is_current(database.engine)
+    except AWAY as error:
+        database.close()
+        # The driver's message names host and role, never the password.
+        raise ConfigurationError(f"--database: cannot be reached: {error}") from error
+    if not current:
+        database.close()
+        raise ConfigurationError("--database: has another schema; run `entitlements planstore migrate` first")
+    return database
+
+
+def _redis_publisher(
+    config: PlanstoreConfig, database: Database, key: SigningKey, clock: Clock
+) -> RedisPublisher | None:
+    if not config.redis:
+        return None
+    try:
+        client = redis.Redis.from_url(
+            config.redis, socket_timeout=REDIS_TIMEOUT, socket_connect_timeout=REDIS_TIMEOUT
+        )
+    except ValueError:
+        # The cause repeats the URL, which may hold a password.
+        raise ConfigurationError(
+            "--redis: expected redis://HOST:PORT/DATABASE, rediss://… or unix:///path"
+        ) from None
+    return RedisPublisher(database, RedisFeedWriter(client), key, config.feed_shards, clock)
+
+
+def _add_standard_services(server: grpc.Server) -> None:
+    names = [service.full_name for service in _SERVICES]
+    servicer = health.HealthServicer()
+    for name in ("", *names):
+        servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+
+
+def _listen(server: grpc.Server, config: PlanstoreConfig) -> int:
+    host, port = tcp_address(config.grpc, "--grpc", allow_remote=config.allow_remote)
+    try:
+        return server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"--grpc {config.grpc}: cannot listen there; something else may listen there already. "
+            "Choose another address, or port 0 for a free one"
+        ) from error

@@ -1,0 +1,247 @@
+"""Empties the snapshot outbox: numbers changes for watchers, and writes them to Redis (DESIGN 6).
+
+    committed ──▶ numbered (feed_sequence) ──▶ WatchSnapshots
+        └──────▶ put, appended to the feed, marked ──▶ sidecars that read Redis
+
+Publishing again is harmless, so a crash between Redis and the mark only repeats. Any number of replicas may
+run; on PostgreSQL they take different rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import redis
+import uuid6
+from sqlalchemy import exists, select, update
+from sqlalchemy.orm import Session
+
+from entitlement_sidecar.domain.clock import Clock
+from entitlement_sidecar.planstore.db import (
+    Database,
+    RedisFeedStateRow,
+    SnapshotOutboxRow,
+    TenantSnapshotRow,
+)
+from entitlement_sidecar.planstore.snapshots.feed import (
+    CATALOGUE,
+    FeedSignal,
+    Sequencer,
+    newest_catalogue,
+    newest_envelopes,
+    read_clock,
+)
+from entitlement_sidecar.planstore.snapshots.redis_feed import (
+    FeedEntry,
+    FeedLostError,
+    RedisFeedWriter,
+    ShardState,
+)
+from entitlement_sidecar.planstore.snapshots.worker import Worker
+from entitlement_sidecar.telemetry import metrics
+from entitlement_sidecar.wire.envelopes import HeartbeatValue, seal_heartbeat
+from entitlement_sidecar.wire.redis_keys import CATALOGUE_KEY, shard_of, snapshot_key
+from entitlement_sidecar.wire.signing import SigningKey
+
+POLL = 0.1
+"""Seconds between two looks for changes of other replicas; changes of this one wake the publisher."""
+
+BEAT_EVERY = 1.0
+"""Seconds between two heartbeats."""
+
+TRIM_EVERY = 300.0
+"""Seconds between two trims of what was numbered long ago."""
+
+BATCH = 500
+"""Changes published, and snapshots refilled, at once."""
+
+
+class Publisher:
+    """The workers of one plan store process."""
+
+    def __init__(
+        self, database: Database, signal: FeedSignal, clock: Clock, to_redis: RedisPublisher | None
+    ) -> None:
+        self._sequencer = Sequencer(database)
+        self._signal = signal
+        self._clock = clock
+        self._trimmed = clock.monotonic()
+        self._workers = [Worker("sequencer", self.number, POLL)]
+        if to_redis is not None:
+            self._workers.append(Worker("redis publisher", to_redis.step, POLL))
+
+    def start(self) -> None:
+        """Begins to publish."""
+        for worker in self._workers:
+            worker.start()
+
+    def notify(self) -> None:
+        """Something was committed."""
+        for worker in self._workers:
+            worker.wake()
+
+    def stop(self) -> None:
+        """Ends after what is under way."""
+        for worker in self._workers:
+            worker.stop()
+
+    def number(self) -> None:
+        """Numbers what was committed, and tells the watchers."""
+        self._signal.announce(self._sequencer.drain().sequence)
+        if self._clock.monotonic() - self._trimmed >= TRIM_EVERY:
+            self._trimmed = self._clock.monotonic()
+            self._sequencer.trim()
+
+
+class RedisPublisher:
+    """Writes changes and heartbeats to Redis, and refills it where it is not what the database knows."""
+
+    def __init__(
+        self, database: Database, writer: RedisFeedWriter, key: SigningKey, shards: int, clock: Clock
+    ) -> None:
+        self._database = database
+        self._writer = writer
+        self._key = key
+        self._shards = shards
+        self._clock = clock
+        self._beaten = float("-inf")
+
+    def step(self) -> None:
+        """Publishes what waits, and beats when it is time.
+
+        Raises:
+            redis.RedisError: Redis is away; nothing was marked that it does not have.
+        """
+        try:
+            states = self._states()
+            while self._publish_some(states):
+                pass
+            if self._clock.monotonic() - self._beaten >= BEAT_EVERY:
+                self._beat()
+        except FeedLostError:
+            # Found lost in the middle: the next step sees it first, and refills.
+            return
+        except redis.RedisError:
+            metrics.publish_failures.inc()
+            raise
+
+    def _states(self) -> list[ShardState]:
+        """Where each shard is, after refilling those that are not what the database knows."""
+        with self._database.reading() as session:
+            recorded = {
+                row.shard: ShardState(row.epoch, row.sequence)
+                for row in session.scalars(select(RedisFeedStateRow))
+            }
+        return [self._state(shard, recorded.get(shard, ShardState())) for shard in range(self._shards)]
+
+    def _state(self, shard: int, recorded: ShardState) -> ShardState:
+        found = self._writer.state(shard)
+        if found.continues(recorded):
+            return found
+        return self._refill(shard, found)
+
+    def _refill(self, shard: int, found: ShardState) -> ShardState:
+        """Redis is empty, restored or new: everything is written again, then a new epoch begins."""
+        after = ""
+        while True:
+            with self._database.reading() as session:
+                query = select(TenantSnapshotRow).order_by(TenantSnapshotRow.tenant_id).limit(BATCH)
+                rows = session.scalars(query.where(TenantSnapshotRow.tenant_id > after)).all()
+                document = newest_catalogue(session) if not after else None
+            if document is not None:
+                self._put(CATALOGUE_KEY, *document)
+            for row in rows:
+                if shard_of(row.tenant_id, self._shards) == shard:
+                    self._put(snapshot_key(row.tenant_id), row.version, row.envelope)
+                    metrics.republished.inc()
+            if len(rows) < BATCH:
+                break
+            after = rows[-1].tenant_id
+        epoch = uuid6.uuid7().hex
+        if self._writer.begin(shard, found, epoch):
+            with self._database.writing() as session:
+                session.merge(RedisFeedStateRow(shard=shard, epoch=epoch, sequence=0))
+            return ShardState(epoch, 0)
+        raise FeedLostError
+
+    def _put(self, key: str, version: int, envelope: bytes) -> None:
+        held = self._writer.put(key, version, envelope)
+        if held:
+            # Newer than what was read: either written meanwhile, or not what this database ever made.
+            newest = self._newest(key)
+            if newest is not None and not (held.isdigit() and int(held) <= newest[0]):
+                self._writer.put(key, *newest, instead_of=held)
+
+    def _newest(self, key: str) -> tuple[int, bytes] | None:
+        with self._database.reading() as session:
+            if key == CATALOGUE_KEY:
+                return newest_catalogue(session)
+            tenant_id = key.removeprefix("ent:{").removesuffix("}:snapshot")
+            row = session.get(TenantSnapshotRow, tenant_id)
+            return None if row is None else (row.version, row.envelope)
+
+    def _publish_some(self, states: Sequence[ShardState]) -> bool:
+        """Publishes up to a batch of changes; whether there may be more."""
+        if self._database.is_sqlite:
+            # One writer at a time: Redis must not be waited for while holding that turn.
+            with self._database.reading() as session:
+                rows = self._send(session, states)
+            if rows:
+                with self._database.writing() as session:
+                    self._mark(session, rows)
+        else:
+            with self._database.writing() as session:
+                rows = self._send(session, states)
+                if rows:
+                    self._mark(session, rows)
+        metrics.published_entries.labels("redis").inc(len(rows))
+        return len(rows) == BATCH
+
+    def _send(self, session: Session, states: Sequence[ShardState]) -> Sequence[SnapshotOutboxRow]:
+        query = select(SnapshotOutboxRow).where(SnapshotOutboxRow.published_at.is_(None))
+        query = query.order_by(SnapshotOutboxRow.id).limit(BATCH).with_for_update(skip_locked=True)
+        rows = session.scalars(query).all()
+        metrics.unpublished_changes.set(len(rows))
+        envelopes = newest_envelopes(session, rows)
+        for (kind, tenant_id), (version, envelope) in envelopes.items():
+            self._put(CATALOGUE_KEY if kind == CATALOGUE else snapshot_key(tenant_id), version, envelope)
+            entry = FeedEntry(kind, tenant_id, version)
+            # A catalogue concerns every sidecar, and each of them reads every shard.
+            shard = 0 if kind == CATALOGUE else shard_of(tenant_id, self._shards)
+            self._writer.append(shard, states[shard], entry)
+        return rows
+
+    def _mark(self, session: Session, rows: Sequence[SnapshotOutboxRow]) -> None:
+        published = update(SnapshotOutboxRow).where(SnapshotOutboxRow.id.in_([row.id for row in rows]))
+        session.execute(published.values(published_at=self._clock.now()))
+        for shard in range(self._shards):
+            state = self._writer.state(shard)
+            record = update(RedisFeedStateRow).where(
+                RedisFeedStateRow.shard == shard,
+                RedisFeedStateRow.epoch == state.epoch,
+                RedisFeedStateRow.sequence < state.sequence,
+            )
+            session.execute(record.values(sequence=state.sequence))
+
+    def _beat(self) -> None:
+        """Everything committed before T is published. Says nothing while anything waits.
+
+        T is read first, and the look for waiting rows is a plain one: rows that another replica is publishing
+        count as waiting.
+        """
+        true_at = read_clock(self._database)
+        with self._database.reading() as session:
+            waiting = session.scalar(select(exists().where(SnapshotOutboxRow.published_at.is_(None))))
+            recorded = {
+                row.shard: ShardState(row.epoch, row.sequence)
+                for row in session.scalars(select(RedisFeedStateRow))
+            }
+        if waiting:
+            return
+        for shard in range(self._shards):
+            state = self._writer.state(shard)
+            if not state.continues(recorded.get(shard, ShardState())):
+                raise FeedLostError
+            beat = HeartbeatValue(state.epoch, shard, state.sequence, true_at)
+            self._writer.beat(shard, seal_heartbeat(self._key, beat))
+        self._beaten = self._clock.monotonic()

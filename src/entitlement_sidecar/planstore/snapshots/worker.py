@@ -1,0 +1,68 @@
+"""A thread that does one step again and again: at once when woken, else after a pause."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from tenacity import RetryCallState, Retrying, wait_random_exponential
+
+_backoff = wait_random_exponential(multiplier=0.2, max=5)
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs a step until stopped. A step that fails is tried again after a growing pause."""
+
+    def __init__(self, name: str, step: Callable[[], None], pause: float) -> None:
+        self._step = step
+        self._pause = pause
+        self._woken = threading.Event()
+        self._stopping = False
+        # Tenacity keeps the count that its wait strategy reads.
+        self._failures = RetryCallState(Retrying(), None, (), {})
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is something to do."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Ends after the step under way."""
+        self._stopping = True
+        self._woken.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        failing = False
+        while not self._stopping:
+            self._woken.clear()
+            try:
+                self._step()
+            except Exception as error:  # noqa: BLE001 - a worker outlives whatever is away
+                _log.log(
+                    logging.DEBUG if failing else logging.WARNING, "%s: %s", self._thread.name, _told(error)
+                )
+                failing = True
+                self._sleep(_backoff(self._failures))
+                self._failures.attempt_number += 1
+                continue
+            if failing:
+                _log.info("%s: works again", self._thread.name)
+            failing, self._failures.attempt_number = False, 1
+            self._woken.wait(self._pause)
+
+    def _sleep(self, seconds: float) -> None:
+        """Waits, also when woken: what is away does not come back for being asked more often."""
+        if not self._stopping:
+            threading.Event().wait(seconds)
+
+
+def _told(error: Exception) -> str:
+    """A failure in a line; drivers repeat statements and addresses behind the first one."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

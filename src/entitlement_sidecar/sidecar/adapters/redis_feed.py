@@ -1,0 +1,189 @@
+"""The feed in Redis: one stream of changes and one of heartbeats per shard (DESIGN 6).
+
+Entries carry (epoch, contiguous sequence). A gap, a regression or another epoch means that something may have
+been missed: the feed begins again, and everything held is revalidated. A heartbeat is passed on only when its
+shard has been read up to its sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, cast
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from entitlement_sidecar.domain.errors import SourceUnavailableError
+from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots, client
+from entitlement_sidecar.sidecar.adapters.verification import counted_refusals
+from entitlement_sidecar.sidecar.snapshots.ports import (
+    Beat,
+    Began,
+    CatalogueChanged,
+    Changed,
+    FeedEvent,
+    Position,
+)
+from entitlement_sidecar.wire.envelopes import HeartbeatValue, open_heartbeat
+from entitlement_sidecar.wire.redis_keys import feed_key, feed_state_key, heartbeat_key
+from entitlement_sidecar.wire.signing import BadSignatureError, KeyRing
+
+BLOCK_MS = 1500
+"""Milliseconds that a read waits for entries; heartbeats come each second."""
+
+SOCKET_TIMEOUT = 3.0
+"""Seconds after which a connection without an answer is dead; longer than a read may wait."""
+
+COUNT = 500
+"""Entries of one stream read at once."""
+
+_Fields = dict[bytes, bytes]
+
+
+class _Shard(msgspec.Struct):
+    """Where one shard has been read to."""
+
+    number: int
+    position: Position
+    feed_id: bytes
+    beat_id: bytes
+    waiting: HeartbeatValue | None = None
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """One entry of a stream. KeyError and ValueError tell that something else lies there."""
+
+    epoch: str
+    sequence: int
+    kind: str
+    tenant_id: str
+    version: int
+
+    @classmethod
+    def parse(cls, fields: _Fields) -> _Entry:
+        return cls(
+            fields[b"epoch"].decode(),
+            int(fields[b"sequence"]),
+            fields[b"kind"].decode(),
+            fields[b"tenant"].decode(),
+            int(fields[b"version"]),
+        )
+
+
+class _LostPlaceError(Exception):
+    """The shard does not continue where it was read to."""
+
+
+class RedisFeed:
+    """All shards as one feed. Resumes from its own cursor."""
+
+    def __init__(self, url: str, keyring: KeyRing) -> None:
+        self._redis: Redis = client(url, SOCKET_TIMEOUT)
+        self._keyring = keyring
+        self._catalogue = RedisSnapshots(self._redis, keyring)
+        self._shards: dict[int, _Shard] = {}
+
+    async def aclose(self) -> None:
+        """Closes the connection."""
+        await self._redis.aclose()
+
+    async def events(self) -> AsyncIterator[FeedEvent]:
+        """Changes and beats; see `Feed`."""
+        try:
+            if not self._shards:
+                yield await self._begin()
+            while True:
+                try:
+                    for event in self._read(await self._poll()):
+                        yield event
+                except _LostPlaceError:
+                    yield await self._begin()
+        except (RedisError, OSError) as error:
+            raise SourceUnavailableError(f"Redis: {type(error).__name__}") from error
+
+    async def _begin(self) -> Began:
+        """Takes the place of every shard before anything held is revalidated."""
+        self._shards = {}
+        document = await self._catalogue.catalogue()
+        if document is None:
+            raise SourceUnavailableError("Redis holds no catalogue: has the plan store published to it?")
+        shards = {n: await self._place(n) for n in range(document.feed_shards)}
+        self._shards = shards
+        return Began(shards[0].position, len(shards))
+
+    async def _place(self, number: int) -> _Shard:
+        feed_id = await self._last_id(feed_key(number))
+        # The state is read after the stream's end: what lies between is read again, which does no harm.
+        state = cast(
+            "list[bytes | None]",
+            await self._redis.hmget(feed_state_key(number), ["epoch", "sequence"]),
+        )
+        if state[0] is None or state[1] is None:
+            raise SourceUnavailableError(f"shard {number} of the feed in Redis has not begun")
+        position = Position(number, state[0].decode(), int(state[1]))
+        return _Shard(number, position, feed_id, await self._last_id(heartbeat_key(number)))
+
+    async def _last_id(self, key: str) -> bytes:
+        entries = cast("list[tuple[bytes, _Fields]]", await self._redis.xrevrange(key, count=1))
+        return entries[0][0] if entries else b"0-0"
+
+    async def _poll(self) -> dict[bytes, list[tuple[bytes, _Fields]]]:
+        streams: dict[str, bytes] = {}
+        for shard in self._shards.values():
+            streams[feed_key(shard.number)] = shard.feed_id
+            streams[heartbeat_key(shard.number)] = shard.beat_id
+        answer: Any = await self._redis.xread(streams, count=COUNT, block=BLOCK_MS)  # type: ignore[arg-type]  # names and ids
+        found = answer.items() if isinstance(answer, dict) else answer or ()
+        return {key: _flat(entries) for key, entries in found}
+
+    def _read(self, found: dict[bytes, list[tuple[bytes, _Fields]]]) -> Iterator[FeedEvent]:
+        for shard in self._shards.values():
+            for entry_id, fields in found.get(feed_key(shard.number).encode(), ()):
+                shard.feed_id = entry_id
+                yield from self._change(shard, fields)
+            for entry_id, fields in found.get(heartbeat_key(shard.number).encode(), ()):
+                shard.beat_id = entry_id
+                self._hear(shard, fields)
+            yield from self._beat(shard)
+
+    def _change(self, shard: _Shard, fields: _Fields) -> Iterator[FeedEvent]:
+        try:
+            entry = _Entry.parse(fields)
+        except (KeyError, ValueError) as error:
+            raise _LostPlaceError from error
+        position = Position(shard.number, entry.epoch, entry.sequence)
+        if position.epoch == shard.position.epoch and position.sequence <= shard.position.sequence:
+            return
+        if position != Position(shard.number, shard.position.epoch, shard.position.sequence + 1):
+            raise _LostPlaceError
+        shard.position = position
+        if entry.kind == "catalogue":
+            yield CatalogueChanged(position, entry.version)
+        else:
+            yield Changed(position, entry.tenant_id, entry.version)
+
+    def _hear(self, shard: _Shard, fields: _Fields) -> None:
+        try:
+            with counted_refusals("redis"):
+                beat = open_heartbeat(self._keyring, fields.get(b"envelope", b""))
+        except BadSignatureError:
+            return
+        if beat.shard == shard.number:
+            shard.waiting = beat
+
+    def _beat(self, shard: _Shard) -> Iterator[FeedEvent]:
+        beat = shard.waiting
+        if beat is None:
+            return
+        if beat.epoch != shard.position.epoch:
+            raise _LostPlaceError
+        if beat.sequence <= shard.position.sequence:
+            shard.waiting = None
+            yield Beat(Position(shard.number, beat.epoch, beat.sequence), beat.true_at)
+
+
+def _flat(entries: list[Any]) -> list[tuple[bytes, _Fields]]:
+    """Entries as (id, fields), whichever protocol version the client speaks."""
+    nested = bool(entries) and isinstance(entries[0], list)
+    return cast("list[tuple[bytes, _Fields]]", entries[0] if nested else entries)
