@@ -21,6 +21,11 @@ from support.waiting import until
 ENTITLEMENTS = [sys.executable, "-W", "error::ResourceWarning", "-m", "entitlement_sidecar.cli"]
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment without settings of the product: tests say what they want."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("ENTITLEMENTS_")}
+
+
 class Process:
     """A process of the product, its log, and how it ends."""
 
@@ -31,7 +36,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**clean_environment(), "PYTHONUNBUFFERED": "1", **(env or {})},
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -104,7 +109,7 @@ class Planstore:
         migrating = [*ENTITLEMENTS, "planstore", "migrate", *common, *self._options[:2]]
         if "--database" not in self._options:
             migrating = [*ENTITLEMENTS, "planstore", "migrate", *common]
-        subprocess.run(migrating, check=True, capture_output=True, timeout=60)
+        subprocess.run(migrating, check=True, capture_output=True, timeout=60, env=clean_environment())
         ports = ["--http", f"127.0.0.1:{self.http_port}", "--grpc", f"127.0.0.1:{self.grpc_port}"]
         self.process = Process(["planstore", *common, *ports, *self._options])
         words = json.loads(self.process.wait_for("REST on port"))["message"].replace(",", "").split()

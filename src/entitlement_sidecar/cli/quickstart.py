@@ -53,10 +53,16 @@ async def _run(state_dir: Path, addresses: dict[str, str | None]) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    store_stopping, beside_stopping = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        store = await _start_planstore(group, state_dir, addresses, stopping)
-        beside = await _start_sidecar(group, state_dir, addresses, stopping, store.grpc_port)
+        store = await _start_planstore(group, state_dir, addresses, store_stopping)
+        beside, running = await _start_sidecar(group, state_dir, addresses, beside_stopping, store.grpc_port)
         click.echo(_welcome(store, beside, state_dir))
+        await stopping.wait()
+        click.echo("stopping: the sidecar delivers what it holds, then the plan store ends")
+        beside_stopping.set()
+        await running
+        store_stopping.set()
 
 
 class _Store(NamedTuple):
@@ -97,7 +103,7 @@ async def _start_sidecar(
     addresses: dict[str, str | None],
     stopping: asyncio.Event,
     planstore_port: int,
-) -> _Beside:
+) -> tuple[_Beside, asyncio.Task[None]]:
     from entitlement_sidecar.sidecar.config import FrontKind, SidecarConfig  # noqa: PLC0415 - keeps --help quick
     from entitlement_sidecar.sidecar.process import serve  # noqa: PLC0415
 
@@ -112,7 +118,7 @@ async def _start_sidecar(
     )
     ready: asyncio.Future[_Beside] = asyncio.get_running_loop().create_future()
     task = group.create_task(serve(config, stopping, lambda at, http: ready.set_result(_Beside(at, http))))
-    return await _first(ready, task)
+    return await _first(ready, task), task
 
 
 async def _first(ready: asyncio.Future[_Ready], task: asyncio.Task[None]) -> _Ready:

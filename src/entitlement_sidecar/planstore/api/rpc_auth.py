@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -13,10 +13,12 @@ from entitlement_sidecar.wire.status import grpc_code, to_status, trailing_metad
 
 _OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
 
-_Handler = grpc.RpcMethodHandler[Any, Any] | None
+if TYPE_CHECKING:
+    # Generic for type checkers only.
+    _Handler = grpc.RpcMethodHandler[Any, Any] | None
 
 
-class TokenInterceptor(grpc.ServerInterceptor[Any, Any]):  # type: ignore[type-arg, unused-ignore]
+class TokenInterceptor(grpc.ServerInterceptor):
     """Refuses calls without `authorization: Bearer TOKEN`."""
 
     def __init__(self, token: str) -> None:
