@@ -15,6 +15,7 @@ from entitlement_sidecar.domain.errors import InvalidInputError, TenantUnknownEr
 from entitlement_sidecar.domain.snapshot import Snapshot, resolve
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import TenantSnapshotRow
+from entitlement_sidecar.planstore.usage.bulk import among
 from entitlement_sidecar.wire.snapshot_codec import snapshot_from_proto
 from entitlement_sidecar.wire.v1 import snapshot_pb2
 
@@ -68,8 +69,9 @@ def limits_of(
     features = current_document(session).features
     metered = {key for key in wanted if key[1] in features and features[key[1]].kind is FeatureKind.METERED}
     row = TenantSnapshotRow
-    query = select(row.tenant_id, row.envelope).where(row.tenant_id.in_({tenant for tenant, _ in metered}))
-    snapshots = {tenant: _opened(envelope) for tenant, envelope in session.execute(query)}
+    tenants = {tenant for tenant, _ in metered}
+    query = select(row.tenant_id, row.envelope).where(among(session, row.tenant_id, tenants))
+    snapshots = {tenant: _opened(envelope) for tenant, envelope in session.execute(query).all()}
     return {
         (tenant, feature): limits
         for tenant, feature in metered
