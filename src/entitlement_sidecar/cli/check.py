@@ -69,6 +69,14 @@ def _json(text: str) -> Any:  # noqa: ANN401 - config values are JSON
         ) from error
 
 
+_ALWAYS = frozenset({"allowed", "value", "limit", "used", "remaining"})
+"""What a table shows also where it is false or zero."""
+
+
+def _tells(name: str, value: object) -> bool:
+    return name in _ALWAYS or (value is not False and value != 0)
+
+
 def _print(decision: Any, output: str) -> None:  # noqa: ANN401 - a Decision; its import costs --help
     from entitlement_sidecar.domain.catalogue import FeatureKind  # noqa: PLC0415
 
@@ -78,5 +86,5 @@ def _print(decision: Any, output: str) -> None:  # noqa: ANN401 - a Decision; it
         record["provenance"] = ", ".join(f"{one.kind.name} {one.id}" for one in decision.provenance)
         record["warnings"] = ", ".join(f"{one.kind.name} {one.detail}".strip() for one in decision.warnings)
         record["notes"] = ", ".join(decision.notes)
-        record = {name: one for name, one in record.items() if one is not False or name == "allowed"}
+        record = {name: one for name, one in record.items() if _tells(name, one)}
     print_record(record, output)

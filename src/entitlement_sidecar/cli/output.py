@@ -104,7 +104,11 @@ def _print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], *, hea
         # Text, not str: what tenants name must not be read as markup.
         table.add_row(*(Text(_printable(cell)) for cell in row))
     terminal = sys.stdout.isatty()
-    Console(file=sys.stdout, width=None if terminal else _width(columns, rows), highlight=False).print(table)
+    console = Console(file=sys.stdout, width=None if terminal else _width(columns, rows), highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    click.echo("\n".join(line for line in lines if line))
 
 
 def _width(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> int:
