@@ -1,33 +1,37 @@
 """The usage ledger: every event once, and what they add up to (DESIGN 8, S0.2, S0.5).
 
-    keys (identity, digest) ──new?──▶ usage_events (append-only) ──▶ subscription_usage_ledger (derived)
-                                                                └──▶ quota_counters.unadmitted
+    keys (identity, digest) ──new?──▶ usage_events (append-only) ──▶ quota_counters.unadmitted
+                                                                └──▶ subscription_usage_ledger (derived)
 
 All of it happens in the caller's transaction, so an event is either counted everywhere or nowhere. Two
 replicas that get the same batch are told apart by the identity's primary key: one stores, the other finds.
+Tables are written in the order of the picture and rows in the order of their keys, by everyone: so two
+batches never wait for each other in a circle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import insert, select, tuple_
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Limit, Metric
+from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Limit
+from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
-from entitlement_sidecar.domain.window import window_at
 from entitlement_sidecar.planstore.catalogue.plans import current_document
 from entitlement_sidecar.planstore.db import UsageEventKeyRow, UsageEventRow
-from entitlement_sidecar.planstore.db.upsert import insert_for
-from entitlement_sidecar.planstore.usage.aggregates import add_to_aggregates
-from entitlement_sidecar.planstore.usage.authority import add_unadmitted
+from entitlement_sidecar.planstore.usage.aggregates import Counted, add_to_aggregates
+from entitlement_sidecar.planstore.usage.bulk import insert_rows
+from entitlement_sidecar.planstore.usage.unadmitted import add_all_unadmitted
 from entitlement_sidecar.wire.codec import event_to_proto
 
-LimitsOf = Callable[[Session, str, str, datetime], tuple[Limit, ...]]
-"""The limits in force of (tenant, feature) at an instant; none for an unlimited or unknown feature."""
+TenantFeature = tuple[str, str]
+
+LimitsOf = Callable[[Session, Collection[TenantFeature], datetime], Mapping[TenantFeature, tuple[Limit, ...]]]
+"""The limits in force at an instant, of many (tenant, feature) at once; absent where there are none."""
 
 _Identity = tuple[str, str]
 
@@ -51,69 +55,55 @@ class Ledger:
         """Stores what is new. One outcome per arrival, in order.
 
         ACCEPTED, DUPLICATE (same identity, same content), CONFLICT (same identity, other content),
-        UNKNOWN_METRIC (no catalogue names it; nothing is stored).
+        UNKNOWN_METRIC (no catalogue names it; nothing is stored). The registry decides on classification.
+
+        Raises:
+            SourceUnavailableError: No catalogue was applied yet, so that nothing can be judged.
         """
         catalogue = current_document(session)
-        results: list[UsageResult | None] = [_unknown(arrival.event, catalogue) for arrival in arrivals]
-        known = [index for index, result in enumerate(results) if result is None]
-        digests = _claim(session, [arrivals[index].event for index in known])
-        stored = []
-        for index in known:
-            event = arrivals[index].event
-            results[index] = digests.judge(event)
-            if results[index].outcome is UsageOutcome.ACCEPTED:  # type: ignore[union-attr]  # just set
-                stored.append(arrivals[index])
+        if not catalogue.version:
+            raise SourceUnavailableError("no catalogue has been applied yet: usage cannot be judged", 5.0)
+        known = [arrival for arrival in arrivals if arrival.event.metric in catalogue.metrics]
+        identities = _claim(session, [arrival.event for arrival in known])
+        results, stored = [], []
+        for arrival in arrivals:
+            result = _unknown(arrival.event, catalogue) or identities.judge(arrival.event)
+            results.append(result)
+            if result.outcome is UsageOutcome.ACCEPTED:
+                stored.append(_classified(arrival, catalogue))
         if stored:
             self._store(session, stored, catalogue, now)
-        return [result for result in results if result is not None]
+        return results
 
     def _store(
         self, session: Session, stored: Sequence[Arrival], catalogue: CatalogueDocument, now: datetime
     ) -> None:
-        session.execute(insert(UsageEventRow), [_row(arrival, now) for arrival in stored])
+        rows = [_row(arrival, now) for arrival in stored]
+        ids = insert_rows(session, UsageEventRow, rows, returning=[UsageEventRow.__table__.c.id])
         events = [arrival.event for arrival in stored]
-        add_to_aggregates(session, events, catalogue)
-        self._count_unadmitted(session, events, catalogue)
+        self._count_unadmitted(session, events, catalogue, now)
+        add_to_aggregates(session, Counted(events, max(id_ for (id_,) in ids), now), catalogue)
 
     def _count_unadmitted(
-        self, session: Session, events: Sequence[UsageEvent], catalogue: CatalogueDocument
+        self, session: Session, events: Sequence[UsageEvent], catalogue: CatalogueDocument, now: datetime
     ) -> None:
         """Usage that no admission covered uses up quota too: the next check says so (S0.8)."""
-        totals: dict[tuple[object, ...], _Unadmitted] = {}
-        for event in events:
-            metric = catalogue.metrics[event.metric]
-            feature = event.feature or metric.feature
-            if not feature or not _counts_to_quota(event, metric):
-                continue
-            limits = self._limits_of(session, event.tenant_id, feature, event.occurred_at)
-            starts = tuple(window_at(limit.window, event.occurred_at).start for limit in limits)
-            total = totals.setdefault(
-                (event.tenant_id, feature, starts),
-                _Unadmitted(event.tenant_id, feature, event.occurred_at, limits),
-            )
-            total.quantity += event.value
-        # One order for everyone, so that two batches never wait for each other in a circle.
-        for _, total in sorted(totals.items(), key=lambda item: item[0]):  # type: ignore[arg-type, return-value]  # strings and instants
-            if total.limits and total.quantity:
-                add_unadmitted(
-                    session, total.tenant_id, total.feature, total.quantity, total.occurred_at, total.limits
-                )
+        charged = [
+            ((event.tenant_id, feature), event)
+            for event in events
+            if _uses_quota(event) and (feature := event.feature or catalogue.metrics[event.metric].feature)
+        ]
+        if charged:
+            limits = self._limits_of(session, {key for key, _ in charged}, now)
+            add_all_unadmitted(session, charged, limits)
 
 
-class _Unadmitted(msgspec.Struct):
-    tenant_id: str
-    feature: str
-    occurred_at: datetime
-    limits: tuple[Limit, ...]
-    quantity: int = 0
-
-
-class _Digests:
+class _Identities:
     """What is known of the identities of a batch; judges each event of it once."""
 
-    def __init__(self, claimed: set[_Identity], stored: dict[_Identity, bytes]) -> None:
+    def __init__(self, claimed: set[_Identity], digests: dict[_Identity, bytes]) -> None:
         self._claimed = claimed
-        self._stored = stored
+        self._digests = digests
 
     def judge(self, event: UsageEvent) -> UsageResult:
         """The first event of a claimed identity is new; every other is compared with what is stored."""
@@ -121,29 +111,39 @@ class _Digests:
         if identity in self._claimed:
             self._claimed.discard(identity)
             return UsageResult(event.id, UsageOutcome.ACCEPTED)
-        if self._stored[identity] == event.digest():
+        if self._digests[identity] == event.digest():
             return UsageResult(event.id, UsageOutcome.DUPLICATE, "counted before")
         reason = "an event with this id and other content was counted before; this one was refused"
         return UsageResult(event.id, UsageOutcome.CONFLICT, reason)
 
 
-def _claim(session: Session, events: Sequence[UsageEvent]) -> _Digests:
+def _claim(session: Session, events: Sequence[UsageEvent]) -> _Identities:
     """Stores the identities that are new; whoever stores one owns its event."""
-    first: dict[_Identity, bytes] = {}
+    digests: dict[_Identity, bytes] = {}
     for event in events:
-        first.setdefault((event.tenant_id, event.id), event.digest())
-    if not first:
-        return _Digests(set(), {})
-    rows = [{"tenant_id": t, "event_id": e, "digest": first[t, e]} for t, e in sorted(first)]
-    key = UsageEventKeyRow
-    claiming = insert_for(session, key).on_conflict_do_nothing().returning(key.tenant_id, key.event_id)
-    claimed = {(tenant, event_id) for tenant, event_id in session.execute(claiming, rows)}
-    missing = first.keys() - claimed
-    if missing:
+        identity = (event.tenant_id, event.id)
+        if identity not in digests:
+            digests[identity] = event.digest()
+    if not digests:
+        return _Identities(set(), {})
+    rows = [{"tenant_id": t, "event_id": e, "digest": digests[t, e]} for t, e in sorted(digests)]
+    key = UsageEventKeyRow.__table__.c
+    claimed = {
+        (tenant, event_id)
+        for tenant, event_id in insert_rows(
+            session,
+            UsageEventKeyRow,
+            rows,
+            lambda claiming: claiming.on_conflict_do_nothing(),
+            returning=[key.tenant_id, key.event_id],
+        )
+    }
+    if missing := digests.keys() - claimed:
+        # A replica that claimed them a moment ago has committed by now: the insert waited for it.
         query = select(key.tenant_id, key.event_id, key.digest)
         found = session.execute(query.where(tuple_(key.tenant_id, key.event_id).in_(sorted(missing))))
-        first |= {(tenant, event_id): digest for tenant, event_id, digest in found}
-    return _Digests(claimed, first)
+        digests |= {(tenant, event_id): digest for tenant, event_id, digest in found}
+    return _Identities(claimed, digests)
 
 
 def _unknown(event: UsageEvent, catalogue: CatalogueDocument) -> UsageResult | None:
@@ -153,8 +153,17 @@ def _unknown(event: UsageEvent, catalogue: CatalogueDocument) -> UsageResult | N
     return UsageResult(event.id, UsageOutcome.UNKNOWN_METRIC, reason)
 
 
-def _counts_to_quota(event: UsageEvent, metric: Metric) -> bool:
-    return metric.classification is Classification.BILLABLE and not event.lease_id
+def _classified(arrival: Arrival, catalogue: CatalogueDocument) -> Arrival:
+    """With the classification of the registry in force, whatever the sender believed (S0.4)."""
+    classification = catalogue.metrics[arrival.event.metric].classification
+    if arrival.event.classification is classification:
+        return arrival
+    event = msgspec.structs.replace(arrival.event, classification=classification)
+    return msgspec.structs.replace(arrival, event=event)
+
+
+def _uses_quota(event: UsageEvent) -> bool:
+    return event.classification is Classification.BILLABLE and event.value > 0 and not event.lease_id
 
 
 def _row(arrival: Arrival, now: datetime) -> dict[str, object]:

@@ -1,0 +1,77 @@
+"""Many rows, one statement whose text does not depend on how many.
+
+On PostgreSQL all rows travel as one JSON value: a statement with a place for every value takes longer to
+write and to read than to run. SQLite runs in this process and takes the rows one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+from typing import cast as as_type
+
+import msgspec
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    LargeBinary,
+    Table,
+    Text,
+    any_,
+    bindparam,
+    cast,
+    column,
+    func,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from entitlement_sidecar.planstore.db import Base
+
+_json = msgspec.json.Encoder()
+
+Rows = Sequence[Mapping[str, object]]
+Refine = Callable[[Any], Any]
+"""Adds what the insert does on conflict; gets either dialect's insert."""
+
+
+def insert_rows(
+    session: Session,
+    model: type[Base],
+    rows: Rows,
+    refine: Refine = lambda statement: statement,
+    returning: Sequence[ColumnElement[Any]] = (),
+) -> list[Any]:
+    """Inserts rows, all of one shape, in their order. What RETURNING gives, in no particular order."""
+    table = as_type("Table", model.__table__)
+    if session.get_bind().dialect.name == "sqlite":
+        statement = refine(sqlite.insert(table))
+        result = session.execute(statement.returning(*returning) if returning else statement, rows)
+    else:
+        statement = refine(_from_json(table, rows))
+        result = session.execute(statement.returning(*returning) if returning else statement)
+    return list(result) if returning else []
+
+
+def among(
+    session: Session, one: ColumnElement[str] | InstrumentedAttribute[str], values: Collection[str]
+) -> Any:  # noqa: ANN401 - an SQL condition
+    """That a column is one of many values; one parameter on PostgreSQL."""
+    if session.get_bind().dialect.name == "sqlite":
+        return one.in_(values)
+    return one == any_(cast(list(values), postgresql.ARRAY(Text())))
+
+
+def _from_json(table: Table, rows: Rows) -> postgresql.Insert:
+    names = list(rows[0])
+    # JSON writes bytes in base64, and instants with their offset.
+    binary = {name for name in names if isinstance(table.c[name].type, LargeBinary)}
+    types = (Text() if name in binary else table.c[name].type for name in names)
+    given = (
+        func.json_to_recordset(cast(bindparam("rows", _json.encode(rows).decode()), JSON))
+        .table_valued(*(column(name, type_) for name, type_ in zip(names, types, strict=True)))
+        .render_derived(with_types=True)
+    )
+    values = (func.decode(given.c[name], "base64") if name in binary else given.c[name] for name in names)
+    return postgresql.insert(table).from_select(names, select(*values))
