@@ -13,19 +13,20 @@ from support.processes import Planstore, Sidecar
 from support.waiting import until
 
 
-@pytest.fixture(params=["redis", "watch"])
+@pytest.fixture(params=[("redis", "fast"), ("watch", "aio")], ids=["redis-fast", "watch-aio"])
 def site(
     request: pytest.FixtureRequest,
     planstore: Callable[..., Planstore],
     sidecar: Callable[..., Sidecar],
 ) -> tuple[Planstore, Sidecar]:
-    """A plan store and a sidecar, with Redis between them or without."""
-    if request.param == "watch":
+    """A plan store and a sidecar, with Redis between them or without, on either front."""
+    transport, front = request.param
+    if transport == "watch":
         store = planstore()
-        return store, sidecar(store)
+        return store, sidecar(store, front=front)
     url = request.getfixturevalue("redis_db")
     store = planstore(redis=url)
-    return store, sidecar(store, "--redis", url)
+    return store, sidecar(store, "--redis", url, front=front)
 
 
 def reason(decision: decision_pb2.Decision) -> Reason:

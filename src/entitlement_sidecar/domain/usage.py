@@ -1,7 +1,8 @@
 """Usage: immutable facts, their identity and their digest (S0.1, S0.5).
 
 Identity is (tenant, event id). The digest says whether two events of one identity are the same fact: it
-leaves out what a second delivery may legitimately change (when and by whom it was recorded).
+leaves out what a second delivery may legitimately change (when and by whom it was recorded) and what the
+registry decides (unit and classification).
 """
 
 from __future__ import annotations
@@ -70,7 +71,6 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
         return _hash(
             self.metric,
             self.value,
-            self.unit,
             # An event without a time of its own happened when it was recorded, each time it is sent.
             "" if self.occurred_at == self.recorded_at else self.occurred_at.isoformat(),
             self.actor_id,

@@ -132,7 +132,7 @@ def seed(config: PlanstoreConfig, catalogue: Catalogue, tenant_id: str, plan: st
     database = _open_database(config)
     try:
         with database.writing() as session:
-            apply_catalogue(session, catalogue, key, clock.now())
+            apply_catalogue(session, catalogue, key, clock.now(), config.feed_shards)
             subscriptions = Subscriptions(SignedSnapshots(key, clock), clock)
             subscriptions.upsert(session, tenant_id, SubscriptionRequest(plan=plan))
     finally:

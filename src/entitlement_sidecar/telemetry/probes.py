@@ -78,10 +78,11 @@ def _bind(address: str, *, allow_remote: bool) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # From here on callers are kept waiting instead of refused.
+        listener.listen(128)
     except OSError as error:
         listener.close()
         raise ConfigurationError(
             f"--http {address}: {error.strerror}; choose another address, or port 0 for a free one"
         ) from error
     return listener
-

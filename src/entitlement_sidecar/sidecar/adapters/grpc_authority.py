@@ -16,8 +16,13 @@ from entitlement_sidecar.wire.codec import from_timestamp, usage_from_proto
 from entitlement_sidecar.wire.status import from_rpc_error
 from entitlement_sidecar.wire.v1 import quota_pb2, quota_pb2_grpc
 
-TIMEOUT = 1.0
-"""Seconds that a consume or a look may take before the authority counts as away."""
+VIEW_TIMEOUT = 1.0
+"""Seconds that a look may take before the authority counts as away."""
+
+CONSUME_TIMEOUT = 5.0
+"""Seconds that a consume may take: one that is given up too early may be admitted and answered as a denial.
+
+A plan store that refuses connections is known at once; this bounds one that is slow or silent."""
 
 _UNAVAILABLE = QuotaUsage(unavailable=True)
 
@@ -51,7 +56,8 @@ class PlanStoreAuthority:
             holder=self._holder,
         )
         try:
-            response = await self._stub.Consume(request, timeout=TIMEOUT, metadata=self._metadata)
+            timeout = CONSUME_TIMEOUT if quantity else VIEW_TIMEOUT
+            response = await self._stub.Consume(request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             return _without_answer(from_rpc_error(error))
         return QuotaUsage(

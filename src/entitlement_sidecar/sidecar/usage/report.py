@@ -24,7 +24,7 @@ from entitlement_sidecar.domain.catalogue import (
 )
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.decision import CheckRequest
-from entitlement_sidecar.domain.errors import InvalidInputError, SourceUnavailableError
+from entitlement_sidecar.domain.errors import InvalidInputError
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult, derived_event_id
 from entitlement_sidecar.sidecar.usage.outbox import Outbox, OutboxRecord
 from entitlement_sidecar.telemetry import metrics
@@ -70,16 +70,16 @@ class UsageReporter:
     async def report(self, events: Sequence[usage_pb2.UsageEvent]) -> list[UsageResult]:
         """Keeps what is right; the awaitable ends after the commit. One outcome per event, in order.
 
+        Where no catalogue is held yet, metrics are not judged here: what is well formed is kept, and ingest
+        decides. A sidecar that starts while everything behind it is away still loses nothing.
+
         Raises:
             InvalidInputError: There are no events, or too many.
-            SourceUnavailableError: No catalogue is held yet, so nothing can be judged.
             OutboxFullError: Nothing could be kept.
         """
         if not 1 <= len(events) <= MAX_EVENTS:
             raise InvalidInputError.of("events", f"expected 1 to {MAX_EVENTS} events, got {len(events)}")
         catalogue = self._catalogue()
-        if not catalogue.version:
-            raise SourceUnavailableError("no catalogue is held yet: try again soon", retry_after=1.0)
         context = _Context(catalogue, self._clock.now(), Counter())
         judged = [self._judge(event, context) for event in events]
         results = await self._keep(judged, catalogue)
@@ -117,7 +117,7 @@ class UsageReporter:
         classes: dict[Durability, list[int]] = {}
         for index, item in enumerate(judged):
             if isinstance(item, UsageEvent):
-                classes.setdefault(catalogue.metrics[item.metric].durability, []).append(index)
+                classes.setdefault(_durability(item, catalogue), []).append(index)
         appends = [
             self._outbox.append([OutboxRecord(judged[i]) for i in indexes], durability)  # type: ignore[arg-type]
             for durability, indexes in classes.items()
@@ -134,7 +134,7 @@ class UsageReporter:
         problem = next(_problems(message, metric, context.now), None)
         if problem is not None:
             return UsageResult(message.id, UsageOutcome.INVALID, problem)
-        if metric is None:
+        if metric is None and context.catalogue.version:
             return _unknown_metric(message, context.catalogue)
         event_id, generated = (message.id, False) if message.id else _identity(message, context.repeats)
         return UsageEvent(
@@ -142,7 +142,7 @@ class UsageReporter:
             tenant_id=message.tenant_id,
             metric=message.metric,
             value=0 if message.consumption_id else message.value,
-            unit=metric.unit,
+            unit=metric.unit if metric else message.unit,
             occurred_at=from_timestamp(message.occurred_at)
             if message.HasField("occurred_at")
             else context.now,
@@ -151,7 +151,7 @@ class UsageReporter:
             correlation_id=message.correlation_id,
             emitter=message.emitter,
             subject=message.subject,
-            classification=metric.classification,
+            classification=metric.classification if metric else None,
             dimensions=dict(message.dimensions),
             registry_version=context.catalogue.version,
             recorded_by=self._instance,
@@ -166,6 +166,11 @@ class _Context(msgspec.Struct, frozen=True):
     catalogue: CatalogueDocument
     now: datetime
     repeats: Counter[str]
+
+
+def _durability(event: UsageEvent, catalogue: CatalogueDocument) -> Durability:
+    metric = catalogue.metrics.get(event.metric)
+    return metric.durability if metric else Durability.DURABLE
 
 
 def _unknown_metric(message: usage_pb2.UsageEvent, catalogue: CatalogueDocument) -> UsageResult:
