@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.planstore.api.app import create_app
@@ -19,6 +22,7 @@ from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
 from entitlement_sidecar.planstore.catalogue import ApplyResult, apply_catalogue
 from entitlement_sidecar.planstore.db import (
+    Base,
     Database,
     SnapshotOutboxRow,
     TenantSnapshotRow,
@@ -94,11 +98,40 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return dsn
 
 
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file that tests copy: migrating takes longer than most of them."""
+    path = tmp_path_factory.mktemp("template") / "planstore.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """A migrated PostgreSQL database that the tests of this process share, each after emptying it."""
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"')
+    base, _, query = postgres_server.partition("?")
+    url = f"{base.rpartition('/')[0]}/{name}?{query}"
+    migrate(url)
+    yield url
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A migrated, empty database of either kind."""
-    migrate(database_url)
-    database = Database(create_engine_for(database_url))
+    if request.param == "sqlite":
+        copy = tmp_path / "planstore.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), copy)
+        database = Database(create_engine_for(f"sqlite:///{copy}"))
+    else:
+        database = Database(create_engine_for(request.getfixturevalue("postgres_template")))
+        tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+        with database.writing() as session:
+            session.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
     yield database
     database.close()
 
@@ -156,10 +189,10 @@ class Shop:
     def _announce(self) -> None:
         self.announced += 1
 
-    def apply(self, text: str = CATALOGUE) -> ApplyResult:
+    def apply(self, content: str = CATALOGUE) -> ApplyResult:
         """Puts a catalogue into force."""
         with self.database.writing() as session:
-            return apply_catalogue(session, parse_catalogue(text, "test"), self.key, self.clock.now())
+            return apply_catalogue(session, parse_catalogue(content, "test"), self.key, self.clock.now())
 
     def subscribe(self, tenant: str = "acme", plan: str = "basic", **wanted: Any) -> SubscriptionChange:
         """Subscribes a tenant."""

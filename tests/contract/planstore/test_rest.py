@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +14,14 @@ from entitlement_sidecar.planstore.db import UsageEventRow
 ACME = "/api/billing/organizations/acme"
 SUBSCRIPTION = f"{ACME}/subscription"
 CHECK = f"{ACME}/quotas/check"
-YAML = {"Authorization": "Bearer of-this-test", "Content-Type": "application/yaml; charset=utf-8"}
+AUTHORISED = {"Authorization": "Bearer of-this-test"}
+YAML = {**AUTHORISED, "Content-Type": "application/yaml; charset=utf-8"}
+
+
+def _json(body: Any) -> dict[str, Any]:
+    # Escaped, so that what is no text at all can be sent too.
+    content = None if body is None else json.dumps(body)
+    return {"content": content, "headers": {**AUTHORISED, "Content-Type": "application/json"}}
 
 
 def _events(shop: Any) -> int:
@@ -144,7 +152,7 @@ def test_concurrent_consumers_never_pass_the_limit(shop: Any) -> None:
         ({"feature": "reports", "quantity": 1000}, True, "UNLIMITED"),
     ],
 )
-def test_each_kind_of_answer(shop: Any, body: dict[str, Any], allowed: bool, reason: str) -> None:  # noqa: FBT001 - a case's answer
+def test_each_kind_of_answer(shop: Any, body: dict[str, Any], allowed: bool, reason: str) -> None:
     """Denials are answers too."""
     shop.rest.post(SUBSCRIPTION, json={"plan": "basic"})
 
@@ -213,6 +221,8 @@ def test_a_wrong_catalogue_lists_every_problem_with_its_place(shop: Any, catalog
         ("POST", CHECK, {"feature": "calls", "request_id": "x" * 129}, 422, "request_id"),
         ("POST", CHECK, {"feature": "calls", "quantitty": 1}, 422, "quantitty"),
         ("POST", CHECK, [], 422, "body"),
+        ("POST", CHECK, {"feature": "packs", "requested_value": "x" * 5000}, 422, "requested_value"),
+        ("POST", CHECK, {"feature": "calls", "subject": "\ud800"}, 422, "subject"),
         ("POST", SUBSCRIPTION, {"plan": ""}, 422, "plan"),
         ("POST", SUBSCRIPTION, {"plan": "basic@x"}, 422, "plan"),
         ("POST", SUBSCRIPTION, {"plan": 7}, 422, "plan"),
@@ -233,12 +243,20 @@ def test_malformed_requests_name_the_field(  # noqa: PLR0913, PLR0917 - the colu
     """What is malformed is a problem that names the field and what would be right."""
     shop.subscribe()
 
-    answer = shop.rest.request(method, path, **({} if body is None else {"json": body}))
+    answer = shop.rest.request(method, path, **_json(body))
 
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     violations = answer.json()["violations"]
     assert field in [violation["field"] for violation in violations]
     assert all(violation["description"] for violation in violations)
+
+
+def test_what_is_not_json_is_said_to_be_so(shop: Any) -> None:
+    """A body that is cut off names the body, not a position in it."""
+    answer = shop.rest.post(CHECK, content=b'{"feature": ')
+
+    assert answer.status_code == 422
+    assert answer.json()["violations"][0]["field"] == "body"
 
 
 @pytest.mark.parametrize(
@@ -258,7 +276,7 @@ def test_what_cannot_be_done_is_a_problem(  # noqa: PLR0913, PLR0917 - the colum
     shop: Any, method: str, path: str, body: Any, status: int, reason: str
 ) -> None:
     """Every error is a problem with a stable reason."""
-    answer = shop.rest.request(method, path, **({} if body is None else {"json": body}))
+    answer = shop.rest.request(method, path, **_json(body))
 
     assert (answer.status_code, answer.json()["reason"], answer.json()["status"]) == (status, reason, status)
 
@@ -273,7 +291,7 @@ def test_without_the_token_nothing_is_answered(shop: Any, header: str) -> None:
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_a_body_that_is_too_large_is_refused(shop: Any, declared: bool) -> None:  # noqa: FBT001 - a case
+def test_a_body_that_is_too_large_is_refused(shop: Any, declared: bool) -> None:
     """Bodies are bounded whether or not their size is declared."""
 
     async def pieces() -> Any:

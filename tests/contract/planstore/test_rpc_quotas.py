@@ -78,18 +78,26 @@ def test_limits_in_force_are_the_newest_snapshots(shop: Any, consume: Any) -> No
     assert (response.admitted, response.snapshot_version) == (True, 2)
 
 
-@pytest.mark.parametrize("feature", ["reports", "sso", "nothing"])
-def test_features_without_limits_have_no_usage(shop: Any, consume: Any, feature: str) -> None:
-    """Unlimited is admitted; what the tenant does not have is not; neither has usage."""
-    shop.subscribe(plan="basic")
+@pytest.mark.parametrize(("feature", "admitted"), [("reports", True), ("nothing", False)])
+def test_features_without_limits_have_no_usage(shop: Any, consume: Any, feature: str, admitted: bool) -> None:
+    """Unlimited is admitted; what no catalogue names nobody has; neither has usage."""
+    shop.subscribe()
 
     response, code, _ = consume(feature=feature, quantity=1, request_id="one")
 
-    if feature == "sso":
-        assert code is grpc.StatusCode.INVALID_ARGUMENT
-        return
-    assert code is grpc.StatusCode.OK
-    assert (response.admitted, list(response.usage)) == (feature == "reports", [])
+    assert (code, response.admitted, list(response.usage)) == (grpc.StatusCode.OK, admitted, [])
+
+
+def test_a_feature_that_is_not_metered_has_no_quota(shop: Any, consume: Any) -> None:
+    """Asking for quota of a boolean feature is a mistake of the caller."""
+    shop.subscribe()
+
+    _, code, details = consume(feature="sso", quantity=1, request_id="one")
+
+    assert (code, details) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "feature: 'sso' is boolean; expected a metered feature",
+    )
 
 
 def test_a_suspended_tenant_gets_nothing(shop: Any, consume: Any) -> None:

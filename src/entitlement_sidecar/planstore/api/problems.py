@@ -112,6 +112,8 @@ def _on_malformed(_: Request, error: Exception) -> JSONResponse:
 
 
 def _violation(item: dict[str, Any]) -> errors.Violation:
+    if item["type"] == "json_invalid":
+        return errors.Violation("body", f"expected JSON: {item.get('ctx', {}).get('error', 'malformed')}")
     return errors.Violation(_field(item["loc"]), item["msg"][:1].lower() + item["msg"][1:])
 
 

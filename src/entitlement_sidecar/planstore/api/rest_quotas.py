@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,9 @@ from entitlement_sidecar.domain.errors import InvalidInputError, Violation
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.forms import ORGANIZATION, Body, Tenant, View
 from entitlement_sidecar.wire.fields import KEY_FORM, MAX_NAME, MAX_REQUEST_ID, expected, is_key
+
+MAX_VALUE = 4096
+"""Bytes of a requested config value as JSON."""
 
 _PRINTABLE = "printable characters only"
 
@@ -93,6 +97,8 @@ def _request(tenant_id: str, body: CheckBody) -> CheckRequest:
         for name in ("request_id", "subject", "correlation_id")
         if not (text := getattr(body, name)).isprintable()
     ]
+    if len(json.dumps(body.requested_value)) > MAX_VALUE:
+        wrong.append(Violation("requested_value", f"expected at most {MAX_VALUE} bytes of JSON"))
     if wrong:
         raise InvalidInputError(wrong)
     return CheckRequest(

@@ -20,6 +20,8 @@ _ACCEPTED = (
 )
 _BUSY_TIMEOUT = 30
 """Seconds that SQLite waits for another process' write; threads of this one queue before it."""
+_CONNECT_TIMEOUT = 5
+"""Seconds that connecting to PostgreSQL may take, unless the URL says otherwise."""
 
 
 def create_engine_for(url: str) -> Engine:
@@ -32,7 +34,8 @@ def create_engine_for(url: str) -> Engine:
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed)
-    return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    waits = {} if "connect_timeout" in parsed.query else {"connect_timeout": _CONNECT_TIMEOUT}
+    return create_engine(parsed, connect_args=waits, pool_pre_ping=True, pool_size=10, max_overflow=20)
 
 
 def _parse(url: str) -> URL:
@@ -44,8 +47,8 @@ def _parse(url: str) -> URL:
     backend = parsed.get_backend_name()
     if backend == "postgresql":
         return _postgresql(parsed)
-    if backend != "sqlite":
-        raise ConfigurationError(f"database: {backend!r} is not supported; {_ACCEPTED}")
+    if parsed.drivername not in {"sqlite", "sqlite+pysqlite"}:
+        raise ConfigurationError(f"database: {parsed.drivername!r} is not supported; {_ACCEPTED}")
     if parsed.database in {None, "", ":memory:"}:
         raise ConfigurationError(f"database: SQLite needs a file; {_ACCEPTED}")
     return parsed

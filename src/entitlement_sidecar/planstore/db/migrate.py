@@ -11,7 +11,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.planstore.db.engine import WRITING, create_engine_for
@@ -36,9 +36,10 @@ def migrate(url: str) -> str:
     engine = create_engine_for(url)
     try:
         return _upgrade(engine)
-    except OperationalError as error:
+    except (OperationalError, ProgrammingError) as error:
         # The driver's message names host and role, never the password.
-        raise ConfigurationError(f"database: cannot be reached or changed: {error.orig}") from error
+        where = engine.url.database if engine.dialect.name == "sqlite" else "PostgreSQL"
+        raise ConfigurationError(f"database {where}: cannot be reached or changed: {error.orig}") from error
     finally:
         engine.dispose()
 
