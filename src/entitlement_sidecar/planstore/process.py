@@ -1,7 +1,7 @@
 """One plan store process: start, run, stop.
 
-    start   database reachable and current → publisher → gRPC → HTTP
-    stop    readiness 503 → HTTP requests end → gRPC calls end → publisher → database
+start   database reachable and current → publisher → gRPC → HTTP
+stop    readiness 503 → HTTP requests end → gRPC calls end → publisher → database
 """
 
 from __future__ import annotations
