@@ -37,7 +37,7 @@ def usage(id_: str, **more: Any) -> UsageEvent:
         "tenant_id": "acme",
         "metric": "calls",
         "value": 1,
-        "unit": "call",
+        "unit": "",
         "occurred_at": NOW,
         "recorded_at": NOW,
         "correlation_id": "work",
@@ -263,6 +263,23 @@ def test_the_registry_decides_on_classification(books: Books) -> None:
     books.append(usage("a", metric="peak", classification=Classification.BILLABLE))
 
     assert books.totals("peak")[0].classification == Classification.NON_BILLABLE
+
+
+def test_what_a_sidecar_without_a_catalogue_could_not_know(books: Books) -> None:
+    """The unit is filled in; what does not fit its metric is refused with the field."""
+    fine, wrong, loose = books.append(
+        usage("a", unit="", classification=None),
+        usage("b", unit="page"),
+        usage("c", correlation_id=""),
+    )
+
+    with books.shop.database.reading() as session:
+        [row] = usage_events(session, "acme")
+    assert fine.outcome is UsageOutcome.ACCEPTED
+    assert wrong.outcome is loose.outcome is UsageOutcome.INVALID
+    assert wrong.reason.startswith("unit: expected 'call'")
+    assert loose.reason.startswith("correlation_id: required")
+    assert (row.unit, row.classification) == ("call", Classification.BILLABLE)
 
 
 def test_sums_that_leave_64_bits_stay_at_the_largest(books: Books) -> None:

@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 import grpc
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import InvalidInputError, SourceUnavailableError
 from entitlement_sidecar.domain.usage import UsageResult
 from entitlement_sidecar.planstore.db import Database
+from entitlement_sidecar.planstore.db.away import AWAY
 from entitlement_sidecar.planstore.ingest.arrivals import read_arrival
 from entitlement_sidecar.planstore.usage.ledger import Arrival, Ledger
 from entitlement_sidecar.telemetry import metrics
@@ -75,7 +74,7 @@ def _database_away() -> Iterator[None]:
     """A database that is away, busy, or ended this batch to end a deadlock: the batch comes again."""
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+    except AWAY as error:
         raise SourceUnavailableError("the plan store's database is away or busy", RETRY_AFTER) from error
 
 

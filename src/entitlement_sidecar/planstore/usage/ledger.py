@@ -18,7 +18,7 @@ import msgspec
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Limit
+from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Limit, Metric
 from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 from entitlement_sidecar.planstore.catalogue.plans import current_document
@@ -55,7 +55,8 @@ class Ledger:
         """Stores what is new. One outcome per arrival, in order.
 
         ACCEPTED, DUPLICATE (same identity, same content), CONFLICT (same identity, other content),
-        UNKNOWN_METRIC (no catalogue names it; nothing is stored). The registry decides on classification.
+        UNKNOWN_METRIC (no catalogue names it) or INVALID (it does not fit its metric); of the last three
+        nothing is stored. The registry decides on unit and classification, whatever the sender believed.
 
         Raises:
             SourceUnavailableError: No catalogue was applied yet, so that nothing can be judged.
@@ -63,14 +64,14 @@ class Ledger:
         catalogue = current_document(session)
         if not catalogue.version:
             raise SourceUnavailableError("no catalogue has been applied yet: usage cannot be judged", 5.0)
-        known = [arrival for arrival in arrivals if arrival.event.metric in catalogue.metrics]
-        identities = _claim(session, [arrival.event for arrival in known])
+        judged = [_judged(arrival, catalogue) for arrival in arrivals]
+        identities = _claim(session, [item.event for item in judged if isinstance(item, Arrival)])
         results, stored = [], []
-        for arrival in arrivals:
-            result = _unknown(arrival.event, catalogue) or identities.judge(arrival.event)
+        for item in judged:
+            result = item if isinstance(item, UsageResult) else identities.judge(item.event)
             results.append(result)
-            if result.outcome is UsageOutcome.ACCEPTED:
-                stored.append(_classified(arrival, catalogue))
+            if isinstance(item, Arrival) and result.outcome is UsageOutcome.ACCEPTED:
+                stored.append(item)
         if stored:
             self._store(session, stored, catalogue, now)
         return results
@@ -146,20 +147,29 @@ def _claim(session: Session, events: Sequence[UsageEvent]) -> _Identities:
     return _Identities(claimed, digests)
 
 
-def _unknown(event: UsageEvent, catalogue: CatalogueDocument) -> UsageResult | None:
-    if event.metric in catalogue.metrics:
-        return None
-    reason = f"metric {event.metric!r} is not in catalogue version {catalogue.version}"
-    return UsageResult(event.id, UsageOutcome.UNKNOWN_METRIC, reason)
-
-
-def _classified(arrival: Arrival, catalogue: CatalogueDocument) -> Arrival:
-    """With the classification of the registry in force, whatever the sender believed (S0.4)."""
-    classification = catalogue.metrics[arrival.event.metric].classification
-    if arrival.event.classification is classification:
+def _judged(arrival: Arrival, catalogue: CatalogueDocument) -> Arrival | UsageResult:
+    """The event as the registry in force sees it (S0.4), or why it cannot be counted."""
+    event = arrival.event
+    metric = catalogue.metrics.get(event.metric)
+    if metric is None:
+        reason = f"metric {event.metric!r} is not in catalogue version {catalogue.version}"
+        return UsageResult(event.id, UsageOutcome.UNKNOWN_METRIC, reason)
+    if problem := _mismatch(event, metric):
+        return UsageResult(event.id, UsageOutcome.INVALID, problem)
+    if event.unit and event.classification is metric.classification:
         return arrival
-    event = msgspec.structs.replace(arrival.event, classification=classification)
+    event = msgspec.structs.replace(event, unit=metric.unit, classification=metric.classification)
     return msgspec.structs.replace(arrival, event=event)
+
+
+def _mismatch(event: UsageEvent, metric: Metric) -> str:
+    """What a sidecar that held no catalogue, or an older one, could not know."""
+    if event.unit and event.unit != metric.unit:
+        return f"unit: expected {metric.unit!r}, the unit of {metric.key!r}, got {event.unit!r}"
+    billable = metric.classification is Classification.BILLABLE
+    if billable and not (event.correlation_id or event.consumption_id):
+        return f"correlation_id: required, because usage of {metric.key!r} is billable"
+    return ""
 
 
 def _uses_quota(event: UsageEvent) -> bool:

@@ -6,10 +6,10 @@ refused here with the field and what would be right; everything else is judged a
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 
 import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -84,7 +84,7 @@ class UsageReporter:
         judged = [self._judge(event, context) for event in events]
         results = await self._keep(judged, catalogue)
         for result in results:
-            metrics.usage_reported.labels(result.outcome.name).inc()
+            _counter(result.outcome)()
         return results
 
     def consume(self, request: CheckRequest, metric: Metric, event_id: str, lease_id: str) -> UsageEvent:
@@ -113,21 +113,16 @@ class UsageReporter:
     async def _keep(
         self, judged: Sequence[UsageEvent | UsageResult], catalogue: CatalogueDocument
     ) -> list[UsageResult]:
-        """One append per durability class; outcomes back in the order of the call."""
-        classes: dict[Durability, list[int]] = {}
-        for index, item in enumerate(judged):
-            if isinstance(item, UsageEvent):
-                classes.setdefault(_durability(item, catalogue), []).append(index)
-        appends = [
-            self._outbox.append([OutboxRecord(judged[i]) for i in indexes], durability)  # type: ignore[arg-type]
-            for durability, indexes in classes.items()
-        ]
-        outcomes = await asyncio.gather(*appends)
-        results = list(judged)
-        for indexes, kept in zip(classes.values(), outcomes, strict=True):
-            for index, result in zip(indexes, kept, strict=True):
-                results[index] = result
-        return results  # type: ignore[return-value]
+        """Keeps all or, where the outbox is full, none: a call that is repeated must not count twice.
+
+        So a call that mixes durability classes is kept as its strictest asks.
+        """
+        events = [item for item in judged if isinstance(item, UsageEvent)]
+        kept: Iterator[UsageResult] = iter(())
+        if events:
+            strictest = min(_durability(event, catalogue) for event in events)
+            kept = iter(await self._outbox.append([OutboxRecord(event) for event in events], strictest))
+        return [item if isinstance(item, UsageResult) else next(kept) for item in judged]
 
     def _judge(self, message: usage_pb2.UsageEvent, context: _Context) -> UsageEvent | UsageResult:
         metric = context.catalogue.metrics.get(message.metric)
@@ -158,6 +153,12 @@ class UsageReporter:
             consumption_id=message.consumption_id,
             id_generated=generated,
         )
+
+
+@cache
+def _counter(outcome: UsageOutcome) -> Callable[[], None]:
+    """Binds a metric's label once: looking it up costs more than counting."""
+    return metrics.usage_reported.labels(outcome.name).inc
 
 
 class _Context(msgspec.Struct, frozen=True):
@@ -213,8 +214,9 @@ def _problems(message: usage_pb2.UsageEvent, metric: Metric | None, now: datetim
     if not 0 <= message.value <= MAX_QUANTITY:
         yield f"value: {expected(f'0 to {MAX_QUANTITY}', message.value)}"
     for field, longest in _LONGEST:
-        if len(getattr(message, field)) > longest:
-            yield f"{field}: expected at most {longest} characters"
+        text = getattr(message, field)
+        if text and not (len(text) <= longest and text.isprintable()):
+            yield f"{field}: expected at most {longest} printable characters"
     if message.HasField("occurred_at"):
         yield from _time_problems(message.occurred_at, now)
     for field, problem in dimension_problems(message.dimensions):

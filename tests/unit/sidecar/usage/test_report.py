@@ -1,0 +1,291 @@
+"""Judging reports: what is kept and as what, and what every refusal says."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Durability, Metric
+from entitlement_sidecar.domain.decision import CheckMode, CheckRequest
+from entitlement_sidecar.domain.errors import InvalidInputError, OutboxFullError
+from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
+from entitlement_sidecar.sidecar.usage.outbox import OutboxRecord
+from entitlement_sidecar.sidecar.usage.report import UsageReporter
+from entitlement_sidecar.testing import FakeClock
+from entitlement_sidecar.testing.memory_outbox import MemoryOutbox
+from entitlement_sidecar.wire.codec import to_timestamp
+from entitlement_sidecar.wire.v1 import usage_pb2
+
+CATALOGUE = CatalogueDocument(
+    version=4,
+    features={},
+    metrics={
+        "calls": Metric("calls", domain="api", unit="call"),
+        "views": Metric(
+            "views",
+            domain="api",
+            unit="view",
+            classification=Classification.INFORMATIONAL,
+            durability=Durability.BUFFERED,
+        ),
+    },
+)
+
+
+class Outbox(MemoryOutbox):
+    """Remembers how durably it was asked to keep."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.asked: list[Durability] = []
+
+    def append(self, records: Any, durability: Durability) -> Any:
+        """Keeps records."""
+        self.asked.append(durability)
+        return super().append(records, durability)
+
+    async def events(self) -> list[UsageEvent]:
+        """What is held."""
+        batch = await self.next_batch(1000, 1 << 20)
+        return [] if batch is None else [one.event for one in batch.events]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The sidecar's clock."""
+    return FakeClock()
+
+
+@pytest.fixture
+def outbox() -> Outbox:
+    """Where events are kept."""
+    return Outbox()
+
+
+@pytest.fixture
+def reporter(outbox: Outbox, clock: FakeClock) -> UsageReporter:
+    """A reporter that holds the catalogue."""
+    return UsageReporter(outbox, lambda: CATALOGUE, clock, "i-1")
+
+
+def call(**more: Any) -> usage_pb2.UsageEvent:
+    """A billable event as a service reports it."""
+    fields = {"tenant_id": "acme", "metric": "calls", "value": 1, "correlation_id": "work"}
+    return usage_pb2.UsageEvent(**{**fields, **more})
+
+
+async def one(reporter: UsageReporter, event: usage_pb2.UsageEvent) -> UsageResult:
+    """What became of one event."""
+    [result] = await reporter.report([event])
+    return result
+
+
+async def test_the_sidecar_says_when_where_and_as_what(
+    reporter: UsageReporter, outbox: Outbox, clock: FakeClock
+) -> None:
+    """What the caller wrote into the sidecar's fields counts for nothing, above all what spares quota."""
+    forged = call(
+        id="a",
+        recorded_at=Timestamp(seconds=1),
+        classification=3,
+        schema_version=99,
+        registry_version=99,
+        recorded_by="me",
+        feature="vip",
+        lease_id="root:1",
+        id_generated=True,
+    )
+
+    result = await one(reporter, forged)
+
+    [event] = await outbox.events()
+    assert result.outcome is UsageOutcome.ACCEPTED
+    assert event.recorded_at == event.occurred_at == clock.now()
+    assert (event.unit, event.classification) == ("call", Classification.BILLABLE)
+    assert (event.schema_version, event.registry_version, event.recorded_by) == (1, 4, "i-1")
+    assert (event.feature, event.lease_id, event.id_generated) == ("", "", False)
+
+
+async def test_what_the_caller_says_is_kept(
+    reporter: UsageReporter, outbox: Outbox, clock: FakeClock
+) -> None:
+    """Who, what, when and the attributes."""
+    earlier = clock.now() - timedelta(hours=3)
+    await one(
+        reporter,
+        call(
+            id="a",
+            value=7,
+            unit="call",
+            occurred_at=to_timestamp(earlier),
+            actor_id="u1",
+            emitter="gateway",
+            subject="p1",
+            dimensions={"region": "eu"},
+        ),
+    )
+
+    [event] = await outbox.events()
+    assert (event.value, event.occurred_at, event.correlation_id) == (7, earlier, "work")
+    assert (event.actor_id, event.emitter, event.subject) == ("u1", "gateway", "p1")
+    assert event.dimensions == {"region": "eu"}
+
+
+@pytest.mark.parametrize(
+    ("event", "field"),
+    [
+        (call(tenant_id=""), "tenant_id"),
+        (call(tenant_id="x" * 129), "tenant_id"),
+        (call(tenant_id="a b"), "tenant_id"),
+        (call(metric=""), "metric"),
+        (call(value=-1), "value"),
+        (call(value=2**53), "value"),
+        (call(unit="call!"), "unit"),
+        (call(correlation_id=""), "correlation_id"),
+        (call(id="x" * 129), "id"),
+        (call(id="nul\0"), "id"),
+        (call(subject="two\nlines"), "subject"),
+        (call(emitter="x" * 257), "emitter"),
+        (call(occurred_at=Timestamp(seconds=-1)), "occurred_at"),
+        (call(occurred_at=Timestamp(seconds=2**62)), "occurred_at"),
+        (call(occurred_at=to_timestamp(datetime(2026, 1, 15, 13, tzinfo=UTC))), "occurred_at"),
+        (call(dimensions={f"k{number}": "" for number in range(17)}), "dimensions"),
+        (call(dimensions={"": "v"}), "dimensions"),
+        (call(dimensions={"k": "x" * 257}), "dimensions['k']"),
+    ],
+)
+async def test_malformed_events_are_refused_with_the_field(
+    reporter: UsageReporter, outbox: Outbox, event: usage_pb2.UsageEvent, field: str
+) -> None:
+    """And with what would be right; neighbours are kept."""
+    before, invalid, after = await reporter.report([call(id="before"), event, call(id="after")])
+
+    assert before.outcome is after.outcome is UsageOutcome.ACCEPTED
+    assert (invalid.outcome, invalid.retriable) == (UsageOutcome.INVALID, False)
+    assert invalid.reason.startswith(f"{field}: ")
+    assert invalid.reason.count("expected") + invalid.reason.count("required") == 1
+    assert [kept.id for kept in await outbox.events()] == ["before", "after"]
+
+
+async def test_an_unknown_metric_may_come_again(reporter: UsageReporter, outbox: Outbox) -> None:
+    """A newer catalogue may name it."""
+    result = await one(reporter, call(metric="faxes"))
+
+    assert (result.outcome, result.retriable) == (UsageOutcome.UNKNOWN_METRIC, True)
+    assert "'faxes'" in result.reason
+    assert not await outbox.events()
+
+
+async def test_without_a_catalogue_what_is_well_formed_is_kept(outbox: Outbox, clock: FakeClock) -> None:
+    """Durably, for ingest to judge; what is malformed is refused all the same."""
+    reporter = UsageReporter(outbox, lambda: CatalogueDocument(0, {}, {}), clock, "i-1")
+
+    kept, refused = await reporter.report([call(id="a", metric="faxes", unit="page"), call(value=-1)])
+
+    [event] = await outbox.events()
+    assert (kept.outcome, refused.outcome) == (UsageOutcome.ACCEPTED, UsageOutcome.INVALID)
+    assert (event.unit, event.classification, event.registry_version) == ("page", None, 0)
+    assert outbox.asked == [Durability.DURABLE]
+
+
+async def test_what_is_not_billable_needs_no_correlation(reporter: UsageReporter) -> None:
+    """The registry says which."""
+    assert (await one(reporter, call(metric="views", correlation_id=""))).outcome is UsageOutcome.ACCEPTED
+
+
+async def test_attributes_of_a_consumption_count_zero(reporter: UsageReporter, outbox: Outbox) -> None:
+    """The consumption was counted when it was allowed."""
+    await one(reporter, call(value=5, consumption_id="c-1"))
+
+    [event] = await outbox.events()
+    assert (event.value, event.consumption_id) == (0, "c-1")
+
+
+async def test_a_fact_without_an_id_gets_the_same_one_again(reporter: UsageReporter, outbox: Outbox) -> None:
+    """Derived where the caller gave correlation and time, so that a retry is a duplicate."""
+    stamp = to_timestamp(datetime(2026, 1, 15, 11, tzinfo=UTC))
+
+    first = await one(reporter, call(occurred_at=stamp))
+    again = await one(reporter, call(occurred_at=stamp))
+    other = await one(reporter, call(occurred_at=stamp, subject="p2"))
+
+    assert (first.outcome, again.outcome, other.outcome) == (
+        UsageOutcome.ACCEPTED,
+        UsageOutcome.DUPLICATE,
+        UsageOutcome.ACCEPTED,
+    )
+    assert first.id == again.id != other.id
+    assert not (await outbox.events())[0].id_generated
+
+
+async def test_equal_facts_in_one_call_are_different_facts(reporter: UsageReporter) -> None:
+    """Told apart by their ordinal, the same way when the call is repeated."""
+    stamp = to_timestamp(datetime(2026, 1, 15, 11, tzinfo=UTC))
+    events = [call(occurred_at=stamp), call(occurred_at=stamp), call(occurred_at=stamp)]
+
+    first = await reporter.report(events)
+    again = await reporter.report(events)
+
+    assert len({result.id for result in first}) == 3
+    assert [result.id for result in again] == [result.id for result in first]
+    assert {result.outcome for result in again} == {UsageOutcome.DUPLICATE}
+
+
+@pytest.mark.parametrize("event", [call(), call(metric="views", correlation_id="")])
+async def test_other_events_get_an_id_that_says_it_is_no_use_to_retry(
+    reporter: UsageReporter, outbox: Outbox, event: usage_pb2.UsageEvent
+) -> None:
+    """A UUIDv7 in the answer, flagged in the event."""
+    first, second = await reporter.report([event, event])
+
+    assert first.id != second.id
+    assert uuid.UUID(first.id).version == 7
+    assert all(kept.id_generated for kept in await outbox.events())
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+async def test_a_call_holds_one_to_a_thousand_events(reporter: UsageReporter, count: int) -> None:
+    """Another number is an error of the call."""
+    with pytest.raises(InvalidInputError, match="1 to 1000 events"):
+        await reporter.report([call()] * count)
+
+
+async def test_a_full_outbox_fails_the_call_as_a_whole(clock: FakeClock) -> None:
+    """Whatever classes it mixes, nothing of it is kept: repeating it counts nothing twice."""
+    outbox = Outbox(max_bytes=150)
+    reporter = UsageReporter(outbox, lambda: CATALOGUE, clock, "i-1")
+
+    with pytest.raises(OutboxFullError):
+        await reporter.report([call(), call(metric="views"), call(subject="x" * 200)])
+
+    assert not await outbox.events()
+
+
+async def test_a_call_is_kept_as_its_strictest_metric_asks(reporter: UsageReporter, outbox: Outbox) -> None:
+    """Buffered alone, durable with a durable neighbour; refused events have no say."""
+    await reporter.report([call(metric="views"), call(value=-1)])
+    await reporter.report([call(metric="views"), call()])
+
+    assert outbox.asked == [Durability.BUFFERED, Durability.DURABLE]
+
+
+async def test_the_event_of_a_consume(reporter: UsageReporter, clock: FakeClock) -> None:
+    """Names what it was checked against and what paid for it, and is always correlated."""
+    request = CheckRequest(
+        "acme", "exports", CheckMode.CONSUME, 3, subject="u1", request_id="r1", dimensions={"size": "l"}
+    )
+
+    event = reporter.consume(request, CATALOGUE.metrics["calls"], "c-1", "root:9")
+    anonymous = reporter.consume(CheckRequest("acme", "exports"), CATALOGUE.metrics["calls"], "g-1", "")
+
+    assert (event.id, event.value, event.unit, event.metric) == ("c-1", 3, "call", "calls")
+    assert (event.feature, event.lease_id, event.correlation_id) == ("exports", "root:9", "r1")
+    assert (event.subject, event.dimensions, event.recorded_by) == ("u1", {"size": "l"}, "i-1")
+    assert event.occurred_at == event.recorded_at == clock.now()
+    assert (event.id_generated, anonymous.id_generated) == (False, True)
+    assert anonymous.correlation_id == "g-1"
+    assert OutboxRecord(event).consumption is None
