@@ -32,7 +32,7 @@ from entitlement_sidecar.domain.decision import (
     Source,
     WarningKind,
 )
-from entitlement_sidecar.domain.snapshot import Resolution, Snapshot, resolve
+from entitlement_sidecar.domain.snapshot import Resolution, Resolver, Snapshot, resolve
 
 ENDS_SOON = timedelta(days=7)
 """A grant that ends within this is warned about."""
@@ -48,6 +48,7 @@ _ALLOWING = frozenset(
 class Held(msgspec.Struct, frozen=True):
     """What is held of one tenant, and how well it is known.
 
+    `resolver` remembers how the snapshot resolves; None resolves anew each time.
     `snapshot` None with `tenant_unknown` is the plan store's own word; without it, nothing is known.
     """
 
@@ -58,6 +59,13 @@ class Held(msgspec.Struct, frozen=True):
     stale: bool = False
     stale_for: float = 0.0
     tenant_unknown: bool = False
+    resolver: Resolver | None = None
+
+    def resolve(self, snapshot: Snapshot, feature: Feature, now: datetime) -> Resolution:
+        """What the tenant has of a feature; from memory where there is one."""
+        if self.resolver is not None:
+            return self.resolver.resolve(feature, now)
+        return resolve(snapshot, feature, now)
 
 
 class LimitUsage(msgspec.Struct, frozen=True):
@@ -130,7 +138,7 @@ def evaluate(
         return _decision(_Case(held, request, now), Reason.FEATURE_UNKNOWN)
     if _policy_denies_stale(held, feature):
         return _undetermined(_Case(held, request, now, feature), allow=False)
-    resolution = resolve(held.snapshot, feature, now)
+    resolution = held.resolve(held.snapshot, feature, now)
     case = _Case(held, request, now, feature, resolution)
     if resolution.denied is not None:
         return _decision(case, resolution.denied)

@@ -109,6 +109,35 @@ class Resolution(msgspec.Struct, frozen=True):
     ends_at: datetime | None = None
 
 
+class Resolver:
+    """A snapshot that remembers how it resolves, until time alone may change that."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._remembered: dict[str, _Remembered] = {}
+
+    def resolve(self, feature: Feature, now: datetime) -> Resolution:
+        """As the function of that name."""
+        found = self._remembered.get(feature.key)
+        # A feature is another object after its catalogue changed; a clock may have been set back.
+        if (
+            found is not None
+            and found.feature is feature
+            and found.since <= now
+            and (found.resolution.valid_until is None or now < found.resolution.valid_until)
+        ):
+            return found.resolution
+        resolution = resolve(self.snapshot, feature, now)
+        self._remembered[feature.key] = _Remembered(feature, now, resolution)
+        return resolution
+
+
+class _Remembered(msgspec.Struct, frozen=True):
+    feature: Feature
+    since: datetime
+    resolution: Resolution
+
+
 def resolve(snapshot: Snapshot, feature: Feature, now: datetime) -> Resolution:
     """What a tenant has of a feature at an instant."""
     grants = [grant for grant in snapshot.grants if grant.feature == feature.key]

@@ -31,6 +31,9 @@ class WindowUnit(IntEnum):
     LIFETIME = 9
 
 
+_NAMES = {unit: unit.name.lower() for unit in WindowUnit}
+
+
 class Window(msgspec.Struct, frozen=True):
     """One period. `end` is None for a window that never resets."""
 
@@ -56,6 +59,8 @@ class WindowSpec(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         """A stable name: equal keys mean equal windows, so amounts may be added up."""
+        if self.zone == "UTC" and self.anchor is None and self.week_start == 1:
+            return _NAMES[self.unit]
         name = self.unit.name.lower()
         if self.unit is WindowUnit.WEEK and self.week_start != 1:
             name += f"-{self.week_start}"

@@ -128,18 +128,23 @@ def limit_from_proto(message: types_pb2.Limit) -> Limit:
 
 def decision_to_proto(decision: Decision) -> decision_pb2.Decision:
     """Translates a decision. Fields that are at their default are left out: this is the hot path."""
+    quota = decision.window_start is not None or decision.limit is not None
     message = decision_pb2.Decision(
         allowed=decision.allowed,
-        reason=int(decision.reason),
+        reason=decision.reason,
         kind=decision.kind,
-        degradation=int(decision.degradation),
+        degradation=decision.degradation,
         snapshot_version=decision.snapshot_version,
-        source=int(decision.source),
+        source=decision.source,
         as_of=maybe_timestamp(decision.as_of),
-        provenance=[_provenance(item) for item in decision.provenance],
+        provenance=_provenances(decision.provenance),
+        **(_quota(decision) if quota else _NO_QUOTA),
     )
-    if decision.window_start is not None or decision.limit is not None:
-        _add_quota(message, decision)
+    _add_rare(message, decision)
+    return message
+
+
+def _add_rare(message: decision_pb2.Decision, decision: Decision) -> None:
     if decision.value is not None:
         message.value_json = to_json(decision.value)
     if decision.notes:
@@ -156,30 +161,30 @@ def decision_to_proto(decision: Decision) -> decision_pb2.Decision:
         message.retry_after.CopyFrom(to_duration(decision.retry_after))
     if decision.consumption_id:
         message.consumption_id = decision.consumption_id
-    return message
 
 
-def _add_quota(message: decision_pb2.Decision, decision: Decision) -> None:
-    message.MergeFrom(
-        decision_pb2.Decision(
-            limit=decision.limit,
-            used=decision.used,
-            remaining=decision.remaining,
-            window_start=maybe_timestamp(decision.window_start),
-            reset_at=maybe_timestamp(decision.reset_at),
-            usage_as_of=maybe_timestamp(decision.usage_as_of),
-            held=decision.held,
-            pending=decision.pending,
-            soft=decision.soft,
-            overage=decision.overage,
-            overshoot_bound=decision.overshoot_bound,
-        )
-    )
+_NO_QUOTA: dict[str, Any] = {}
+
+
+def _quota(decision: Decision) -> dict[str, Any]:
+    return {
+        "limit": decision.limit,
+        "used": decision.used,
+        "remaining": decision.remaining,
+        "window_start": maybe_timestamp(decision.window_start),
+        "reset_at": maybe_timestamp(decision.reset_at),
+        "usage_as_of": maybe_timestamp(decision.usage_as_of),
+        "held": decision.held,
+        "pending": decision.pending,
+        "soft": decision.soft,
+        "overage": decision.overage,
+        "overshoot_bound": decision.overshoot_bound,
+    }
 
 
 @lru_cache(maxsize=4096)
-def _provenance(item: Provenance) -> types_pb2.Provenance:
-    return types_pb2.Provenance(kind=int(item.kind), id=item.id)
+def _provenances(items: tuple[Provenance, ...]) -> tuple[types_pb2.Provenance, ...]:
+    return tuple(types_pb2.Provenance(kind=int(item.kind), id=item.id) for item in items)
 
 
 def decision_from_proto(message: decision_pb2.Decision) -> Decision:

@@ -57,7 +57,9 @@ class Decisions:
         tenant = self._store.get(request.tenant_id)
         if not self._suffices(tenant, request):
             return self._after_load(request)
-        return self._judge(request, self._held(tenant, Source.MEMORY), self._clock.now())
+        now = self._clock.now()
+        held = self._told(tenant, now) if tenant is not None else self._without(request.tenant_id)
+        return self._judge(request, held, now)
 
     async def list(self, tenant_id: str, max_staleness: float | None) -> tuple[list[str], list[Decision]]:
         """A PEEK of every feature of the catalogue, sorted by feature."""
@@ -85,8 +87,8 @@ class Decisions:
                 f"is not known yet: version {version} is held",
                 retry_after=0.1,
             )
-        source = tenant.source if tenant else Source.FALLBACK
-        outcome = self._judge(request, self._held(tenant, source, request.tenant_id), self._clock.now())
+        held = self._held(tenant, tenant.source) if tenant else self._without(request.tenant_id)
+        outcome = self._judge(request, held, self._clock.now())
         return outcome if isinstance(outcome, Decision) else await outcome
 
     async def _load(self, tenant_id: str, min_version: int) -> HeldTenant | None:
@@ -94,22 +96,38 @@ class Decisions:
             await self._loader.load_catalogue()
         return await self._loader.load(tenant_id, min_version)
 
-    def _held(self, tenant: HeldTenant | None, source: Source, tenant_id: str = "") -> Held:
+    def _told(self, tenant: HeldTenant, now: datetime) -> Held:
+        """As `_held` from memory, remembered while the feed confirms the tenant and says nothing new."""
+        if not (tenant.followed and self._freshness.is_fresh(now)):
+            return self._held(tenant, Source.MEMORY)
+        told = tenant.told
+        if (
+            told is None
+            or tenant.told_generation != self._freshness.generation
+            or told.catalogue is not self._store.catalogue
+        ):
+            told = tenant.told = self._held(tenant, Source.MEMORY)
+            tenant.told_generation = self._freshness.generation
+        return told
+
+    def _held(self, tenant: HeldTenant, source: Source) -> Held:
         """What `evaluate` is told about a tenant and how well it is known."""
-        catalogue = self._store.catalogue
-        if tenant is None:
-            unknown = not tenant_id or self._store.is_unknown(tenant_id, self._clock.monotonic())
-            source = Source.PLAN_STORE if unknown else Source.FALLBACK
-            return Held(catalogue, None, source, tenant_unknown=unknown)
         age = self._age(tenant)
         return Held(
-            catalogue,
+            self._store.catalogue,
             tenant.snapshot,
             tenant.source if tenant.source is Source.DISK else source,
             self._as_of(tenant),
             stale=age > STALE_AFTER,
             stale_for=age,
+            resolver=tenant.resolver,
         )
+
+    def _without(self, tenant_id: str) -> Held:
+        """Nothing is held: either the plan store said that there is no such tenant, or nobody could say."""
+        unknown = self._store.is_unknown(tenant_id, self._clock.monotonic())
+        source = Source.PLAN_STORE if unknown else Source.FALLBACK
+        return Held(self._store.catalogue, None, source, tenant_unknown=unknown)
 
     def _as_of(self, tenant: HeldTenant) -> datetime | None:
         followed = self._freshness.as_of if tenant.followed else None

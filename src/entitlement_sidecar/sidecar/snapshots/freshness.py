@@ -8,7 +8,7 @@ the wall clock nor a stopped feed makes data look young.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -17,6 +17,9 @@ from entitlement_sidecar.telemetry import metrics
 
 STALE_AFTER = 3.0
 """Seconds without confirmation after which an answer says STALE."""
+
+
+_STALE_AFTER = timedelta(seconds=STALE_AFTER)
 
 
 class _Confirmation(msgspec.Struct, frozen=True):
@@ -32,6 +35,8 @@ class Freshness:
         self._shards: dict[int, _Confirmation] = {}
         self._expected = 1
         self._weakest: _Confirmation | None = None
+        self.generation = 0
+        """Grows whenever `as_of` may have changed."""
         metrics.freshness_seconds.set_function(self.age)
 
     def begin(self, shards: int) -> None:
@@ -39,17 +44,28 @@ class Freshness:
         self._expected = shards
         self._shards.clear()
         self._weakest = None
+        self.generation += 1
 
     def beat(self, shard: int, true_at: datetime) -> None:
         """A heartbeat was read, and the feed up to it."""
         self._shards[shard] = _Confirmation(true_at, self._clock.monotonic())
         if len(self._shards) >= self._expected:
             self._weakest = min(self._shards.values(), key=lambda c: c.true_at)
+            self.generation += 1
 
     @property
     def as_of(self) -> datetime | None:
         """The instant as of which everything that the feed covers is true; None before the first beats."""
         return None if self._weakest is None else self._weakest.true_at
+
+    def is_fresh(self, now: datetime) -> bool:
+        """Whether what the feed covers was confirmed within `STALE_AFTER`; `now` is the wall clock."""
+        weakest = self._weakest
+        return (
+            weakest is not None
+            and now - weakest.true_at <= _STALE_AFTER
+            and self._clock.monotonic() - weakest.received <= STALE_AFTER
+        )
 
     def age(self) -> float:
         """Seconds since `as_of`; infinite before the first beats."""

@@ -13,7 +13,8 @@ import msgspec
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.decision import Source
-from entitlement_sidecar.domain.snapshot import Snapshot
+from entitlement_sidecar.domain.evaluate import Held
+from entitlement_sidecar.domain.snapshot import Resolver, Snapshot
 from entitlement_sidecar.telemetry import metrics
 
 UNKNOWN_FOR = 2.0
@@ -31,12 +32,20 @@ class HeldTenant(msgspec.Struct):
 
     `followed`: the feed covers it since it was read, so that the feed's freshness is its own.
     `confirmed_at`: its source said so itself at that instant; None when it cannot know.
+    `told`: what decisions were last told of it, good for one generation of freshness and of the catalogue.
     """
 
     snapshot: Snapshot
     source: Source
     confirmed_at: datetime | None
     followed: bool
+    resolver: Resolver = None  # type: ignore[assignment]  # made from the snapshot
+    told: Held | None = None
+    told_generation: int = -1
+
+    def __post_init__(self) -> None:
+        """Everything held of a snapshot is forgotten with it."""
+        self.resolver = Resolver(self.snapshot)
 
 
 class SnapshotStore:
@@ -76,6 +85,7 @@ class SnapshotStore:
             # Better than nothing, and known to be old: it must not count as current.
             tenant.followed = False
             tenant.confirmed_at = None
+            tenant.told = None
         self._tenants[tenant_id] = tenant
         self._tenants.move_to_end(tenant_id)
         self._unknown.pop(tenant_id, None)
@@ -135,6 +145,7 @@ class SnapshotStore:
 
 
 def _unfollow(held: HeldTenant, as_of: datetime | None) -> None:
+    held.told = None
     if held.followed and as_of is not None:
         held.confirmed_at = as_of if held.confirmed_at is None else max(as_of, held.confirmed_at)
     held.followed = False
