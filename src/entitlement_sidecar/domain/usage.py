@@ -106,5 +106,9 @@ def consumption_event_id(tenant_id: str, feature: str, request_id: str) -> str:
     return f"c-{_hash(tenant_id, feature, request_id).hex()[:32]}"
 
 
+# Made once: `json.dumps` with options makes an encoder per call.
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
 def _hash(*parts: object) -> bytes:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).digest()
+    return hashlib.sha256(_canonical(parts).encode()).digest()

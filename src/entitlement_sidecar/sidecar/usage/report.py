@@ -219,8 +219,8 @@ def _problems(message: usage_pb2.UsageEvent, metric: Metric | None, now: datetim
             yield f"{field}: expected at most {longest} printable characters"
     if message.HasField("occurred_at"):
         yield from _time_problems(message.occurred_at, now)
-    for field, problem in dimension_problems(message.dimensions):
-        yield f"{field}: {problem}"
+    if message.dimensions:
+        yield from (f"{field}: {problem}" for field, problem in dimension_problems(message.dimensions))
     if metric is not None:
         yield from _metric_problems(message, metric)
 
