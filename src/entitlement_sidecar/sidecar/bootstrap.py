@@ -17,7 +17,8 @@ from entitlement_sidecar.sidecar.adapters.grpc_snapshots import PlanStoreFeed, P
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import SqliteOutbox
 from entitlement_sidecar.sidecar.admin import Readiness
 from entitlement_sidecar.sidecar.config import FrontKind, SidecarConfig, read_token
-from entitlement_sidecar.sidecar.decisions.check import Decisions, Knowledge
+from entitlement_sidecar.sidecar.decisions.basis import Knowledge
+from entitlement_sidecar.sidecar.decisions.check import Decisions
 from entitlement_sidecar.sidecar.decisions.consumption import Consumptions
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority, NoAuthority
@@ -89,7 +90,7 @@ async def build(config: SidecarConfig) -> Sidecar:
             await _hold_everything(store, upstream.file)
         reporter = UsageReporter(outbox, lambda: store.catalogue, clock, stats.instance)
         decisions = Decisions(
-            Knowledge(store, freshness, loader), upstream.authority, Consumptions(outbox, reporter), clock
+            Knowledge(store, freshness, clock), loader, upstream.authority, Consumptions(outbox, reporter)
         )
         readiness = Readiness(store, freshness, clock)
         methods = [*EntitlementServicer(decisions).methods(), *UsageServicer(reporter).methods()]

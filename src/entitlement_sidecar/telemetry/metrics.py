@@ -21,6 +21,12 @@ decisions = Counter(
     ["reason", "degradation"],
     registry=REGISTRY,
 )
+memo_lookups = Counter(
+    "entitlement_memo_lookups",
+    "Checks looked up among kept answers, by outcome: hit or miss.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 calls_failed = Counter(
     "entitlement_calls_failed", "Calls that could not be judged, by gRPC code.", ["code"], registry=REGISTRY
 )

@@ -1,53 +1,51 @@
 """The main path of a check.
 
-When everything is in memory, `check` returns a decision and no coroutine is made; only where it has to wait
-(a tenant not held, quota to admit, an answer fresher than what is held) does it return an awaitable.
+When everything is in memory, `check` returns a decision and no coroutine is made. Where it has to wait (a
+tenant not held, quota to admit, an answer fresher than what is held) it returns how to go on: nothing begins
+until that is called, so a caller that leaves first leaves nothing behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
-from functools import cache
-
-import msgspec
+from functools import cache, partial
+from typing import Any
 
 from entitlement_sidecar.domain.catalogue import FeatureKind
-from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Degradation, Reason, Source
 from entitlement_sidecar.domain.errors import TenantUnknownError, VersionNotReachedError
 from entitlement_sidecar.domain.evaluate import Held, QuotaAsk, QuotaUsage, evaluate
+from entitlement_sidecar.sidecar.decisions.basis import Basis, Knowledge
 from entitlement_sidecar.sidecar.decisions.consumption import Consumptions
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
-from entitlement_sidecar.sidecar.snapshots.freshness import STALE_AFTER, Freshness
+from entitlement_sidecar.sidecar.snapshots.freshness import STALE_AFTER
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
-from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
+from entitlement_sidecar.sidecar.snapshots.store import HeldTenant
 from entitlement_sidecar.telemetry import metrics
 
+Later = Callable[[], Coroutine[Any, Any, Decision]]
+"""How to go on where a decision has to wait."""
 
-class Knowledge(msgspec.Struct, frozen=True):
-    """What decisions are made from: what is held, how fresh it is, and how to get what is missing."""
-
-    store: SnapshotStore
-    freshness: Freshness
-    loader: Loader
+_REPEATABLE = frozenset({FeatureKind.BOOLEAN, FeatureKind.CONFIG})
 
 
 class Decisions:
     """Answers checks."""
 
     def __init__(
-        self, knowledge: Knowledge, authority: QuotaAuthority, consumptions: Consumptions, clock: Clock
+        self, knowledge: Knowledge, loader: Loader, authority: QuotaAuthority, consumptions: Consumptions
     ) -> None:
+        self._knowledge = knowledge
         self._store = knowledge.store
         self._freshness = knowledge.freshness
-        self._loader = knowledge.loader
+        self._clock = knowledge.clock
+        self._loader = loader
         self._authority = authority
         self._consumptions = consumptions
-        self._clock = clock
 
-    def check(self, request: CheckRequest) -> Decision | Awaitable[Decision]:
-        """Decides one request.
+    def check(self, request: CheckRequest) -> Decision | Later:
+        """Decides one request, or says how to go on where it has to wait.
 
         Raises:
             VersionNotReachedError: `min_snapshot_version` cannot be had now.
@@ -56,10 +54,33 @@ class Decisions:
         """
         tenant = self._store.get(request.tenant_id)
         if not self._suffices(tenant, request):
-            return self._after_load(request)
+            return partial(self._after_load, request)
         now = self._clock.now()
         held = self._told(tenant, now) if tenant is not None else self._without(request.tenant_id)
         return self._judge(request, held, now)
+
+    def basis(self, request: CheckRequest, decision: Decision) -> Basis | None:
+        """What a decision just made rests on; None when it must be made again each time."""
+        tenant = self._store.get(request.tenant_id)
+        if (
+            decision.kind not in _REPEATABLE
+            or request.max_staleness is not None
+            or tenant is None
+            or tenant.told is None
+            or tenant.told_generation != self._freshness.generation
+        ):
+            return None
+        now = self._clock.now()
+        feature = tenant.told.catalogue.features[request.feature]
+        return Basis(
+            knowledge=self._knowledge,
+            tenant=tenant,
+            told=tenant.told,
+            generation=tenant.told_generation,
+            since=now,
+            until=tenant.resolver.resolve(feature, now).valid_until,
+            count=_counter(decision.reason, decision.degradation),
+        )
 
     async def list(self, tenant_id: str, max_staleness: float | None) -> tuple[list[str], list[Decision]]:
         """A PEEK of every feature of the catalogue, sorted by feature."""
@@ -69,7 +90,7 @@ class Decisions:
         outcomes = [
             self.check(CheckRequest(tenant_id, feature, max_staleness=max_staleness)) for feature in features
         ]
-        return features, [o if isinstance(o, Decision) else await o for o in outcomes]
+        return features, [o if isinstance(o, Decision) else await o() for o in outcomes]
 
     def _suffices(self, tenant: HeldTenant | None, request: CheckRequest) -> bool:
         if tenant is None:
@@ -89,7 +110,7 @@ class Decisions:
             )
         held = self._held(tenant, tenant.source) if tenant else self._without(request.tenant_id)
         outcome = self._judge(request, held, self._clock.now())
-        return outcome if isinstance(outcome, Decision) else await outcome
+        return outcome if isinstance(outcome, Decision) else await outcome()
 
     async def _load(self, tenant_id: str, min_version: int) -> HeldTenant | None:
         if not self._store.catalogue.version:
@@ -139,20 +160,22 @@ class Decisions:
         as_of = self._as_of(tenant)
         return float("inf") if as_of is None else self._freshness.age_of(as_of)
 
-    def _judge(self, request: CheckRequest, held: Held, now: datetime) -> Decision | Awaitable[Decision]:
+    def _judge(self, request: CheckRequest, held: Held, now: datetime) -> Decision | Later:
         outcome = evaluate(held, request, None, now)
         consuming = request.mode is CheckMode.CONSUME
         if isinstance(outcome, QuotaAsk):
-            return self._consume(request, held, outcome) if consuming else self._peek(request, held, outcome)
+            if consuming:
+                return partial(self._consume, request, held, outcome)
+            return self._peek(request, held, outcome)
         if consuming and outcome.allowed and outcome.kind == FeatureKind.METERED:
-            return self._record(request, held, outcome)
+            return partial(self._record, request, held, outcome)
         return _counted(outcome)
 
-    def _peek(self, request: CheckRequest, held: Held, ask: QuotaAsk) -> Decision | Awaitable[Decision]:
+    def _peek(self, request: CheckRequest, held: Held, ask: QuotaAsk) -> Decision | Later:
         usage = self._authority.view(request.tenant_id, ask, request.max_staleness)
         if isinstance(usage, QuotaUsage):
             return _counted(self._with_usage(request, held, usage))
-        return self._peek_later(request, held, usage)
+        return partial(self._peek_later, request, held, usage)
 
     async def _peek_later(self, request: CheckRequest, held: Held, usage: Awaitable[QuotaUsage]) -> Decision:
         try:

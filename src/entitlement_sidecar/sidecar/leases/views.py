@@ -56,7 +56,7 @@ class UsageViews:
             return self._refresh(key, ask)
         age = self._clock.monotonic() - view.taken
         if age > (MAX_AGE if max_age is None else max_age):
-            return self._fresher(key, ask, view)
+            return asyncio.ensure_future(self._fresher(key, ask, view))
         if age > REFRESH_AFTER:
             self._refresh(key, ask)
         return view.usage

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Sequence
 
 from entitlement_sidecar.domain.decision import Decision
 from entitlement_sidecar.domain.errors import EntitlementsError, InvalidInputError, UnsupportedError
-from entitlement_sidecar.sidecar.decisions.check import Decisions
+from entitlement_sidecar.sidecar.decisions.check import Decisions, Later
 from entitlement_sidecar.sidecar.rpc.front import Method
+from entitlement_sidecar.sidecar.rpc.memo import AnswerMemo
 from entitlement_sidecar.sidecar.rpc.requests import parse_check, parse_message, parse_tenant
 from entitlement_sidecar.wire.codec import decision_to_proto
 from entitlement_sidecar.wire.status import to_status
@@ -27,6 +28,7 @@ class EntitlementServicer:
 
     def __init__(self, decisions: Decisions) -> None:
         self._decisions = decisions
+        self._memo = AnswerMemo()
 
     def methods(self) -> list[Method]:
         """What a front has to serve."""
@@ -38,9 +40,16 @@ class EntitlementServicer:
 
     def check(self, payload: bytes) -> bytes | Awaitable[bytes]:
         """CheckEntitlement."""
+        kept = self._memo.get(payload)
+        if kept is not None:
+            return kept
         request = parse_check(parse_message(decision_pb2.CheckEntitlementRequest, payload))
         outcome = self._decisions.check(request)
-        return _answer(outcome) if isinstance(outcome, Decision) else _answer_later(outcome)
+        if not isinstance(outcome, Decision):
+            return _answer_later(outcome)
+        answer = _answer(outcome)
+        self._memo.put(payload, answer, self._decisions.basis(request, outcome))
+        return answer
 
     async def batch(self, payload: bytes) -> bytes:
         """BatchCheckEntitlements. Checks that have to wait wait together."""
@@ -56,7 +65,7 @@ class EntitlementServicer:
             results=[_batch_result(outcome) for outcome in outcomes]
         ).SerializeToString()
 
-    def _begin(self, message: decision_pb2.CheckEntitlementRequest) -> _Outcome | Awaitable[Decision]:
+    def _begin(self, message: decision_pb2.CheckEntitlementRequest) -> _Outcome | Later:
         try:
             return self._decisions.check(parse_check(message))
         except EntitlementsError as error:
@@ -80,17 +89,17 @@ def _answer(decision: Decision) -> bytes:
     return decision_pb2.CheckEntitlementResponse(decision=decision_to_proto(decision)).SerializeToString()
 
 
-async def _answer_later(outcome: Awaitable[Decision]) -> bytes:
-    return _answer(await outcome)
+async def _answer_later(later: Later) -> bytes:
+    return _answer(await later())
 
 
-async def _all(begun: Sequence[_Outcome | Awaitable[Decision]]) -> list[_Outcome]:
+async def _all(begun: Sequence[_Outcome | Later]) -> list[_Outcome]:
     """Waits for what has to be waited for, side by side; one that fails fails alone."""
-    waiting = [asyncio.ensure_future(item) for item in begun if isinstance(item, Awaitable)]
+    waiting = [asyncio.ensure_future(item()) for item in begun if callable(item)]
     if waiting:
         await asyncio.wait(waiting)
     late = iter(waiting)
-    return [_result(next(late)) if isinstance(item, Awaitable) else item for item in begun]
+    return [_result(next(late)) if callable(item) else item for item in begun]
 
 
 def _result(task: asyncio.Future[Decision]) -> _Outcome:

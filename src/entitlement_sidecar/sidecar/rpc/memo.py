@@ -1,0 +1,49 @@
+"""Answers of boolean and config PEEKs by their request's bytes (DESIGN 11).
+
+Most calls repeat. An answer is given again while everything it was made from is unchanged: the snapshot and
+what is told of it (so also its freshness: a heartbeat makes every answer anew), the catalogue, and the
+interval in which the resolution holds. Metered answers are never kept.
+"""
+
+from __future__ import annotations
+
+from entitlement_sidecar.sidecar.decisions.basis import Basis
+from entitlement_sidecar.telemetry import metrics
+
+MAX_ENTRIES = 32_768
+"""Answers kept at most; the oldest goes first."""
+
+MAX_REQUEST = 512
+"""Bytes of a request that is kept at most."""
+
+
+class AnswerMemo:
+    """Serialised answers, and what each rests on."""
+
+    def __init__(self) -> None:
+        self._entries: dict[bytes, tuple[bytes, Basis]] = {}
+        self._hits = metrics.memo_lookups.labels("hit")
+        self._misses = metrics.memo_lookups.labels("miss")
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, payload: bytes) -> bytes | None:
+        """The answer to a request, while what it rests on holds."""
+        entry = self._entries.get(payload)
+        if entry is None or not entry[1].holds():
+            self._misses.inc()
+            return None
+        self._hits.inc()
+        entry[1].count()
+        return entry[0]
+
+    def put(self, payload: bytes, answer: bytes, basis: Basis | None) -> None:
+        """Keeps an answer that rests on something that can be checked again."""
+        if basis is None or len(payload) > MAX_REQUEST:
+            return
+        # The entry goes to the end, so that the first is the one that was made longest ago.
+        self._entries.pop(payload, None)
+        self._entries[payload] = (answer, basis)
+        if len(self._entries) > MAX_ENTRIES:
+            del self._entries[next(iter(self._entries))]
