@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -50,9 +49,9 @@ def quickstart(state_dir: Path, **addresses: str | None) -> None:
 
 
 async def _run(state_dir: Path, addresses: dict[str, str | None]) -> None:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    from entitlement_sidecar.telemetry.signals import stop_on_signals  # noqa: PLC0415 - keeps --help quick
+
+    stopping = stop_on_signals()
     store_stopping, beside_stopping = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         store = await _start_planstore(group, state_dir, addresses, store_stopping)

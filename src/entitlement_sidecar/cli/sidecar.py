@@ -51,7 +51,7 @@ DEFAULT_STATE = Path("~/.local/state/entitlements/sidecar")
     show_default=True,
     help="fast needs the extra of that name; aio is the reference.",
 )
-@click.option("--allow-remote", is_flag=True, help="Listen on addresses that other machines reach.")
+@click.option("--allow-remote", is_flag=True, help="Let gRPC listen on addresses that other machines reach.")
 @click.option(
     "--max-tenants",
     type=click.IntRange(1),

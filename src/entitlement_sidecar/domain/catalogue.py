@@ -6,6 +6,7 @@ belongs to no tenant and travels to sidecars: features, outage policies and the 
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from enum import IntEnum
 from typing import Any
@@ -131,6 +132,18 @@ class Limit(msgspec.Struct, frozen=True):
     def key(self) -> str:
         """Names the limit inside its entitlement, and the authority's row."""
         return f"{self.window.key}:soft" if self.soft else self.window.key
+
+    def bought(self, quantity: int, anchor: datetime | None) -> Limit:
+        """The limit that a subscription has of it: multiplied, and billing cycles counted from its anchor."""
+        window = self.window
+        if window.unit is WindowUnit.BILLING_CYCLE and window.anchor is None:
+            window = msgspec.structs.replace(window, anchor=anchor)
+        return msgspec.structs.replace(
+            self,
+            amount=None if self.amount is None else min(self.amount * quantity, MAX_QUANTITY),
+            window=window,
+            carry_over_cap=min(self.carry_over_cap * quantity, MAX_QUANTITY),
+        )
 
 
 class PlanEntitlement(msgspec.Struct, frozen=True):

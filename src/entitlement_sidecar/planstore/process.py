@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable
 
 from entitlement_sidecar.planstore.bootstrap import Planstore, build
 from entitlement_sidecar.planstore.config import PlanstoreConfig
+from entitlement_sidecar.telemetry.signals import stop_on_signals
 
 GRACE = 3.0
 """Seconds that gRPC calls under way may take while stopping."""
@@ -29,11 +29,7 @@ async def run(config: PlanstoreConfig, started: Started | None = None) -> None:
     Raises:
         ConfigurationError: It cannot start like this.
     """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    await serve(config, stopping, started)
+    await serve(config, stop_on_signals(), started)
 
 
 async def serve(config: PlanstoreConfig, stopping: asyncio.Event, started: Started | None = None) -> None:

@@ -96,7 +96,8 @@ async def build(config: SidecarConfig) -> Sidecar:
         methods = [*EntitlementServicer(decisions).methods(), *UsageServicer(reporter).methods()]
         return Sidecar(
             front=_front(config, methods),
-            http=HttpServer(probe_app(readiness), config.http, allow_remote=config.allow_remote),
+            # Probes decide nothing and carry no secrets; the kubelet and Prometheus ask from outside.
+            http=HttpServer(probe_app(readiness), config.http, allow_remote=True),
             follower=Follower(upstream.feed, store, loader, freshness),
             loader=loader,
             readiness=readiness,

@@ -30,7 +30,7 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
         trusted_keys: File with the plan store's public keys; needed with Redis alone.
         snapshot_file: Catalogue file with tenants, to run without a plan store.
         front: Which front serves.
-        allow_remote: Listen on addresses that other machines reach.
+        allow_remote: gRPC may listen on addresses that other machines reach.
         max_tenants: Tenants held in memory at most.
         max_outbox_bytes: Size of the outbox on disk at most.
     """

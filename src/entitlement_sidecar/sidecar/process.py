@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from collections.abc import Callable
 
 from entitlement_sidecar.sidecar.bootstrap import Sidecar, build
 from entitlement_sidecar.sidecar.config import SidecarConfig
 from entitlement_sidecar.telemetry import metrics
+from entitlement_sidecar.telemetry.signals import stop_on_signals
 
 LINGER = 2.0
 """Seconds that listeners stay after the sidecar says that it is going away."""
@@ -38,11 +38,7 @@ async def run(config: SidecarConfig, started: Started | None = None) -> None:
     Raises:
         ConfigurationError: It cannot start like this.
     """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    await serve(config, stopping, started)
+    await serve(config, stop_on_signals(), started)
 
 
 async def serve(config: SidecarConfig, stopping: asyncio.Event, started: Started | None = None) -> None:

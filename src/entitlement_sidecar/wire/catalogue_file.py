@@ -15,16 +15,13 @@ from typing import Any
 import msgspec
 
 from entitlement_sidecar.domain.catalogue import (
-    MAX_QUANTITY,
     Catalogue,
     CatalogueDocument,
-    Limit,
     PlanEntitlement,
 )
 from entitlement_sidecar.domain.decision import Provenance, ProvenanceKind
 from entitlement_sidecar.domain.errors import CatalogueError, CatalogueProblem, InvalidInputError
 from entitlement_sidecar.domain.snapshot import Grant, Phase, Snapshot, Subscription, SubscriptionState
-from entitlement_sidecar.domain.window import WindowUnit
 from entitlement_sidecar.wire.catalogue_build import build_catalogue
 from entitlement_sidecar.wire.catalogue_checks import instant, meaning_problems
 from entitlement_sidecar.wire.catalogue_schema import shape_problems
@@ -186,19 +183,7 @@ def _grants(
             provenance=provenance,
             enabled=entitlement.enabled,
             value=entitlement.value,
-            limits=tuple(_times(limit, quantity, anchor) for limit in entitlement.limits),
+            limits=tuple(limit.bought(quantity, anchor) for limit in entitlement.limits),
         )
         for entitlement in entitlements
     ]
-
-
-def _times(limit: Limit, quantity: int, anchor: datetime | None) -> Limit:
-    window = limit.window
-    if window.unit is WindowUnit.BILLING_CYCLE:
-        window = msgspec.structs.replace(window, anchor=anchor)
-    return msgspec.structs.replace(
-        limit,
-        amount=None if limit.amount is None else min(limit.amount * quantity, MAX_QUANTITY),
-        window=window,
-        carry_over_cap=min(limit.carry_over_cap * quantity, MAX_QUANTITY),
-    )

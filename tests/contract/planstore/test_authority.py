@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, Limit
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, InvalidInputError
+from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
 from entitlement_sidecar.planstore.db import Database
-from entitlement_sidecar.planstore.usage.authority import RootAuthority, add_unadmitted
+from entitlement_sidecar.planstore.usage.authority import RootAuthority
+from entitlement_sidecar.planstore.usage.unadmitted import add_all_unadmitted
 from entitlement_sidecar.testing.clock import FakeClock
 
 DAY = WindowSpec(WindowUnit.DAY)
@@ -123,15 +125,24 @@ def test_a_new_window_begins_at_zero(consume: Consume, clock: FakeClock) -> None
     assert consume(5, "two", Limit(5, DAY)).admitted
 
 
+def used(value: int, at: datetime) -> tuple[tuple[str, str], UsageEvent]:
+    """Usage of acme that is charged to its calls."""
+    event = UsageEvent(
+        id="e", tenant_id="acme", metric="calls", value=value, unit="", occurred_at=at, recorded_at=at
+    )
+    return ("acme", "calls"), event
+
+
 def test_usage_without_a_grant_takes_room(database: Database, consume: Consume, clock: FakeClock) -> None:
     """Unadmitted usage may pass the limit and then refuses what comes after (DESIGN 7)."""
     limits = (Limit(5, DAY),)
+    in_force = {("acme", "calls"): limits}
     with database.writing() as session:
-        add_unadmitted(session, "acme", "calls", 4, clock.now(), limits)
+        add_all_unadmitted(session, [used(4, clock.now())], in_force)
     assert consume(2, "one", *limits).admitted is False
     with database.writing() as session:
-        add_unadmitted(session, "acme", "calls", 4, clock.now(), limits)
-        add_unadmitted(session, "acme", "calls", 9, clock.now() - timedelta(days=1), limits)
+        add_all_unadmitted(session, [used(4, clock.now())], in_force)
+        add_all_unadmitted(session, [used(9, clock.now() - timedelta(days=1))], in_force)
 
     view = consume(0, "", *limits).limits[0]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from entitlement_sidecar.domain.errors import UnauthenticatedError
-from entitlement_sidecar.wire.status import grpc_code, to_status, trailing_metadata
+from entitlement_sidecar.wire.status import abort
 
 _OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
 
@@ -50,6 +50,4 @@ def _refuse(_: object, context: grpc.ServicerContext) -> None:
     error = UnauthenticatedError(
         "expected metadata `authorization: Bearer TOKEN` with the plan store's token"
     )
-    status = to_status(error)
-    context.set_trailing_metadata(trailing_metadata(status))
-    context.abort(grpc_code(status), status.message)
+    abort(context, error)

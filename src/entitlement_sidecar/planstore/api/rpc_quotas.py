@@ -6,10 +6,10 @@ import grpc
 
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.errors import InvalidInputError, SourceUnavailableError, Violation
+from entitlement_sidecar.domain.errors import InvalidInputError, Violation
 from entitlement_sidecar.domain.evaluate import QuotaUsage
+from entitlement_sidecar.planstore.api.calls import answering
 from entitlement_sidecar.planstore.db import Database
-from entitlement_sidecar.planstore.db.away import AWAY
 from entitlement_sidecar.planstore.snapshots import in_force
 from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
 from entitlement_sidecar.wire.codec import to_timestamp, usage_to_proto
@@ -21,7 +21,6 @@ from entitlement_sidecar.wire.fields import (
     is_key,
     is_tenant,
 )
-from entitlement_sidecar.wire.status import grpc_code, to_status, trailing_metadata
 from entitlement_sidecar.wire.v1 import quota_pb2, quota_pb2_grpc
 
 
@@ -37,12 +36,8 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         self, request: quota_pb2.ConsumeRequest, context: grpc.ServicerContext
     ) -> quota_pb2.ConsumeResponse:
         """Admits an amount at once; quantity 0 reads."""
-        try:
+        with answering(context):
             return self._consume(request)
-        except Exception as error:  # noqa: BLE001 - every error has a status
-            status = to_status(_named(error))
-            context.set_trailing_metadata(trailing_metadata(status))
-            context.abort(grpc_code(status), status.message)
 
     def _consume(self, request: quota_pb2.ConsumeRequest) -> quota_pb2.ConsumeResponse:
         _validate(request)
@@ -57,10 +52,6 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
                 )
                 usage = self._authority.admit(session, admission)
         return _response(usage, held.snapshot_version)
-
-
-def _named(error: Exception) -> Exception:
-    return SourceUnavailableError("the database is away", 1.0) if isinstance(error, AWAY) else error
 
 
 def _response(usage: QuotaUsage, snapshot_version: int) -> quota_pb2.ConsumeResponse:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
 import grpc
 
@@ -17,7 +16,7 @@ from entitlement_sidecar.planstore.ingest.arrivals import read_arrival
 from entitlement_sidecar.planstore.usage.ledger import Arrival, Ledger
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.wire.codec import result_to_proto
-from entitlement_sidecar.wire.status import grpc_code, to_status, trailing_metadata
+from entitlement_sidecar.wire.status import abort
 from entitlement_sidecar.wire.v1 import usage_pb2, usage_pb2_grpc
 
 MAX_BATCH = 5000
@@ -46,7 +45,7 @@ class UsageIngestServicer(usage_pb2_grpc.UsageIngestServiceServicer):
             with metrics.ingest_seconds.time():
                 results = self.ingest(request)
         except Exception as error:  # noqa: BLE001 - every error has a status
-            _abort(context, error)
+            abort(context, error)
         for result in results:
             metrics.ingested_events.labels(result.outcome.name).inc()
         return usage_pb2.IngestBatchResponse(results=[result_to_proto(result) for result in results])
@@ -76,9 +75,3 @@ def _database_away() -> Iterator[None]:
         yield
     except AWAY as error:
         raise SourceUnavailableError("the plan store's database is away or busy", RETRY_AFTER) from error
-
-
-def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
-    status = to_status(error)
-    context.set_trailing_metadata(trailing_metadata(status))
-    context.abort(grpc_code(status), status.message)

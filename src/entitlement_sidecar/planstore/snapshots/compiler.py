@@ -7,10 +7,9 @@ from datetime import datetime
 
 import msgspec
 
-from entitlement_sidecar.domain.catalogue import Limit, PlanEntitlement
+from entitlement_sidecar.domain.catalogue import PlanEntitlement
 from entitlement_sidecar.domain.decision import Provenance, ProvenanceKind
 from entitlement_sidecar.domain.snapshot import Grant, Snapshot, Subscription
-from entitlement_sidecar.domain.window import WindowUnit
 from entitlement_sidecar.planstore.catalogue import add_on_of, plan_of
 from entitlement_sidecar.planstore.db import SubscriptionAddOnRow, SubscriptionRow
 from entitlement_sidecar.planstore.subscriptions import phases_of
@@ -70,17 +69,5 @@ def _grant(
         subscription_id=row.id,
         enabled=entitlement.enabled,
         value=entitlement.value,
-        limits=tuple(_limit(limit, row.anchor, quantity) for limit in entitlement.limits),
-    )
-
-
-def _limit(limit: Limit, anchor: datetime, quantity: int) -> Limit:
-    window = limit.window
-    if window.unit is WindowUnit.BILLING_CYCLE and window.anchor is None:
-        window = msgspec.structs.replace(window, anchor=anchor)
-    return msgspec.structs.replace(
-        limit,
-        window=window,
-        amount=None if limit.amount is None else limit.amount * quantity,
-        carry_over_cap=limit.carry_over_cap * quantity,
+        limits=tuple(limit.bought(quantity, row.anchor) for limit in entitlement.limits),
     )

@@ -100,30 +100,6 @@ def _judged(session: Session, admission: Admission, now: datetime) -> tuple[str,
         return "repeated", repeated
 
 
-def add_unadmitted(  # noqa: PLR0913, PLR0917 - what identifies the counters, and what to add
-    session: Session,
-    tenant_id: str,
-    feature: str,
-    quantity: int,
-    occurred_at: datetime,
-    limits: Sequence[Limit],
-) -> None:
-    """Counts usage that no grant covered, in the caller's transaction.
-
-    It may pass the limit: what happened is observed, not refused, and counts as overage. Callers that add
-    for several features do it in the order of (tenant, feature), so that two of them never wait for each
-    other.
-    """
-    for limit in _ordered(limits):
-        row = _counter(tenant_id, feature, limit, window_at(limit.window, occurred_at))
-        insert = insert_for(session, QuotaCounterRow).values(
-            **row, admitted=0, unadmitted=quantity, delegated=0
-        )
-        adding = QuotaCounterRow.unadmitted + insert.excluded.unadmitted
-        key = ["tenant_id", "feature", "limit_key", "window_start"]
-        session.execute(insert.on_conflict_do_update(index_elements=key, set_={"unadmitted": adding}))
-
-
 def _validate(admission: Admission) -> None:
     if not 0 <= admission.quantity <= MAX_QUANTITY:
         raise InvalidInputError.of("quantity", f"expected 0 to {MAX_QUANTITY}")
