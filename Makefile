@@ -33,7 +33,7 @@ generate: $(VENV)/.installed-dev ## Write the code and the reference pages that 
 lock: $(VENV)/.installed-dev ## Resolve requirements/*.txt again (upgrades nothing that need not change).
 	@$(BIN)/python tools/lock.py
 
-bench: $(VENV)/.installed-dev ## Measure (needs h2load).
+bench: $(VENV)/.installed-dev ## Measure against a bare grpc.aio echo (h2load adds a second opinion).
 	@$(BIN)/python -m benchmarks
 
 clean: ## Remove what the other verbs made.

@@ -17,11 +17,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 
 import msgspec
 from rich.console import Console
 
-from benchmarks import load, report
+from benchmarks import h2load, load, report
 from benchmarks.echo_server import PATH as ECHO_PATH
 from benchmarks.load import Result
 from benchmarks.report import Row, Target
@@ -110,6 +111,7 @@ def _measure(options: Options, folder: Path, stack: ExitStack) -> report.Report:
     ]
     found = _rounds(options, echoes, sidecars)
     rows += _rates(found) + _latencies(found)
+    rows += _second_opinion(options, echoes, sidecars, cores)
     rows += [_memory("memory after the load", server, None) for server in sidecars]
     return report.Report(report.machine(), platform.python_version(), options.rounds, options.seconds, rows)
 
@@ -186,6 +188,40 @@ def _clean(result: Result, workload: Workload) -> Result:
     if result.failed or not result.calls:
         raise SystemExit(f"{workload.name}: {result.failed} of {result.calls + result.failed} calls failed")
     return result
+
+
+def _second_opinion(
+    options: Options, echoes: list[Server], sidecars: list[Server], cores: Cores
+) -> list[Row]:
+    """PEEKs as h2load sees them: one body again and again, so a kept answer is given each time."""
+    if not h2load.available():
+        _console.print(h2load.MISSING, style="bold")
+        return []
+    peeks = [workload for workload in workloads() if workload.name.startswith("PEEK")]
+    plan = [(server, echo(ECHO_PATH)) for server in echoes]
+    plan += [(server, workload) for workload in peeks for server in sidecars]
+    rates: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for number in range(options.rounds):
+        for server, workload in plan:
+            _console.print(
+                f"h2load {number + 1} of {options.rounds}: {server.name}, {workload.name}", style="dim"
+            )
+            rates[server.name, workload.name].append(h2load.rate(server, workload, cores, options.seconds))
+    middle = {key: median(values) for key, values in rates.items()}
+    base = middle["echo bare", "echo"]
+    return [
+        Row(
+            what=f"{name}, {CONNECTIONS * DEPTH} in flight, h2load, one body",
+            server=server,
+            value=rate,
+            unit="calls/s",
+            spread=(max(rates[server, name]) - min(rates[server, name])) / rate,
+            ratio=rate / base,
+            against="echo",
+            target=Target(at_least=8) if server == "sidecar fast" else None,
+        )
+        for (server, name), rate in middle.items()
+    ]
 
 
 def _rates(found: dict[_Key, list[tuple[Workload, Result]]]) -> list[Row]:
