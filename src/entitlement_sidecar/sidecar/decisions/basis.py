@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.evaluate import Held
+from entitlement_sidecar.domain.evaluate import Held, QuotaUsage
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
 
@@ -24,7 +24,8 @@ class Knowledge(msgspec.Struct, frozen=True):
 class Basis(msgspec.Struct, frozen=True):
     """A decision holds again while the same things are held, told the same way, in the same interval.
 
-    `count` counts the decision once more. A warning that a grant ends soon may be late by one heartbeat.
+    `count` counts the decision once more. A metered one also rests on a view of usage: `look` has to find
+    that very view again. A warning that a grant ends soon may be late by one heartbeat.
     """
 
     knowledge: Knowledge
@@ -34,6 +35,8 @@ class Basis(msgspec.Struct, frozen=True):
     since: datetime
     until: datetime | None
     count: Callable[[], None]
+    usage: QuotaUsage | None = None
+    look: Callable[[], object] | None = None
 
     def holds(self) -> bool:
         """Whether the decision would be the same now."""
@@ -47,4 +50,5 @@ class Basis(msgspec.Struct, frozen=True):
             and freshness.is_fresh(now)
             and self.since <= now
             and (self.until is None or now < self.until)
+            and (self.look is None or self.look() is self.usage)
         )

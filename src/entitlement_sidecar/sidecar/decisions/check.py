@@ -12,6 +12,8 @@ from datetime import datetime
 from functools import cache, partial
 from typing import Any
 
+import msgspec
+
 from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Degradation, Reason, Source
 from entitlement_sidecar.domain.errors import TenantUnknownError, VersionNotReachedError
@@ -27,7 +29,7 @@ from entitlement_sidecar.telemetry import metrics
 Later = Callable[[], Coroutine[Any, Any, Decision]]
 """How to go on where a decision has to wait."""
 
-_REPEATABLE = frozenset({FeatureKind.BOOLEAN, FeatureKind.CONFIG})
+_REPEATABLE = frozenset({FeatureKind.BOOLEAN, FeatureKind.CONFIG, FeatureKind.METERED})
 
 
 class Decisions:
@@ -63,8 +65,7 @@ class Decisions:
         """What a decision just made rests on; None when it must be made again each time."""
         tenant = self._store.get(request.tenant_id)
         if (
-            decision.kind not in _REPEATABLE
-            or request.max_staleness is not None
+            not _repeatable(request, decision)
             or tenant is None
             or tenant.told is None
             or tenant.told_generation != self._freshness.generation
@@ -72,15 +73,29 @@ class Decisions:
             return None
         now = self._clock.now()
         feature = tenant.told.catalogue.features[request.feature]
-        return Basis(
+        resolution = tenant.resolver.resolve(feature, now)
+        basis = Basis(
             knowledge=self._knowledge,
             tenant=tenant,
             told=tenant.told,
             generation=tenant.told_generation,
             since=now,
-            until=tenant.resolver.resolve(feature, now).valid_until,
+            until=resolution.valid_until,
             count=_counter(decision.reason, decision.degradation),
         )
+        return self._on_usage(basis, request, QuotaAsk(feature, 0, resolution), decision)
+
+    def _on_usage(
+        self, basis: Basis, request: CheckRequest, ask: QuotaAsk, decision: Decision
+    ) -> Basis | None:
+        """A metered decision also rests on the view that it tells."""
+        if not ask.resolution.limits:
+            return basis
+        look = partial(self._authority.view, request.tenant_id, ask, None)
+        usage = look()
+        if not isinstance(usage, QuotaUsage) or usage.as_of != decision.usage_as_of:
+            return None
+        return msgspec.structs.replace(basis, usage=usage, look=look)
 
     async def list(self, tenant_id: str, max_staleness: float | None) -> tuple[list[str], list[Decision]]:
         """A PEEK of every feature of the catalogue, sorted by feature."""
@@ -226,6 +241,16 @@ class Decisions:
     def _tenant_unknown(self, request: CheckRequest) -> Decision:
         held = Held(self._store.catalogue, None, Source.PLAN_STORE, tenant_unknown=True)
         return _counted(self._with_usage(request, held, QuotaUsage()))
+
+
+def _repeatable(request: CheckRequest, decision: Decision) -> bool:
+    """A look whose answer says nothing that changes with every instant."""
+    return (
+        request.mode is CheckMode.PEEK
+        and request.max_staleness is None
+        and decision.retry_after is None
+        and decision.kind in _REPEATABLE
+    )
 
 
 @cache

@@ -8,21 +8,40 @@ authority against.
 from __future__ import annotations
 
 from collections import OrderedDict
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 from entitlement_sidecar.domain.catalogue import Limit
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import IdempotencyConflictError
 from entitlement_sidecar.domain.evaluate import LimitUsage, QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.snapshot import Resolution
 from entitlement_sidecar.domain.window import window_at
+from entitlement_sidecar.sidecar.leases.views import first_end
 
 MAX_COUNTERS = 1_000_000
 """Counters kept at most, over all tenants, features and windows; the least recently used goes first."""
+
+MAX_VIEWS = 100_000
+"""Views remembered at most."""
+
+VIEWED_FOR = timedelta(seconds=1)
+"""How long a view is given again while nothing is consumed."""
 
 MAX_REQUESTS = 100_000
 """Request ids remembered at most."""
 
 _Key = tuple[str, str, str, datetime]
+
+
+class _View(msgspec.Struct, frozen=True):
+    """What was counted during `[since, until)`, while nothing was consumed."""
+
+    usage: QuotaUsage
+    resolution: Resolution
+    since: datetime
+    until: datetime
 
 
 class LocalAuthority:
@@ -31,13 +50,27 @@ class LocalAuthority:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._admitted: OrderedDict[_Key, int] = OrderedDict()
+        self._views: OrderedDict[tuple[str, str], _View] = OrderedDict()
         self._requests: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()
 
-    def view(self, tenant_id: str, ask: QuotaAsk, max_age: float | None) -> QuotaUsage:  # noqa: ARG002 - always now
-        """Usage now."""
+    def view(self, tenant_id: str, ask: QuotaAsk, max_age: float | None) -> QuotaUsage:
+        """Usage now. Asked again within a second, the same view, unless something was consumed meanwhile."""
         now = self._clock.now()
+        view = self._views.get((tenant_id, ask.feature.key))
+        if (
+            view is not None
+            and max_age is None
+            and view.resolution is ask.resolution
+            and view.since <= now < view.until
+        ):
+            return view.usage
         limits = tuple(self._usage(tenant_id, ask, limit, now) for limit in ask.resolution.limits)
-        return QuotaUsage(limits, as_of=now)
+        usage = QuotaUsage(limits, as_of=now)
+        until = min(now + VIEWED_FOR, first_end(limits) or datetime.max.replace(tzinfo=UTC))
+        self._views[tenant_id, ask.feature.key] = _View(usage, ask.resolution, now, until)
+        while len(self._views) > MAX_VIEWS:
+            self._views.popitem(last=False)
+        return usage
 
     def consume(self, tenant_id: str, ask: QuotaAsk, request_id: str) -> QuotaUsage:
         """Admits all or nothing; an admitted request id is admitted once.
@@ -70,6 +103,7 @@ class LocalAuthority:
             self._requests.popitem(last=False)
 
     def _add(self, tenant_id: str, ask: QuotaAsk, usages: list[LimitUsage]) -> None:
+        self._views.pop((tenant_id, ask.feature.key), None)
         for usage in usages:
             key = (tenant_id, ask.feature.key, usage.key, usage.window_start)
             self._admitted[key] = usage.used + ask.quantity

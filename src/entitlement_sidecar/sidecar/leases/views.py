@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from datetime import datetime
 
 import msgspec
 
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.evaluate import QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.evaluate import LimitUsage, QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.snapshot import Resolution
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
 
 REFRESH_AFTER = 1.0
@@ -30,8 +32,12 @@ _Key = tuple[str, str]
 
 
 class _View(msgspec.Struct, frozen=True):
+    """A view, what it was asked for, when it was taken (monotonic), and when its first window ends."""
+
     usage: QuotaUsage
+    resolution: Resolution
     taken: float
+    until: datetime | None
 
 
 class UsageViews:
@@ -66,16 +72,14 @@ class UsageViews:
         outcome = self._authority.consume(tenant_id, ask, request_id)
         usage = outcome if isinstance(outcome, QuotaUsage) else await outcome
         if not usage.unavailable:
-            self._keep((tenant_id, ask.feature.key), msgspec.structs.replace(usage, admitted=None))
+            self._keep((tenant_id, ask.feature.key), ask, msgspec.structs.replace(usage, admitted=None))
         return usage
 
     def _usable(self, view: _View, ask: QuotaAsk) -> bool:
         """The view is of the limits asked about, and of windows that have not ended."""
-        now = self._clock.now()
-        limits = view.usage.limits
-        return [(u.key, u.amount) for u in limits] == [
-            (limit.key, limit.amount) for limit in ask.resolution.limits
-        ] and all(u.reset_at is None or now < u.reset_at for u in limits)
+        if view.until is not None and self._clock.now() >= view.until:
+            return False
+        return view.resolution is ask.resolution or _same_limits(view.usage, ask.resolution)
 
     async def _fresher(self, key: _Key, ask: QuotaAsk, view: _View) -> QuotaUsage:
         usage = await self._refresh(key, ask)
@@ -99,11 +103,21 @@ class UsageViews:
         outcome = self._authority.view(key[0], ask, 0)
         usage = outcome if isinstance(outcome, QuotaUsage) else await outcome
         if not usage.unavailable:
-            self._keep(key, usage)
+            self._keep(key, ask, usage)
         return usage
 
-    def _keep(self, key: _Key, usage: QuotaUsage) -> None:
-        self._views[key] = _View(usage, self._clock.monotonic())
+    def _keep(self, key: _Key, ask: QuotaAsk, usage: QuotaUsage) -> None:
+        until = first_end(usage.limits)
+        self._views[key] = _View(usage, ask.resolution, self._clock.monotonic(), until)
         self._views.move_to_end(key)
         while len(self._views) > MAX_VIEWS:
             self._views.popitem(last=False)
+
+
+def _same_limits(usage: QuotaUsage, resolution: Resolution) -> bool:
+    return [(u.key, u.amount) for u in usage.limits] == [(li.key, li.amount) for li in resolution.limits]
+
+
+def first_end(limits: Sequence[LimitUsage]) -> datetime | None:
+    """When the first of several windows ends; None when none does."""
+    return min((usage.reset_at for usage in limits if usage.reset_at is not None), default=None)
