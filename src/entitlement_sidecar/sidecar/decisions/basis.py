@@ -7,8 +7,9 @@ from datetime import datetime
 
 import msgspec
 
+from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.evaluate import Held, QuotaUsage
+from entitlement_sidecar.domain.evaluate import QuotaUsage
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
 
@@ -22,33 +23,31 @@ class Knowledge(msgspec.Struct, frozen=True):
 
 
 class Basis(msgspec.Struct, frozen=True):
-    """A decision holds again while the same things are held, told the same way, in the same interval.
+    """A decision holds again while the same things are held, in the same interval.
 
+    Its `as_of` may be older than what could be said now, never younger, and never old enough to be STALE.
     `count` counts the decision once more. A metered one also rests on a view of usage: `look` has to find
-    that very view again. A warning that a grant ends soon may be late by one heartbeat.
+    that very view again. A warning that a grant ends soon may be late by `STALE_AFTER`.
     """
 
     knowledge: Knowledge
     tenant: HeldTenant
-    told: Held
-    generation: int
+    catalogue: CatalogueDocument
     since: datetime
-    until: datetime | None
+    until: datetime
     count: Callable[[], None]
     usage: QuotaUsage | None = None
     look: Callable[[], object] | None = None
 
     def holds(self) -> bool:
-        """Whether the decision would be the same now."""
-        store, freshness = self.knowledge.store, self.knowledge.freshness
+        """Whether the decision would be the same now, but for a younger `as_of`."""
+        store = self.knowledge.store
         now = self.knowledge.clock.now()
         return (
-            self.tenant.told is self.told
-            and freshness.generation == self.generation
+            self.since <= now < self.until
+            and self.tenant.followed
             and store.get(self.tenant.snapshot.tenant_id) is self.tenant
-            and store.catalogue is self.told.catalogue
-            and freshness.is_fresh(now)
-            and self.since <= now
-            and (self.until is None or now < self.until)
+            and store.catalogue is self.catalogue
+            and self.knowledge.freshness.is_fresh(now)
             and (self.look is None or self.look() is self.usage)
         )

@@ -8,7 +8,7 @@ until that is called, so a caller that leaves first leaves nothing behind.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import Any
 
@@ -64,23 +64,22 @@ class Decisions:
     def basis(self, request: CheckRequest, decision: Decision) -> Basis | None:
         """What a decision just made rests on; None when it must be made again each time."""
         tenant = self._store.get(request.tenant_id)
-        if (
-            not _repeatable(request, decision)
-            or tenant is None
-            or tenant.told is None
-            or tenant.told_generation != self._freshness.generation
-        ):
+        as_of = decision.as_of
+        if tenant is None or not tenant.followed or as_of is None or not _repeatable(request, decision):
             return None
         now = self._clock.now()
-        feature = tenant.told.catalogue.features[request.feature]
+        if as_of > now:
+            # The clock was set back: `as_of` is of the time before, and would stay young for too long.
+            return None
+        feature = self._store.catalogue.features[request.feature]
         resolution = tenant.resolver.resolve(feature, now)
+        stale_at = as_of + timedelta(seconds=STALE_AFTER)
         basis = Basis(
             knowledge=self._knowledge,
             tenant=tenant,
-            told=tenant.told,
-            generation=tenant.told_generation,
+            catalogue=self._store.catalogue,
             since=now,
-            until=resolution.valid_until,
+            until=min(stale_at, resolution.valid_until or stale_at),
             count=_counter(decision.reason, decision.degradation),
         )
         return self._on_usage(basis, request, QuotaAsk(feature, 0, resolution), decision)
@@ -247,6 +246,7 @@ def _repeatable(request: CheckRequest, decision: Decision) -> bool:
     """A look whose answer says nothing that changes with every instant."""
     return (
         request.mode is CheckMode.PEEK
+        and decision.degradation is Degradation.NONE
         and request.max_staleness is None
         and decision.retry_after is None
         and decision.kind in _REPEATABLE

@@ -26,8 +26,8 @@ MAX_COUNTERS = 1_000_000
 MAX_VIEWS = 100_000
 """Views remembered at most."""
 
-VIEWED_FOR = timedelta(seconds=1)
-"""How long a view is given again while nothing is consumed."""
+VIEWED_FOR = timedelta(seconds=5)
+"""How long a view is given again while nothing is consumed: nobody else counts, so it stays true."""
 
 MAX_REQUESTS = 100_000
 """Request ids remembered at most."""
@@ -54,7 +54,7 @@ class LocalAuthority:
         self._requests: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()
 
     def view(self, tenant_id: str, ask: QuotaAsk, max_age: float | None) -> QuotaUsage:
-        """Usage now. Asked again within a second, the same view, unless something was consumed meanwhile."""
+        """Usage now. Asked again, the same view for a while, unless something was consumed meanwhile."""
         now = self._clock.now()
         view = self._views.get((tenant_id, ask.feature.key))
         if (

@@ -1,9 +1,9 @@
 """Answers of PEEKs by their request's bytes (DESIGN 11).
 
-Most calls repeat. An answer is given again while everything it was made from is unchanged: the snapshot and
-what is told of it (so also its freshness: a heartbeat makes every answer anew), the catalogue, and the
-interval in which the resolution holds. A metered answer also rests on the very view of usage that it tells,
-which is looked for each time (ADR 7); what consumes, or waits, is never kept.
+Most calls repeat. An answer is given again while everything it was made from is unchanged: the snapshot, the
+catalogue, and the interval in which the resolution holds; for three seconds at most, so that its `as_of` is
+never old enough to be STALE, and only while the feed beats. A metered answer also rests on the very view of
+usage that it tells, which is looked for each time (ADR 7). What consumes, or waits, is never kept.
 """
 
 from __future__ import annotations
