@@ -58,15 +58,12 @@ def _feature(key: str, raw: dict[str, Any]) -> Feature:
 
 
 def _outage(raw: dict[str, Any]) -> OutagePolicy:
-    window = raw.get("allowance_window")
     chosen = raw.get("when_unknown")
     stale = raw.get("serve_stale_for")
     return OutagePolicy(
         serve_stale_for=DEFAULT_SERVE_STALE_FOR if stale is None else _seconds(stale),
         after_stale=AfterStale[raw.get("after_stale", "last_known").upper()],
         when_unknown=WhenUnknown[chosen.upper()] if chosen else None,
-        allowance=raw.get("allowance", 0),
-        allowance_window=_window(window) if window else None,
         value=raw.get("value"),
     )
 
@@ -130,8 +127,6 @@ def _limit(raw: dict[str, Any]) -> Limit:
         amount=None if raw["amount"] == "unlimited" else raw["amount"],
         window=_window(raw["window"]),
         soft=raw.get("soft", False),
-        carry_over_cap=raw.get("carry_over_cap", 0),
-        overage_price=raw.get("overage_price", ""),
     )
 
 

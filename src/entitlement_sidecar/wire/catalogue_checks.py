@@ -15,14 +15,16 @@ from entitlement_sidecar.domain.errors import CatalogueProblem
 from entitlement_sidecar.wire.catalogue_schema import unknown
 from entitlement_sidecar.wire.yaml_source import Path, YamlDocument
 
-_COUNTED = frozenset({"metered", "seats", "credits"})
-"""Kinds that have limits."""
-
-_MEASURED = frozenset({"metered", "credits"})
-"""Kinds whose consumption is recorded as usage, so that they need a metric."""
-
 _UNCOUNTED = frozenset({"boolean", "config"})
-"""Kinds that are had or not."""
+"""Kinds that are had or not; the others have limits."""
+
+_KINDS = _UNCOUNTED | {"metered"}
+
+_LATER_KINDS = frozenset({"seats", "credits"})
+_LATER_OUTAGE = ("allowance", "allowance_window")
+_LATER_LIMIT = ("carry_over_cap", "overage_price")
+_LATER = "is not available in this version"
+"""Named by the contract, and refused until something acts on it: an option must not do nothing."""
 
 _EXAMPLE = "2026-01-31T00:00:00Z"
 _PRICE = re.compile(r"[0-9]{1,15}([.][0-9]{1,9})?")
@@ -54,11 +56,18 @@ def _items(value: Any) -> list[Any]:  # noqa: ANN401
     return value if isinstance(value, list) else []
 
 
+def _kind(feature: dict[str, Any]) -> str:
+    kind = feature.get("kind")
+    return kind if isinstance(kind, str) else ""
+
+
 def _features(features: dict[str, Any], metrics: dict[str, Any]) -> Problems:
     for key, raw in features.items():
         feature, path = _members(raw), ("features", key)
-        kind, metric = feature.get("kind"), feature.get("metric")
-        if kind in _MEASURED and metric is None:
+        kind, metric = _kind(feature), feature.get("metric")
+        if kind in _LATER_KINDS:
+            yield (*path, "kind"), f"kind: {kind} {_LATER}: use boolean, config or metered"
+        if kind == "metered" and metric is None:
             yield path, f"a {kind} feature needs the metric that its usage adds up to: metric: {key}"
         if kind in _UNCOUNTED and metric is not None:
             yield (*path, "metric"), f"a {kind} feature has no metric: remove it or make the kind metered"
@@ -67,18 +76,21 @@ def _features(features: dict[str, Any], metrics: dict[str, Any]) -> Problems:
         yield from _outage(_members(feature.get("outage")), kind, (*path, "outage"))
 
 
-def _outage(outage: dict[str, Any], kind: object, path: Path) -> Problems:
+def _later(body: dict[str, Any], names: tuple[str, ...], path: Path) -> Problems:
+    for name in names:
+        if name in body:
+            yield (*path, name), f"{name} {_LATER}: remove it"
+
+
+def _outage(outage: dict[str, Any], kind: str, path: Path) -> Problems:
     chosen = outage.get("when_unknown")
-    if chosen == "allowance" and not {"allowance", "allowance_window"} <= outage.keys():
-        yield path, "when_unknown: allowance needs allowance and allowance_window"
-    if chosen == "allowance" and kind in _UNCOUNTED:
-        yield (*path, "when_unknown"), f"a {kind} feature has no quantity: use allow, deny or value"
+    if chosen == "allowance":
+        yield (*path, "when_unknown"), f"when_unknown: allowance {_LATER}: use allow, deny or value"
+    yield from _later(outage, _LATER_OUTAGE, path)
     if chosen == "value" and ("value" not in outage or kind != "config"):
         yield path, "when_unknown: value needs a value and a config feature"
-    for name, wanted in (("allowance", "allowance"), ("allowance_window", "allowance"), ("value", "value")):
-        if name in outage and chosen != wanted:
-            yield (*path, name), f"{name} is used only with when_unknown: {wanted}"
-    yield from _window(outage.get("allowance_window"), (*path, "allowance_window"))
+    if "value" in outage and chosen != "value":
+        yield (*path, "value"), "value is used only with when_unknown: value"
 
 
 def _metrics(metrics: dict[str, Any], features: dict[str, Any]) -> Problems:
@@ -124,17 +136,16 @@ def _granting(data: dict[str, Any], section: str, features: dict[str, Any]) -> P
             if feature not in features:
                 yield (*path, feature), f"feature {unknown(feature, features)}"
                 continue
-            kind = _members(features[feature]).get("kind")
-            yield from _entitlement(granted, kind, (*path, feature))
+            yield from _entitlement(granted, _kind(_members(features[feature])), (*path, feature))
 
 
-def _entitlement(granted: Any, kind: object, path: Path) -> Problems:  # noqa: ANN401
+def _entitlement(granted: Any, kind: str, path: Path) -> Problems:  # noqa: ANN401
     body = _members(granted)
-    if kind not in _COUNTED | _UNCOUNTED:
+    if kind not in _KINDS:
         return
     if "value" in body and kind != "config":
         yield (*path, "value"), f"a {kind} feature has no value"
-    if "limits" in body and kind not in _COUNTED:
+    if "limits" in body and kind != "metered":
         yield (*path, "limits"), f"a {kind} feature has no limits"
     off = granted is False or body.get("enabled") is False
     if kind == "config" and "value" not in body and not off:
@@ -148,6 +159,7 @@ def _limits(limits: list[Any], path: Path) -> Problems:
         limit = _members(raw)
         window, soft = limit.get("window"), limit.get("soft") is True
         yield from _window(window, (*path, index, "window"))
+        yield from _later(limit, _LATER_LIMIT, (*path, index))
         same = (repr(sorted(window.items()) if isinstance(window, dict) else window), soft)
         if same in seen:
             yield (*path, index), "this window has a limit already: keep one of each window, soft and hard"

@@ -23,6 +23,9 @@ from entitlement_sidecar.wire.yaml_source import Path, YamlDocument
 _SHOWN = 40
 """Most characters of a wrong value that a message repeats."""
 
+_LATER = {"$ref": "#/$defs/later"}
+"""Of what a later version accepts: `catalogue_checks` refuses it, and no message offers it."""
+
 
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of catalogue and snapshot documents."""
@@ -57,8 +60,9 @@ def _problems(document: YamlDocument, error: Any) -> Iterator[CatalogueProblem]:
     path: Path = tuple(error.absolute_path)
     match error.validator:
         case "additionalProperties":
-            allowed = error.schema["properties"]
-            for key in error.instance.keys() - allowed.keys():
+            known = error.schema["properties"]
+            allowed = [key for key, form in known.items() if form != _LATER]
+            for key in error.instance.keys() - known.keys():
                 yield document.problem((*path, key), unknown(key, allowed), at_key=True)
         case "required":
             key = error.message.split("'")[1]

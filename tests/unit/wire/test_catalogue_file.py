@@ -48,8 +48,7 @@ features:
     deprecated: true
     placement: true
     obligations: {evaluation_required: true}
-    outage:
-      {when_unknown: allowance, allowance: 5, allowance_window: hour, serve_stale_for: 12h, after_stale: deny}
+    outage: {when_unknown: allow, serve_stale_for: 12h, after_stale: deny}
   sso: {kind: boolean}
   packs: {kind: config, outage: {when_unknown: value, value: [a, 1, true]}}
 metrics:
@@ -72,7 +71,7 @@ plans:
         limits:
           - {amount: 100_000, window: month}
           - {amount: unlimited, window: {unit: week, zone: Europe/Berlin, week_start: sunday}, soft: true}
-          - {amount: 5, window: billing_cycle, carry_over_cap: 2, overage_price: extra}
+          - {amount: 5, window: billing_cycle}
       packs: {value: 2}
       sso: true
 add_ons:
@@ -100,6 +99,24 @@ def minimal(*, feature: str = "{kind: boolean}", granted: str = "true", more: st
         f"catalogue: c\nfeatures:\n  x: {feature}\nplans:\n  p:\n"
         '    price: {amount: "1.00", currency: EUR}\n    billing_period: month\n'
         f"    entitlements: {{x: {granted}}}\n{more}"
+    )
+
+
+OUTAGE = "features.x.outage."
+LIMIT = "plans.p.entitlements.x.limits[0]."
+
+
+def outage(policy: str) -> str:
+    """A file with one feature that has an outage policy."""
+    return minimal(feature=f"{{kind: boolean, outage: {{{policy}}}}}")
+
+
+def metered(limit: str) -> str:
+    """A file with one metered feature, and something more in its limit."""
+    return minimal(
+        feature="{kind: metered, metric: m}",
+        granted=f"{{limits: [{{amount: 1, window: day, {limit}}}]}}",
+        more="metrics: {m: {domain: d, unit: u}}",
     )
 
 
@@ -155,12 +172,11 @@ def test_everything_that_can_be_written_is_read() -> None:
         True,
         True,
     )
-    assert (outage.when_unknown, outage.allowance, outage.serve_stale_for) == (
-        WhenUnknown.ALLOWANCE,
-        5,
+    assert (outage.when_unknown, outage.serve_stale_for, outage.after_stale) == (
+        WhenUnknown.ALLOW,
         43200.0,
+        AfterStale.DENY,
     )
-    assert (outage.after_stale, outage.allowance_window) == (AfterStale.DENY, WindowSpec(WindowUnit.HOUR))
     assert catalogue.features["packs"].outage.value == ["a", 1, True]
     assert (metric.window.unit, metric.classification) == (WindowUnit.DAY, Classification.NON_BILLABLE)
     assert metric.durability is Durability.BUFFERED
@@ -171,7 +187,7 @@ def test_everything_that_can_be_written_is_read() -> None:
     assert requests.limits == (
         Limit(100_000, WindowSpec(WindowUnit.MONTH)),
         Limit(None, WindowSpec(WindowUnit.WEEK, "Europe/Berlin", 7), soft=True),
-        Limit(5, WindowSpec(WindowUnit.BILLING_CYCLE), carry_over_cap=2, overage_price="extra"),
+        Limit(5, WindowSpec(WindowUnit.BILLING_CYCLE)),
     )
     assert (packs.value, sso.enabled) == (2, True)
 
@@ -253,9 +269,9 @@ def test_every_problem_is_listed_with_its_place() -> None:
             "later than since",
         ),
         (minimal(more='tenants: {"a b": {plan: p}}'), "1 to 128 letters, digits"),
-        (minimal(feature="{kind: boolean, outage: {when_unknown: allowance}}"), "needs allowance and"),
+        (minimal(feature="{kind: [boolean]}"), "a list is not accepted: expected one of boolean, config"),
         (minimal(feature="{kind: boolean, outage: {when_unknown: value, value: 1}}"), "a config feature"),
-        (minimal(feature="{kind: boolean, outage: {allowance: 1}}"), "only with when_unknown: allowance"),
+        (minimal(feature="{kind: config, outage: {value: 1}}"), "only with when_unknown: value"),
         (minimal(feature="{kind: boolean, outage: {serve_stale_for: 1 day}}"), "a duration such as"),
         (minimal().replace('"1.00"', '"1,00"'), "a price such as"),
         (minimal().replace('"1.00"', "1e-12"), "up to 9 decimals"),
@@ -282,6 +298,41 @@ def test_every_problem_is_listed_with_its_place() -> None:
 def test_what_is_wrong_is_said(text: str, said: str) -> None:
     """Each kind of mistake has a message that says what would be right."""
     assert any(said in problem for problem in problems(text)), problems(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "said", "path"),
+    [
+        (minimal(feature="{kind: seats}"), "3, column 13", "kind: seats", "features.x.kind"),
+        (minimal(feature="{kind: credits}"), "3, column 13", "kind: credits", "features.x.kind"),
+        (
+            outage("when_unknown: allowance"),
+            "3, column 45",
+            "when_unknown: allowance",
+            f"{OUTAGE}when_unknown",
+        ),
+        (outage("allowance: 5"), "3, column 42", "allowance", f"{OUTAGE}allowance"),
+        (outage("allowance_window: hour"), "3, column 49", "allowance_window", f"{OUTAGE}allowance_window"),
+        (metered("carry_over_cap: 2"), "8, column 74", "carry_over_cap", f"{LIMIT}carry_over_cap"),
+        (metered("overage_price: [a]"), "8, column 73", "overage_price", f"{LIMIT}overage_price"),
+    ],
+    ids=range(7),
+)
+def test_what_a_later_version_brings_is_refused(text: str, place: str, said: str, path: str) -> None:
+    """What the contract names and nothing acts on is refused, once and with its place, and never ignored."""
+    (problem,) = problems(text)
+    assert problem.startswith(f"line {place}: {said} is not available in this version: ")
+    assert problem.endswith(f" (at {path})")
+
+
+def test_no_message_offers_what_is_not_available() -> None:
+    """A wrong name or kind is answered with what this version accepts."""
+    found = problems(minimal(feature="{kind: seat, outage: {allow: 1, when_unknown: x}}"))
+    found += problems(metered("carry_over: 1"))
+    assert len(found) == 4
+    assert not any(
+        word in text for text in found for word in ("seats", "allowance", "carry_over_cap", "overage_price")
+    )
 
 
 def test_equal_windows_of_one_kind_may_have_one_limit() -> None:
