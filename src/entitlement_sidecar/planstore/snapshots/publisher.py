@@ -185,19 +185,23 @@ class RedisPublisher:
         if self._database.is_sqlite:
             # One writer at a time: Redis must not be waited for while holding that turn.
             with self._database.reading() as session:
-                rows = self._send(session, states)
+                rows, reached = self._send(session, states)
             if rows:
                 with self._database.writing() as session:
-                    self._mark(session, rows)
+                    self._mark(session, rows, reached)
         else:
             with self._database.writing() as session:
-                rows = self._send(session, states)
+                rows, reached = self._send(session, states)
                 if rows:
-                    self._mark(session, rows)
+                    self._mark(session, rows, reached)
         metrics.published_entries.labels("redis").inc(len(rows))
         return len(rows) == BATCH
 
-    def _send(self, session: Session, states: Sequence[ShardState]) -> Sequence[SnapshotOutboxRow]:
+    def _send(
+        self, session: Session, states: Sequence[ShardState]
+    ) -> tuple[Sequence[SnapshotOutboxRow], dict[int, ShardState]]:
+        """Writes what waits to Redis; the rows, and where each shard that got one is then."""
+        reached: dict[int, ShardState] = {}
         query = select(SnapshotOutboxRow).where(SnapshotOutboxRow.published_at.is_(None))
         query = query.order_by(SnapshotOutboxRow.id).limit(BATCH).with_for_update(skip_locked=True)
         rows = session.scalars(query).all()
@@ -208,14 +212,17 @@ class RedisPublisher:
             entry = FeedEntry(kind, tenant_id, version)
             # A catalogue concerns every sidecar, and each of them reads every shard.
             shard = 0 if kind == CATALOGUE else shard_of(tenant_id, self._shards)
-            self._writer.append(shard, states[shard], entry)
-        return rows
+            sequence = self._writer.append(shard, states[shard], entry)
+            reached[shard] = ShardState(states[shard].epoch, sequence)
+        return rows, reached
 
-    def _mark(self, session: Session, rows: Sequence[SnapshotOutboxRow]) -> None:
+    def _mark(
+        self, session: Session, rows: Sequence[SnapshotOutboxRow], reached: dict[int, ShardState]
+    ) -> None:
         published = update(SnapshotOutboxRow).where(SnapshotOutboxRow.id.in_([row.id for row in rows]))
         session.execute(published.values(published_at=self._clock.now()))
-        for shard in range(self._shards):
-            state = self._writer.state(shard)
+        for shard, state in sorted(reached.items()):
+            # Another replica may have got further, or begun a new epoch.
             record = update(RedisFeedStateRow).where(
                 RedisFeedStateRow.shard == shard,
                 RedisFeedStateRow.epoch == state.epoch,
