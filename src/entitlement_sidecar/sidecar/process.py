@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from entitlement_sidecar.sidecar.bootstrap import Sidecar, build
 from entitlement_sidecar.sidecar.config import SidecarConfig
@@ -22,6 +23,9 @@ LINGER = 2.0
 
 SHIP_DEADLINE = 5.0
 """Seconds that shipping may take while stopping."""
+
+RESTART_AFTER = 1.0
+"""Seconds after which a loop that ended by a defect is started again."""
 
 STATS_EVERY = 1.0
 """Seconds between two readings of the outbox for metrics."""
@@ -52,11 +56,11 @@ async def serve(config: SidecarConfig, stopping: asyncio.Event, started: Started
         address = await sidecar.front.start()
         async with asyncio.TaskGroup() as group:
             loops = [
-                group.create_task(sidecar.follower.run(), name="follower"),
-                group.create_task(_watch_outbox(sidecar), name="outbox metrics"),
+                group.create_task(_kept_running("follower", sidecar.follower.run)),
+                group.create_task(_kept_running("outbox metrics", partial(_watch_outbox, sidecar))),
             ]
             if sidecar.shipper is not None:
-                loops.append(group.create_task(sidecar.shipper.run(), name="shipper"))
+                loops.append(group.create_task(_kept_running("shipper", sidecar.shipper.run)))
             http = group.create_task(sidecar.http.run_until_stopped(), name="http")
             await sidecar.loader.load_catalogue()
             _log.info("serving on %s, probes on port %d", address, sidecar.http.port)
@@ -68,6 +72,18 @@ async def serve(config: SidecarConfig, stopping: asyncio.Event, started: Started
             await http
     finally:
         await sidecar.close()
+
+
+async def _kept_running(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    """Runs a loop again when it ends by a defect: a sidecar that can still answer must not end with it."""
+    while True:
+        try:
+            await loop()
+        except Exception:
+            _log.exception("%s ended unexpectedly; it is started again", name)
+            await asyncio.sleep(RESTART_AFTER)
+        else:
+            return
 
 
 async def _drain(sidecar: Sidecar, loops: list[asyncio.Task[None]]) -> None:
