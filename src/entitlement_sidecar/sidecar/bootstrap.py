@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import cast
 
 import grpc.aio
@@ -16,7 +17,7 @@ from entitlement_sidecar.sidecar.adapters.grpc_ingest import PlanStoreIngest
 from entitlement_sidecar.sidecar.adapters.grpc_snapshots import PlanStoreFeed, PlanStoreSnapshots
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import SqliteOutbox
 from entitlement_sidecar.sidecar.admin import Readiness
-from entitlement_sidecar.sidecar.config import FrontKind, SidecarConfig, read_token
+from entitlement_sidecar.sidecar.config import FrontKind, SidecarConfig
 from entitlement_sidecar.sidecar.decisions.basis import Knowledge
 from entitlement_sidecar.sidecar.decisions.check import Decisions
 from entitlement_sidecar.sidecar.decisions.consumption import Consumptions
@@ -36,6 +37,7 @@ from entitlement_sidecar.sidecar.usage.report import UsageReporter
 from entitlement_sidecar.sidecar.usage.shipper import Shipper
 from entitlement_sidecar.telemetry.probes import HttpServer, probe_app
 from entitlement_sidecar.wire.signing import KeyRing
+from entitlement_sidecar.wire.token_file import read_token
 from entitlement_sidecar.wire.v1 import quota_pb2
 
 _CHANNEL_OPTIONS = (
@@ -124,7 +126,7 @@ async def _upstream(
 async def _planstore(
     config: SidecarConfig, keyring: KeyRing, outbox: SqliteOutbox, clock: Clock, stack: AsyncExitStack
 ) -> _Upstream:
-    token = read_token(config.token_file)
+    token = read_token(cast("Path", config.token_file), "--token-file")
     channel = grpc.aio.insecure_channel(config.planstore, options=_CHANNEL_OPTIONS)
     stack.push_async_callback(channel.close)
     stats = await outbox.stats()

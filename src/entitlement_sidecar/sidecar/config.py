@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from entitlement_sidecar.domain.address import target_address
 from entitlement_sidecar.domain.errors import ConfigurationError
 
 
@@ -63,6 +64,8 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
                 "nowhere to get snapshots from: give --planstore HOST:PORT (and --redis URL), "
                 "or --snapshot-file FILE"
             )
+        if self.planstore:
+            target_address(self.planstore, "--planstore")
         if self.planstore and self.token_file is None:
             raise ConfigurationError("--planstore needs --token-file FILE with its bearer token")
         if self.redis and not (self.planstore or self.trusted_keys):
@@ -70,20 +73,3 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
                 "--redis without --planstore needs --trusted-keys FILE, to verify what Redis holds"
             )
         return self
-
-
-def read_token(path: Path | None) -> str:
-    """The bearer token of a file; empty when there is no file to read.
-
-    Raises:
-        ConfigurationError: The file cannot be read, or is empty.
-    """
-    if path is None:
-        return ""
-    try:
-        token = path.read_text().strip()
-    except OSError as error:
-        raise ConfigurationError(f"--token-file {path}: {error.strerror}") from error
-    if not token:
-        raise ConfigurationError(f"--token-file {path}: is empty; expected one line with the token")
-    return token

@@ -79,7 +79,7 @@ async def _kept_running(name: str, loop: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await loop()
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, it is logged whole
             _log.exception("%s ended unexpectedly; it is started again", name)
             await asyncio.sleep(RESTART_AFTER)
         else:

@@ -9,9 +9,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from entitlement_sidecar.domain.address import redis_url
 from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.decision import Source
-from entitlement_sidecar.domain.errors import ConfigurationError, SourceUnavailableError
+from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.sidecar.adapters.verification import counted_refusals
 from entitlement_sidecar.sidecar.snapshots.ports import Fetched
 from entitlement_sidecar.telemetry import metrics
@@ -41,15 +42,12 @@ def client(url: str, timeout: float) -> Redis:
     Raises:
         ConfigurationError: The URL is malformed.
     """
-    try:
-        return Redis.from_url(
-            url, socket_timeout=timeout, socket_connect_timeout=TIMEOUT, retry=Retry(NoBackoff(), 0)
-        )
-    except ValueError:
-        # The cause repeats the URL, so it is not chained.
-        raise ConfigurationError(
-            "--redis: expected redis://HOST:PORT/DATABASE, rediss://… or unix:///path"
-        ) from None
+    return Redis.from_url(
+        redis_url(url, "--redis"),
+        socket_timeout=timeout,
+        socket_connect_timeout=TIMEOUT,
+        retry=Retry(NoBackoff(), 0),
+    )
 
 
 class RedisSnapshots:

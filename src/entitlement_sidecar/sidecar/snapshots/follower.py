@@ -64,7 +64,7 @@ class Follower:
                 self.apply(event)
         except EntitlementsError as error:
             _log.warning("feed lost, going on with what is held: %s", error)
-        except Exception:  # noqa: BLE001, RUF100 - logged whole
+        except Exception:  # noqa: BLE001 - logged whole
             # A defect in reading the feed must not end a process that can still answer.
             _log.exception("feed lost unexpectedly, going on with what is held")
 
