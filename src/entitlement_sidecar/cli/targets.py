@@ -64,18 +64,14 @@ def connect(planstore: str, token_file: Path | None) -> PlanstoreRest:
 
 def _token(named: Path | None) -> str:
     from entitlement_sidecar.domain.errors import ConfigurationError  # noqa: PLC0415
+    from entitlement_sidecar.wire.token_file import read_token  # noqa: PLC0415
 
-    path = (named or QUICKSTART_TOKEN).expanduser()
     try:
-        token = path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not text"
+        return read_token((named or QUICKSTART_TOKEN).expanduser(), "token file")
+    except ConfigurationError as error:
         raise ConfigurationError(
-            f"token file {path}: {why}; name the plan store's with --token-file or ENTITLEMENTS_TOKEN_FILE"
+            f"{error}; name the plan store's with --token-file or ENTITLEMENTS_TOKEN_FILE"
         ) from error
-    if not (token.isascii() and token.isprintable() and token):
-        raise ConfigurationError(f"token file {path}: expected one line with the plan store's token")
-    return token
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import redis
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from entitlement_sidecar.domain.address import tcp_address
+from entitlement_sidecar.domain.address import redis_url, tcp_address
 from entitlement_sidecar.domain.catalogue import Catalogue
 from entitlement_sidecar.domain.clock import Clock, SystemClock
 from entitlement_sidecar.domain.errors import ConfigurationError
@@ -146,7 +146,8 @@ def _open_database(config: PlanstoreConfig) -> Database:
     except AWAY as error:
         database.close()
         # The driver's message names host and role, never the password.
-        raise ConfigurationError(f"--database: cannot be reached: {error}") from error
+        why = getattr(error, "orig", None) or "no connection in time"
+        raise ConfigurationError(f"--database: cannot be reached: {why}") from error
     if not current:
         database.close()
         raise ConfigurationError("--database: has another schema; run `entitlements planstore migrate` first")
@@ -158,15 +159,9 @@ def _redis_publisher(
 ) -> RedisPublisher | None:
     if not config.redis:
         return None
-    try:
-        client = redis.Redis.from_url(
-            config.redis, socket_timeout=REDIS_TIMEOUT, socket_connect_timeout=REDIS_TIMEOUT
-        )
-    except ValueError:
-        # The cause repeats the URL, which may hold a password.
-        raise ConfigurationError(
-            "--redis: expected redis://HOST:PORT/DATABASE, rediss://… or unix:///path"
-        ) from None
+    client = redis.Redis.from_url(
+        redis_url(config.redis, "--redis"), socket_timeout=REDIS_TIMEOUT, socket_connect_timeout=REDIS_TIMEOUT
+    )
     return RedisPublisher(database, RedisFeedWriter(client), key, config.feed_shards, clock)
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.wire.signing import SigningKey
+from entitlement_sidecar.wire.token_file import read_token
 
 
 class PlanstoreConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,20 +79,16 @@ def load_or_create_token(path: Path) -> str:
     """The bearer token; a fresh one, readable by its owner only, where there is none.
 
     Raises:
-        ConfigurationError: The file cannot be read or written, or is empty.
+        ConfigurationError: The file cannot be read or written, or holds no token.
     """
     try:
-        try:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_urlsafe(32) + "\n")
-        except FileExistsError:
-            pass
-        token = path.read_text().strip()
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+    except FileExistsError:
+        pass
     except OSError as error:
         raise ConfigurationError(f"--token-file {path}: {error.strerror}") from error
-    if not token:
-        raise ConfigurationError(f"--token-file {path}: is empty; expected one line with the token")
-    return token
+    return read_token(path, "--token-file")
 
 
 def load_or_create_key(config: PlanstoreConfig) -> SigningKey:

@@ -7,7 +7,6 @@ length, so that no envelope can stand for another.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 from datetime import datetime
@@ -132,7 +131,7 @@ class KeyRing:
             ConfigurationError: The file cannot be read or a line is malformed.
         """
         try:
-            lines = path.read_text().splitlines()
+            lines = path.read_text("utf-8", errors="replace").splitlines()
         except OSError as error:
             raise ConfigurationError(f"trusted keys {path}: {error.strerror}") from error
         keys = {}
@@ -186,7 +185,7 @@ def _trusted(path: Path, number: int, line: str) -> tuple[str, bytes]:
     key_id, _, text = line.strip().partition(" ")
     try:
         raw = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         raw = b""
     if not key_id or len(raw) != _KEY_BYTES:
         raise ConfigurationError(f"trusted keys {path}:{number}: expected `KEY_ID BASE64` with 32 bytes")
