@@ -53,6 +53,11 @@ class Process:
         return self._process.pid
 
     @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    @property
     def output(self) -> str:
         """Everything it has printed."""
         return "\n".join(self.lines)

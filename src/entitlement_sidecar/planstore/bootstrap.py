@@ -115,13 +115,14 @@ def build(config: PlanstoreConfig) -> Planstore:
         UsageIngestServicer(database, ledger, clock), server
     )
     _add_standard_services(server)
+    grpc_port = _listen(server, config)
     return Planstore(
         database=database,
         publisher=publisher,
         signal=signal,
         http=HttpServer(app, config.http, allow_remote=config.allow_remote),
         grpc=server,
-        grpc_port=_listen(server, config),
+        grpc_port=grpc_port,
     )
 
 

@@ -96,10 +96,12 @@ async def build(config: SidecarConfig) -> Sidecar:
         )
         readiness = Readiness(store, freshness, clock)
         methods = [*EntitlementServicer(decisions).methods(), *UsageServicer(reporter).methods()]
+        # Probes decide nothing and carry no secrets; the kubelet and Prometheus ask from outside.
+        http = HttpServer(probe_app(readiness), config.http, allow_remote=True)
+        stack.callback(http.close)
         return Sidecar(
             front=_front(config, methods),
-            # Probes decide nothing and carry no secrets; the kubelet and Prometheus ask from outside.
-            http=HttpServer(probe_app(readiness), config.http, allow_remote=True),
+            http=http,
             follower=Follower(upstream.feed, store, loader, freshness),
             loader=loader,
             readiness=readiness,

@@ -70,6 +70,10 @@ class HttpServer(uvicorn.Server):
         """Ends `run_until_stopped` once requests under way are answered."""
         self.should_exit = True
 
+    def close(self) -> None:
+        """Lets go of the address, also when it was never served. May be repeated."""
+        self._socket.close()
+
 
 def _bind(address: str, *, allow_remote: bool) -> socket.socket:
     host, port = tcp_address(address, "--http", allow_remote=allow_remote)
