@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support.processes import Planstore, Sidecar
+from support.processes import Planstore, Sidecar, Site
+from support.refusals import assert_explained
+from support.waiting import until
 
 CATALOGUE = Path(__file__).parent / "catalogue.yaml"
 
@@ -48,3 +50,26 @@ def sidecar(tmp_path: Path, ending: ExitStack) -> StartSidecar:
         return started.start()
 
     return start
+
+
+@pytest.fixture(scope="session")
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Serves the tests that only ask for what is wrong; all that it says meanwhile has to be for people."""
+    folder = tmp_path_factory.mktemp("site")
+    store = Planstore(folder / "planstore").start()
+    with ExitStack() as stack:
+        stack.callback(store.kill)
+        store.apply(CATALOGUE)
+        store.subscribe("acme", "large")
+        upstream = ("--planstore", f"127.0.0.1:{store.grpc_port}", "--token-file", str(store.state / "token"))
+        beside = {front: Sidecar(folder / front, *upstream, front=front).start() for front in ("fast", "aio")}
+        for one in beside.values():
+            stack.callback(one.kill)
+        until(
+            lambda: all(one.check("acme", "sso").allowed for one in beside.values()), "the tenant to be held"
+        )
+        yield Site(store, beside)
+        for process in (store.process, *(one.process for one in beside.values())):
+            assert process is not None
+            assert process.running
+            assert_explained(process.output)

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import httpx
@@ -244,3 +244,10 @@ class Sidecar:
         if self.process is not None:
             how(self.process)
             self.process = None
+
+
+class Site(NamedTuple):
+    """A plan store, and a sidecar of it on each front."""
+
+    store: Planstore
+    beside: dict[str, Sidecar]
