@@ -25,11 +25,16 @@ MAX_QUANTITY = 2**53 - 1
 class FeatureKind(IntEnum):
     """What kind of thing a feature is. Values are those of the contract."""
 
+    UNKNOWN = 0
     BOOLEAN = 1
     CONFIG = 2
     METERED = 3
     SEATS = 4
     CREDITS = 5
+
+
+COUNTED = frozenset({FeatureKind.METERED, FeatureKind.SEATS, FeatureKind.CREDITS})
+"""Kinds with limits: an authority counts what is used of them."""
 
 
 class Aggregation(IntEnum):
@@ -94,7 +99,10 @@ class OutagePolicy(msgspec.Struct, frozen=True):
 
 
 class Feature(msgspec.Struct, frozen=True):
-    """What is checked. `metric` names what its usage adds up to (metered, credits)."""
+    """What is checked. `metric` names what its usage adds up to (metered, credits).
+
+    `understood` False: a newer plan store says something of it that this version has no name for.
+    """
 
     key: str
     kind: FeatureKind
@@ -104,6 +112,7 @@ class Feature(msgspec.Struct, frozen=True):
     deprecated: bool = False
     obligations: Obligations = Obligations()
     outage: OutagePolicy = OutagePolicy()
+    understood: bool = True
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -120,13 +129,19 @@ class Metric(msgspec.Struct, frozen=True):
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """An amount per window. `amount` None is unlimited; 0 is legal and means never."""
+    """An amount per window. `amount` None is unlimited; 0 is legal and means never.
+
+    Of seats it is how many subjects; a lifetime window is one in which they stay until they are released. Of
+    credits it is how many there are to burn, once (lifetime) or anew in each window. `since` is when the
+    tenant got it, where it resolves and may carry over; None is always.
+    """
 
     amount: int | None
     window: WindowSpec
     soft: bool = False
     carry_over_cap: int = 0
     overage_price: str = ""
+    since: datetime | None = None
 
     @property
     def key(self) -> str:
@@ -149,13 +164,14 @@ class Limit(msgspec.Struct, frozen=True):
 class PlanEntitlement(msgspec.Struct, frozen=True):
     """A plan's or add-on's grant of one feature; which field applies depends on the feature's kind.
 
-    A metered entitlement without limits is unlimited.
+    Of metered features, seats and credits: without limits it is unlimited. `priority` as in a `Grant`.
     """
 
     feature: str
     enabled: bool = True
     value: Any = None
     limits: tuple[Limit, ...] = ()
+    priority: int = 0
 
 
 class Price(msgspec.Struct, frozen=True):

@@ -61,6 +61,7 @@ class Source(IntEnum):
 class ProvenanceKind(IntEnum):
     """What granted or denied."""
 
+    UNKNOWN = 0
     PLAN = 1
     ADD_ON = 2
     OVERRIDE = 3
@@ -92,6 +93,21 @@ class DecisionWarning(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+class CreditUse(msgspec.Struct, frozen=True):
+    """One credit grant in the order in which credits burn. `burnt` is what this call took of it."""
+
+    grant: str
+    amount: int
+    used: int
+    burnt: int = 0
+    expires_at: datetime | None = None
+
+    @property
+    def remaining(self) -> int:
+        """What is left of it, 0 or more."""
+        return max(0, self.amount - self.used)
+
+
 class CheckRequest(msgspec.Struct, frozen=True):
     """One question, validated. `max_staleness` is in seconds; None accepts any age.
 
@@ -115,8 +131,9 @@ class CheckRequest(msgspec.Struct, frozen=True):
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """One answer. A denial is an answer too, never an error.
 
-    `kind` is a FeatureKind's number, 0 where the feature is not known. Metered numbers describe the
-    tightest limit. `retry_after` is in seconds.
+    `kind` is a FeatureKind's number, 0 where the feature is not known. Numbers of metered features and
+    seats describe the tightest limit, those of credits all grants together, which `credits` lists in burn
+    order. `retry_after` is in seconds.
     """
 
     allowed: bool
@@ -145,3 +162,4 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     evaluation_required: bool = False
     governance_required: bool = False
     notes: tuple[str, ...] = ()
+    credits: tuple[CreditUse, ...] = ()

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
+from entitlement_sidecar.domain import outage
 from entitlement_sidecar.domain.catalogue import (
-    AfterStale,
     CatalogueDocument,
     Feature,
     FeatureKind,
@@ -25,6 +25,7 @@ from entitlement_sidecar.domain.catalogue import (
 from entitlement_sidecar.domain.decision import (
     CheckMode,
     CheckRequest,
+    CreditUse,
     Decision,
     DecisionWarning,
     Degradation,
@@ -32,7 +33,9 @@ from entitlement_sidecar.domain.decision import (
     Source,
     WarningKind,
 )
-from entitlement_sidecar.domain.snapshot import Resolution, Resolver, Snapshot, resolve
+from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.resolve import Resolution, Resolver, resolve
+from entitlement_sidecar.domain.snapshot import Snapshot
 
 ENDS_SOON = timedelta(days=7)
 """A grant that ends within this is warned about."""
@@ -43,6 +46,12 @@ RETRY_UNDETERMINED = 1.0
 _ALLOWING = frozenset(
     {Reason.ENABLED, Reason.WITHIN_LIMIT, Reason.UNLIMITED, Reason.OVER_SOFT_LIMIT},
 )
+
+_EXHAUSTED = {
+    FeatureKind.METERED: Reason.QUOTA_EXCEEDED,
+    FeatureKind.SEATS: Reason.SEATS_EXHAUSTED,
+    FeatureKind.CREDITS: Reason.CREDITS_EXHAUSTED,
+}
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -68,48 +77,6 @@ class Held(msgspec.Struct, frozen=True):
         return resolve(snapshot, feature, now)
 
 
-class LimitUsage(msgspec.Struct, frozen=True):
-    """Usage of one limit in its current window. `used` includes what was just admitted."""
-
-    key: str
-    amount: int | None
-    soft: bool
-    window_start: datetime
-    reset_at: datetime | None
-    used: int
-    outstanding: int = 0
-
-    @property
-    def remaining(self) -> int | None:
-        """What is left, 0 or more; None when unlimited."""
-        return None if self.amount is None else max(0, self.amount - self.used - self.outstanding)
-
-
-class QuotaUsage(msgspec.Struct, frozen=True):
-    """What an authority answered.
-
-    `admitted` None is a view that nothing was consumed for. `unavailable` says that no authority could be
-    asked. `lease_id` names the admission in the usage event.
-    """
-
-    limits: tuple[LimitUsage, ...] = ()
-    admitted: bool | None = None
-    as_of: datetime | None = None
-    snapshot_version: int = 0
-    lease_id: str = ""
-    held: int = 0
-    pending: int = 0
-    unavailable: bool = False
-
-
-class QuotaAsk(msgspec.Struct, frozen=True):
-    """Quota that a decision needs. `quantity` 0 only looks."""
-
-    feature: Feature
-    quantity: int
-    resolution: Resolution
-
-
 class _Case(msgspec.Struct, frozen=True):
     """One question with everything that is known before usage is."""
 
@@ -133,15 +100,17 @@ def evaluate(
     """
     feature = held.catalogue.features.get(request.feature)
     if held.snapshot is None:
-        return _without_snapshot(_Case(held, request, now, feature))
+        return _without_snapshot(_Case(held, request, now, feature), usage)
     if feature is None:
         return _decision(_Case(held, request, now), Reason.FEATURE_UNKNOWN)
-    if _policy_denies_stale(held, feature):
-        return _undetermined(_Case(held, request, now, feature), allow=False)
+    if outage.refuses_stale(feature, held.stale_for):
+        return _fallen_back(_Case(held, request, now, feature), WhenUnknown.DENY, "stale")
     resolution = held.resolve(held.snapshot, feature, now)
     case = _Case(held, request, now, feature, resolution)
     if resolution.denied is not None:
         return _decision(case, resolution.denied)
+    if not resolution.understood:
+        return _undetermined(case, usage, hard=True)
     return _granted(case, feature, resolution, usage)
 
 
@@ -154,54 +123,79 @@ def _granted(
         case FeatureKind.CONFIG:
             return _config(case, resolution)
         case _:
-            return _metered(case, feature, resolution, usage)
+            return _counted(case, feature, resolution, usage)
 
 
-def _without_snapshot(case: _Case) -> Decision:
+# ---- what cannot be known -------------------------------------------------------------------------------
+
+
+def _without_snapshot(case: _Case, usage: QuotaUsage | None) -> Decision | QuotaAsk:
     if case.held.tenant_unknown:
         return _decision(case, Reason.TENANT_UNKNOWN)
     if case.feature is None and case.held.catalogue.version:
         return _decision(case, Reason.FEATURE_UNKNOWN)
-    allow = case.feature is not None and _allows_when_unknown(case.feature, hard=True)
-    return _undetermined(case, allow=allow)
+    return _undetermined(case, usage, hard=True)
 
 
-def _policy_denies_stale(held: Held, feature: Feature) -> bool:
-    """The feature's policy refuses to answer from data as old as what is held."""
-    policy = feature.outage
-    return held.stale_for > policy.serve_stale_for and policy.after_stale is AfterStale.DENY
+def _undetermined(case: _Case, usage: QuotaUsage | None, *, hard: bool) -> Decision | QuotaAsk:
+    """Decides without knowing, by the feature's outage policy; an allowance has to be counted first."""
+    policy = outage.when_unknown(case.feature, hard=hard)
+    if policy is not WhenUnknown.ALLOWANCE or case.feature is None:
+        return _fallen_back(case, policy, outage.why(case.feature))
+    counted = outage.allowance(case.feature)
+    if counted is None:
+        return _fallen_back(case, WhenUnknown.DENY, "policy")
+    if usage is None or not usage.allowance:
+        quantity = case.request.quantity if case.request.mode is CheckMode.CONSUME else 0
+        return QuotaAsk(case.feature, quantity, counted, allowance=True)
+    return _from_allowance(case, usage)
 
 
-def _allows_when_unknown(feature: Feature, *, hard: bool) -> bool:
-    """The outage policy where the truth cannot be had (DESIGN 6, S4.6). `hard`: a hard limit is at stake."""
-    match feature.outage.when_unknown:
-        case WhenUnknown.ALLOW | WhenUnknown.VALUE:
-            return True
-        case WhenUnknown.DENY | WhenUnknown.ALLOWANCE:
-            return False
-        case _:
-            limited = feature.kind in {FeatureKind.METERED, FeatureKind.SEATS, FeatureKind.CREDITS}
-            return not feature.placement and not (limited and hard)
-
-
-def _undetermined(case: _Case, *, allow: bool) -> Decision:
-    """The one place where a decision is made without knowing: reason UNDETERMINED, degradation says how."""
-    feature = case.feature
-    fallback = feature.outage.value if feature and feature.outage.when_unknown is WhenUnknown.VALUE else None
+def _fallen_back(case: _Case, policy: WhenUnknown, why: str) -> Decision:
+    """The answer of an outage policy: reason UNDETERMINED, degradation and notes say how."""
+    allow = policy in {WhenUnknown.ALLOW, WhenUnknown.VALUE}
     decision = _decision(case, Reason.UNDETERMINED)
+    value = case.feature.outage.value if case.feature and policy is WhenUnknown.VALUE else None
+    if value is not None and case.request.has_requested_value:
+        allow = value_allowed(value, case.request.requested_value)
     return msgspec.structs.replace(
         decision,
         allowed=allow,
         degradation=Degradation.FAIL_OPEN if allow else Degradation.FAIL_CLOSED,
-        value=decision.value if fallback is None else fallback,
-        notes=(*decision.notes, f"billing:error:undetermined:{case.request.feature}"),
+        value=decision.value if value is None else value,
+        notes=(*decision.notes, f"billing:outage:{policy.name.lower()}:{why}"),
         retry_after=None if allow else RETRY_UNDETERMINED,
     )
 
 
+def _from_allowance(case: _Case, usage: QuotaUsage) -> Decision:
+    """The answer of an offline allowance that this sidecar counted by itself."""
+    [limit] = usage.limits
+    quantity = case.request.quantity
+    allow = usage.admitted if usage.admitted is not None else _fits(usage.limits, quantity)
+    decision = _fallen_back(case, WhenUnknown.ALLOWANCE, "policy")
+    return msgspec.structs.replace(
+        decision,
+        allowed=allow,
+        degradation=Degradation.OFFLINE_ALLOWANCE if allow else Degradation.FAIL_CLOSED,
+        limit=limit.amount,
+        used=limit.used,
+        remaining=limit.remaining,
+        window_start=limit.window_start,
+        reset_at=limit.reset_at,
+        usage_as_of=usage.as_of,
+        retry_after=None if allow else RETRY_UNDETERMINED,
+    )
+
+
+# ---- config ---------------------------------------------------------------------------------------------
+
+
 def _config(case: _Case, resolution: Resolution) -> Decision:
     request = case.request
-    fits = not request.has_requested_value or value_allowed(resolution.value, request.requested_value)
+    fits = not request.has_requested_value or any(
+        value_allowed(value, request.requested_value) for value in (resolution.value, *resolution.others)
+    )
     return _decision(case, Reason.ENABLED if fits else Reason.VALUE_NOT_ALLOWED)
 
 
@@ -227,31 +221,53 @@ def _same(one: Any, other: Any) -> bool:  # noqa: ANN401
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
-def _metered(
+# ---- metered, seats, credits ----------------------------------------------------------------------------
+
+
+def _counted(
     case: _Case, feature: Feature, resolution: Resolution, usage: QuotaUsage | None
 ) -> Decision | QuotaAsk:
-    quantity = case.request.quantity
-    consuming = case.request.mode is CheckMode.CONSUME
-    if not resolution.limits:
+    request = case.request
+    quantity = wanted(feature, request)
+    consuming = request.mode is CheckMode.CONSUME
+    if not resolution.limits and not resolution.buckets:
         return _decision(case, Reason.UNLIMITED)
     if _never_fits(resolution, quantity):
         return _with_usage(case, Reason.EXCEEDS_LIMIT, resolution, usage)
-    if usage is None or (consuming and usage.admitted is None and not usage.unavailable):
-        return QuotaAsk(feature, quantity if consuming else 0, resolution)
-    if usage.unavailable:
-        hard = any(not limit.soft and limit.amount is not None for limit in resolution.limits)
-        return _undetermined(case, allow=_allows_when_unknown(feature, hard=hard))
-    if usage.admitted if consuming else _fits(usage.limits, quantity):
+    if usage is None or (
+        consuming and usage.admitted is None and not usage.unavailable and not usage.allowance
+    ):
+        return QuotaAsk(feature, quantity if consuming else 0, resolution, subject=request.subject)
+    if usage.unavailable or usage.allowance:
+        hard = bool(resolution.buckets) or any(
+            not limit.soft and limit.amount is not None for limit in resolution.limits
+        )
+        return _undetermined(case, usage, hard=hard)
+    if usage.admitted if consuming else _has_room(feature, usage, quantity):
         return _with_usage(case, _allowing(usage, quantity), resolution, usage)
     # An authority that knows no limits has a newer snapshot, which grants the feature no longer.
-    reason = Reason.QUOTA_EXCEEDED if usage.limits else Reason.NOT_IN_PLAN
+    reason = _EXHAUSTED.get(feature.kind, Reason.QUOTA_EXCEEDED) if usage.limits else Reason.NOT_IN_PLAN
     return _with_usage(case, reason, resolution, usage)
 
 
+def wanted(feature: Feature, request: CheckRequest) -> int:
+    """How much a request wants: a subject takes one seat, whatever quantity it names."""
+    return min(request.quantity, 1) if feature.kind is FeatureKind.SEATS else request.quantity
+
+
 def _never_fits(resolution: Resolution, quantity: int) -> bool:
+    if resolution.buckets:
+        return quantity > sum(bucket.amount or 0 for bucket in resolution.buckets)
     return any(
-        not limit.soft and limit.amount is not None and quantity > limit.amount for limit in resolution.limits
+        not limit.soft and limit.amount is not None and quantity > limit.amount + limit.carry_over_cap
+        for limit in resolution.limits
     )
+
+
+def _has_room(feature: Feature, usage: QuotaUsage, quantity: int) -> bool:
+    if feature.kind is FeatureKind.CREDITS:
+        return quantity <= sum(limit.remaining or 0 for limit in usage.limits)
+    return usage.holds or _fits(usage.limits, quantity)
 
 
 def _fits(limits: Sequence[LimitUsage], quantity: int) -> bool:
@@ -259,23 +275,28 @@ def _fits(limits: Sequence[LimitUsage], quantity: int) -> bool:
 
 
 def _allowing(usage: QuotaUsage, quantity: int) -> Reason:
-    adding = quantity if usage.admitted is None else 0
+    adding = quantity if usage.admitted is None and not usage.holds else 0
     if all(limit.amount is None for limit in usage.limits):
         return Reason.UNLIMITED
-    over = any(limit.amount is not None and limit.used + adding > limit.amount for limit in usage.limits)
+    over = any(_beyond(limit, adding) for limit in usage.limits)
     return Reason.OVER_SOFT_LIMIT if over else Reason.WITHIN_LIMIT
+
+
+def _beyond(limit: LimitUsage, adding: int = 0) -> int:
+    """How far usage is beyond a soft limit; 0 when it is not, and of hard ones."""
+    return max(0, limit.used + adding - limit.whole) if limit.soft and limit.whole is not None else 0
 
 
 def _with_usage(case: _Case, reason: Reason, resolution: Resolution, usage: QuotaUsage | None) -> Decision:
     decision = _decision(case, reason)
     if usage is None or not usage.limits:
-        amounts = [limit.amount for limit in resolution.limits if limit.amount is not None and not limit.soft]
-        return msgspec.structs.replace(decision, limit=min(amounts, default=None))
+        return msgspec.structs.replace(decision, limit=_limit_of(resolution))
+    if resolution.buckets:
+        return _with_credits(case, decision, usage)
     tight = _tightest(usage.limits, case.request.quantity, denied=not decision.allowed)
-    overage = max((u.used - u.amount for u in usage.limits if u.soft and u.amount is not None), default=0)
     return msgspec.structs.replace(
         decision,
-        limit=tight.amount,
+        limit=tight.whole,
         used=tight.used,
         remaining=tight.remaining,
         window_start=tight.window_start,
@@ -284,9 +305,35 @@ def _with_usage(case: _Case, reason: Reason, resolution: Resolution, usage: Quot
         held=usage.held,
         pending=usage.pending,
         soft=tight.soft,
-        overage=max(0, overage),
+        overage=max(_beyond(limit) for limit in usage.limits),
         retry_after=_retry_after(reason, tight, case.now),
         warnings=(*decision.warnings, *_near(usage.limits)),
+    )
+
+
+def _limit_of(resolution: Resolution) -> int | None:
+    if resolution.buckets:
+        return sum(bucket.amount or 0 for bucket in resolution.buckets)
+    hard = [limit.amount for limit in resolution.limits if limit.amount is not None and not limit.soft]
+    return min(hard, default=None)
+
+
+def _with_credits(case: _Case, decision: Decision, usage: QuotaUsage) -> Decision:
+    """The waterfall: every credit grant in burn order, and all of them together."""
+    uses = tuple(CreditUse(u.key, u.amount or 0, u.used, u.taken, u.reset_at) for u in usage.limits)
+    amount, used = sum(use.amount for use in uses), sum(use.used for use in uses)
+    total = LimitUsage("credits", amount, soft=False, window_start=case.now, reset_at=None, used=used)
+    expiring = [use.expires_at for use in uses if use.expires_at is not None and use.remaining]
+    return msgspec.structs.replace(
+        decision,
+        limit=amount,
+        used=used,
+        remaining=sum(use.remaining for use in uses),
+        usage_as_of=usage.as_of,
+        held=usage.held,
+        pending=usage.pending,
+        warnings=(*decision.warnings, *_near([total]), *_soon(min(expiring, default=None), case.now)),
+        credits=uses,
     )
 
 
@@ -303,7 +350,7 @@ def _tightest(limits: Sequence[LimitUsage], quantity: int, *, denied: bool) -> L
 
 
 def _retry_after(reason: Reason, tight: LimitUsage, now: datetime) -> float | None:
-    if reason is not Reason.QUOTA_EXCEEDED or tight.reset_at is None:
+    if reason not in {Reason.QUOTA_EXCEEDED, Reason.SEATS_EXHAUSTED} or tight.reset_at is None:
         return None
     return max(0.0, (tight.reset_at - now).total_seconds())
 
@@ -311,11 +358,15 @@ def _retry_after(reason: Reason, tight: LimitUsage, now: datetime) -> float | No
 def _near(limits: Sequence[LimitUsage]) -> tuple[DecisionWarning, ...]:
     warnings = []
     for limit in limits:
-        if limit.amount and limit.used * 10 >= limit.amount * 9:
+        whole = limit.whole
+        if whole and limit.used * 10 >= whole * 9:
             warnings.append(DecisionWarning(WarningKind.NEAR_LIMIT_90, limit.key))
-        elif limit.amount and limit.used * 10 >= limit.amount * 8:
+        elif whole and limit.used * 10 >= whole * 8:
             warnings.append(DecisionWarning(WarningKind.NEAR_LIMIT_80, limit.key))
     return tuple(warnings)
+
+
+# ---- the answer -----------------------------------------------------------------------------------------
 
 
 def _decision(case: _Case, reason: Reason) -> Decision:
@@ -341,10 +392,13 @@ def _warnings(case: _Case) -> tuple[DecisionWarning, ...]:
     warnings: tuple[DecisionWarning, ...] = ()
     if case.feature is not None and case.feature.deprecated:
         warnings = (DecisionWarning(WarningKind.DEPRECATED_FEATURE, case.feature.key),)
-    ends_at = case.resolution.ends_at if case.resolution else None
-    if ends_at is not None and ends_at - case.now <= ENDS_SOON:
-        warnings += (DecisionWarning(WarningKind.ENDS_SOON, ends_at.isoformat()),)
-    return warnings
+    return warnings + _soon(case.resolution.ends_at if case.resolution else None, case.now)
+
+
+def _soon(ends_at: datetime | None, now: datetime) -> tuple[DecisionWarning, ...]:
+    if ends_at is None or ends_at - now > ENDS_SOON:
+        return ()
+    return (DecisionWarning(WarningKind.ENDS_SOON, ends_at.isoformat()),)
 
 
 _NOTES = {
@@ -353,12 +407,29 @@ _NOTES = {
     Reason.SUBSCRIPTION_SUSPENDED: "billing:subscription-missing",
     Reason.SUBSCRIPTION_ENDED: "billing:subscription-missing",
     Reason.FEATURE_UNKNOWN: "billing:error:feature-unknown",
+    Reason.NOT_IN_PLAN: "billing:error:not-in-plan",
+    Reason.DENIED_BY_OVERRIDE: "billing:error:denied-by-override",
+    Reason.VALUE_NOT_ALLOWED: "billing:error:value-not-allowed",
+}
+
+_ABOUT_FEATURE = {
+    Reason.QUOTA_EXCEEDED: "billing:quota-exceeded:",
+    Reason.EXCEEDS_LIMIT: "billing:quota-exceeded:",
+    Reason.SEATS_EXHAUSTED: "billing:quota-exceeded:",
+    Reason.CREDITS_EXHAUSTED: "billing:quota-exceeded:",
+    Reason.OVER_SOFT_LIMIT: "billing:overage:",
+    Reason.UNDETERMINED: "billing:error:undetermined:",
+}
+
+_SILENT: dict[Reason, tuple[str, ...]] = {
+    Reason.ENABLED: (),
+    Reason.WITHIN_LIMIT: (),
+    Reason.UNLIMITED: (),
+    **{reason: (note,) for reason, note in _NOTES.items()},
 }
 
 
 def _notes(request: CheckRequest, reason: Reason) -> tuple[str, ...]:
-    """The `billing:*` notes of S4.3."""
-    if reason in {Reason.QUOTA_EXCEEDED, Reason.EXCEEDS_LIMIT}:
-        return (f"billing:quota-exceeded:{request.feature}",)
-    note = _NOTES.get(reason)
-    return (note,) if note else ()
+    """The `billing:*` notes of S4.3: every denial, overage and outage has one."""
+    fixed = _SILENT.get(reason)
+    return (_ABOUT_FEATURE[reason] + request.feature,) if fixed is None else fixed

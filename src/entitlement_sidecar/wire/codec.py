@@ -21,7 +21,7 @@ from entitlement_sidecar.domain.decision import (
     Source,
     WarningKind,
 )
-from entitlement_sidecar.domain.evaluate import LimitUsage
+from entitlement_sidecar.domain.quota import LimitUsage
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
 from entitlement_sidecar.wire.v1 import decision_pb2, quota_pb2, types_pb2, usage_pb2

@@ -16,7 +16,8 @@ from entitlement_sidecar.domain.errors import (
     StaleVersionError,
     TenantUnknownError,
 )
-from entitlement_sidecar.domain.snapshot import SubscriptionState, resolve
+from entitlement_sidecar.domain.resolve import resolve
+from entitlement_sidecar.domain.snapshot import SubscriptionState
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.subscriptions import active_subscription, status_of
 

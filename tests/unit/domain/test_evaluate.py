@@ -17,14 +17,8 @@ from entitlement_sidecar.domain.decision import (
     Source,
     WarningKind,
 )
-from entitlement_sidecar.domain.evaluate import (
-    Held,
-    LimitUsage,
-    QuotaAsk,
-    QuotaUsage,
-    evaluate,
-    value_allowed,
-)
+from entitlement_sidecar.domain.evaluate import Held, evaluate, value_allowed
+from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.snapshot import Phase, SubscriptionState
 from entitlement_sidecar.domain.window import window_at
 from entitlement_sidecar.testing.builders import (
@@ -84,7 +78,7 @@ def test_a_granted_boolean_is_enabled() -> None:
 @pytest.mark.parametrize(
     ("known", "feature", "reason", "note"),
     [
-        (held(), "sso", Reason.NOT_IN_PLAN, None),
+        (held(), "sso", Reason.NOT_IN_PLAN, "billing:error:not-in-plan"),
         (held(), "teleport", Reason.FEATURE_UNKNOWN, "billing:error:feature-unknown"),
         (
             Held(CATALOGUE, None, tenant_unknown=True),

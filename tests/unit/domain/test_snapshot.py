@@ -8,14 +8,8 @@ import msgspec
 import pytest
 
 from entitlement_sidecar.domain.decision import Provenance, ProvenanceKind, Reason
-from entitlement_sidecar.domain.snapshot import (
-    Grant,
-    GrantEffect,
-    Phase,
-    SubscriptionState,
-    merge_limits,
-    resolve,
-)
+from entitlement_sidecar.domain.resolve import merge_limits, resolve
+from entitlement_sidecar.domain.snapshot import Grant, GrantEffect, Phase, SubscriptionState
 from entitlement_sidecar.domain.window import WindowUnit
 from entitlement_sidecar.testing.builders import (
     BEGINNING,

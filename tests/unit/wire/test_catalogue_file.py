@@ -22,7 +22,8 @@ from entitlement_sidecar.domain.catalogue import (
     WhenUnknown,
 )
 from entitlement_sidecar.domain.errors import CatalogueError, InvalidInputError
-from entitlement_sidecar.domain.snapshot import LIVE, SubscriptionState, resolve
+from entitlement_sidecar.domain.resolve import resolve
+from entitlement_sidecar.domain.snapshot import LIVE, SubscriptionState
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
 from entitlement_sidecar.wire.catalogue_file import (
     compile_file,

@@ -7,7 +7,7 @@ import grpc
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import InvalidInputError, Violation
-from entitlement_sidecar.domain.evaluate import QuotaUsage
+from entitlement_sidecar.domain.quota import QuotaUsage
 from entitlement_sidecar.planstore.api.calls import answering
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.snapshots import in_force

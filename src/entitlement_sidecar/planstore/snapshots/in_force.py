@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import FeatureKind, Limit
 from entitlement_sidecar.domain.errors import InvalidInputError, TenantUnknownError
-from entitlement_sidecar.domain.snapshot import Snapshot, resolve
+from entitlement_sidecar.domain.resolve import resolve
+from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import TenantSnapshotRow
 from entitlement_sidecar.planstore.usage.bulk import among

@@ -19,7 +19,7 @@ from uuid6 import uuid7
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, Limit
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, InvalidInputError
-from entitlement_sidecar.domain.evaluate import LimitUsage, QuotaUsage
+from entitlement_sidecar.domain.quota import LimitUsage, QuotaUsage
 from entitlement_sidecar.domain.window import Window, window_at
 from entitlement_sidecar.planstore.db import Database, QuotaAdmissionRow, QuotaCounterRow
 from entitlement_sidecar.planstore.db.upsert import insert_for

@@ -10,7 +10,7 @@ from entitlement_sidecar.domain.errors import (
     IdempotencyConflictError,
     TenantUnknownError,
 )
-from entitlement_sidecar.domain.evaluate import QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.wire.codec import from_timestamp, usage_from_proto
 from entitlement_sidecar.wire.status import from_rpc_error

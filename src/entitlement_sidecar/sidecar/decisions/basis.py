@@ -9,7 +9,7 @@ import msgspec
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.evaluate import QuotaUsage
+from entitlement_sidecar.domain.quota import QuotaUsage
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
 

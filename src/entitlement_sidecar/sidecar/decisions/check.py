@@ -17,7 +17,8 @@ import msgspec
 from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Degradation, Reason, Source
 from entitlement_sidecar.domain.errors import TenantUnknownError, VersionNotReachedError
-from entitlement_sidecar.domain.evaluate import Held, QuotaAsk, QuotaUsage, evaluate
+from entitlement_sidecar.domain.evaluate import Held, evaluate
+from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.sidecar.decisions.basis import Basis, Knowledge
 from entitlement_sidecar.sidecar.decisions.consumption import Consumptions
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Protocol
 
-from entitlement_sidecar.domain.evaluate import QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 
 
 class QuotaAuthority(Protocol):

@@ -15,8 +15,8 @@ import msgspec
 from entitlement_sidecar.domain.catalogue import Limit
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import IdempotencyConflictError
-from entitlement_sidecar.domain.evaluate import LimitUsage, QuotaAsk, QuotaUsage
-from entitlement_sidecar.domain.snapshot import Resolution
+from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.window import window_at
 from entitlement_sidecar.sidecar.leases.views import first_end
 

@@ -15,8 +15,8 @@ from datetime import datetime
 import msgspec
 
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.evaluate import LimitUsage, QuotaAsk, QuotaUsage
-from entitlement_sidecar.domain.snapshot import Resolution
+from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
 
 REFRESH_AFTER = 1.0

@@ -151,7 +151,7 @@ class Warning(_message.Message):
     def __init__(self, kind: _Optional[_Union[WarningKind, int, str]] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("allowed", "reason", "kind", "value_json", "limit", "used", "remaining", "window_start", "reset_at", "usage_as_of", "held", "pending", "soft", "overage", "provenance", "degradation", "snapshot_version", "as_of", "source", "overshoot_bound", "retry_after", "consumption_id", "warnings", "obligations", "notes")
+    __slots__ = ("allowed", "reason", "kind", "value_json", "limit", "used", "remaining", "window_start", "reset_at", "usage_as_of", "held", "pending", "soft", "overage", "provenance", "degradation", "snapshot_version", "as_of", "source", "overshoot_bound", "retry_after", "consumption_id", "warnings", "obligations", "notes", "credits")
     ALLOWED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +177,7 @@ class Decision(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     OBLIGATIONS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_FIELD_NUMBER: _ClassVar[int]
     allowed: bool
     reason: Reason
     kind: _types_pb2.FeatureKind
@@ -202,7 +203,22 @@ class Decision(_message.Message):
     warnings: _containers.RepeatedCompositeFieldContainer[Warning]
     obligations: _types_pb2.Obligations
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, allowed: _Optional[bool] = ..., reason: _Optional[_Union[Reason, int, str]] = ..., kind: _Optional[_Union[_types_pb2.FeatureKind, int, str]] = ..., value_json: _Optional[str] = ..., limit: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., window_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reset_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage_as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., held: _Optional[int] = ..., pending: _Optional[int] = ..., soft: _Optional[bool] = ..., overage: _Optional[int] = ..., provenance: _Optional[_Iterable[_Union[_types_pb2.Provenance, _Mapping]]] = ..., degradation: _Optional[_Union[Degradation, int, str]] = ..., snapshot_version: _Optional[int] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[_Union[Source, int, str]] = ..., overshoot_bound: _Optional[int] = ..., retry_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., consumption_id: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., obligations: _Optional[_Union[_types_pb2.Obligations, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    credits: _containers.RepeatedCompositeFieldContainer[CreditUse]
+    def __init__(self, allowed: _Optional[bool] = ..., reason: _Optional[_Union[Reason, int, str]] = ..., kind: _Optional[_Union[_types_pb2.FeatureKind, int, str]] = ..., value_json: _Optional[str] = ..., limit: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., window_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reset_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage_as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., held: _Optional[int] = ..., pending: _Optional[int] = ..., soft: _Optional[bool] = ..., overage: _Optional[int] = ..., provenance: _Optional[_Iterable[_Union[_types_pb2.Provenance, _Mapping]]] = ..., degradation: _Optional[_Union[Degradation, int, str]] = ..., snapshot_version: _Optional[int] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[_Union[Source, int, str]] = ..., overshoot_bound: _Optional[int] = ..., retry_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., consumption_id: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., obligations: _Optional[_Union[_types_pb2.Obligations, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., credits: _Optional[_Iterable[_Union[CreditUse, _Mapping]]] = ...) -> None: ...
+
+class CreditUse(_message.Message):
+    __slots__ = ("grant", "amount", "used", "burnt", "expires_at")
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    BURNT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    grant: str
+    amount: int
+    used: int
+    burnt: int
+    expires_at: _timestamp_pb2.Timestamp
+    def __init__(self, grant: _Optional[str] = ..., amount: _Optional[int] = ..., used: _Optional[int] = ..., burnt: _Optional[int] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class BatchCheckEntitlementsRequest(_message.Message):
     __slots__ = ("checks", "atomic")
@@ -231,10 +247,12 @@ class CheckError(_message.Message):
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class BatchCheckEntitlementsResponse(_message.Message):
-    __slots__ = ("results",)
+    __slots__ = ("results", "consumed")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    CONSUMED_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[BatchCheckResult]
-    def __init__(self, results: _Optional[_Iterable[_Union[BatchCheckResult, _Mapping]]] = ...) -> None: ...
+    consumed: bool
+    def __init__(self, results: _Optional[_Iterable[_Union[BatchCheckResult, _Mapping]]] = ..., consumed: _Optional[bool] = ...) -> None: ...
 
 class ListEntitlementsRequest(_message.Message):
     __slots__ = ("tenant_id", "with_usage")

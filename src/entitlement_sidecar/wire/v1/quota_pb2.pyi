@@ -19,7 +19,7 @@ class Holder(_message.Message):
     def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class LimitUsage(_message.Message):
-    __slots__ = ("key", "amount", "soft", "window_start", "reset_at", "used", "outstanding")
+    __slots__ = ("key", "amount", "soft", "window_start", "reset_at", "used", "outstanding", "carried", "taken")
     KEY_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     SOFT_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,8 @@ class LimitUsage(_message.Message):
     RESET_AT_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
+    CARRIED_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
     key: str
     amount: int
     soft: bool
@@ -34,35 +36,59 @@ class LimitUsage(_message.Message):
     reset_at: _timestamp_pb2.Timestamp
     used: int
     outstanding: int
-    def __init__(self, key: _Optional[str] = ..., amount: _Optional[int] = ..., soft: _Optional[bool] = ..., window_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reset_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., used: _Optional[int] = ..., outstanding: _Optional[int] = ...) -> None: ...
+    carried: int
+    taken: int
+    def __init__(self, key: _Optional[str] = ..., amount: _Optional[int] = ..., soft: _Optional[bool] = ..., window_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reset_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., used: _Optional[int] = ..., outstanding: _Optional[int] = ..., carried: _Optional[int] = ..., taken: _Optional[int] = ...) -> None: ...
 
 class ConsumeRequest(_message.Message):
-    __slots__ = ("tenant_id", "feature", "quantity", "request_id", "holder")
+    __slots__ = ("tenant_id", "feature", "quantity", "request_id", "holder", "subject")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     QUANTITY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     HOLDER_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     feature: str
     quantity: int
     request_id: str
     holder: Holder
-    def __init__(self, tenant_id: _Optional[str] = ..., feature: _Optional[str] = ..., quantity: _Optional[int] = ..., request_id: _Optional[str] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ...) -> None: ...
+    subject: str
+    def __init__(self, tenant_id: _Optional[str] = ..., feature: _Optional[str] = ..., quantity: _Optional[int] = ..., request_id: _Optional[str] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., subject: _Optional[str] = ...) -> None: ...
 
 class ConsumeResponse(_message.Message):
-    __slots__ = ("admitted", "usage", "snapshot_version", "as_of", "lease_id")
+    __slots__ = ("admitted", "usage", "snapshot_version", "as_of", "lease_id", "holds")
     ADMITTED_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_VERSION_FIELD_NUMBER: _ClassVar[int]
     AS_OF_FIELD_NUMBER: _ClassVar[int]
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
     admitted: bool
     usage: _containers.RepeatedCompositeFieldContainer[LimitUsage]
     snapshot_version: int
     as_of: _timestamp_pb2.Timestamp
     lease_id: str
-    def __init__(self, admitted: _Optional[bool] = ..., usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ..., snapshot_version: _Optional[int] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_id: _Optional[str] = ...) -> None: ...
+    holds: bool
+    def __init__(self, admitted: _Optional[bool] = ..., usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ..., snapshot_version: _Optional[int] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_id: _Optional[str] = ..., holds: _Optional[bool] = ...) -> None: ...
+
+class ConsumeAllRequest(_message.Message):
+    __slots__ = ("tenant_id", "items", "holder")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    items: _containers.RepeatedCompositeFieldContainer[ConsumeRequest]
+    holder: Holder
+    def __init__(self, tenant_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[ConsumeRequest, _Mapping]]] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ...) -> None: ...
+
+class ConsumeAllResponse(_message.Message):
+    __slots__ = ("admitted", "results")
+    ADMITTED_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    admitted: bool
+    results: _containers.RepeatedCompositeFieldContainer[ConsumeResponse]
+    def __init__(self, admitted: _Optional[bool] = ..., results: _Optional[_Iterable[_Union[ConsumeResponse, _Mapping]]] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("id", "has", "wants", "ttl", "refresh_after", "ends_at", "usage")

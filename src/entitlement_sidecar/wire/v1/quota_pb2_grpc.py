@@ -66,6 +66,11 @@ class QuotaServiceStub:
                 request_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ConsumeRequest.SerializeToString,
                 response_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ConsumeResponse.FromString,
                 _registered_method=True)
+        self.ConsumeAll = channel.unary_unary(
+                '/entitlement.v1.QuotaService/ConsumeAll',
+                request_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ConsumeAllRequest.SerializeToString,
+                response_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ConsumeAllResponse.FromString,
+                _registered_method=True)
         self.ReportUnadmitted = channel.unary_unary(
                 '/entitlement.v1.QuotaService/ReportUnadmitted',
                 request_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReportUnadmittedRequest.SerializeToString,
@@ -118,6 +123,13 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ConsumeAll(self, request, context):
+        """Admits several amounts of one tenant at once: all of them or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportUnadmitted(self, request, context):
         """Adds usage that no grant covered.
         """
@@ -152,6 +164,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.Consume,
                     request_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ConsumeRequest.FromString,
                     response_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ConsumeResponse.SerializeToString,
+            ),
+            'ConsumeAll': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConsumeAll,
+                    request_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ConsumeAllRequest.FromString,
+                    response_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ConsumeAllResponse.SerializeToString,
             ),
             'ReportUnadmitted': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportUnadmitted,
@@ -301,6 +318,33 @@ class QuotaService:
             '/entitlement.v1.QuotaService/Consume',
             entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ConsumeRequest.SerializeToString,
             entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ConsumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConsumeAll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/entitlement.v1.QuotaService/ConsumeAll',
+            entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ConsumeAllRequest.SerializeToString,
+            entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ConsumeAllResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -88,7 +88,7 @@ class Subscription(_message.Message):
     def __init__(self, id: _Optional[str] = ..., plan: _Optional[str] = ..., plan_version: _Optional[int] = ..., phases: _Optional[_Iterable[_Union[Phase, _Mapping]]] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("feature", "effect", "provenance", "subscription_id", "effective_from", "effective_until", "enabled", "value_json", "limits", "seats", "priority", "reason")
+    __slots__ = ("feature", "effect", "provenance", "subscription_id", "effective_from", "effective_until", "enabled", "value_json", "limits", "priority", "reason")
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     EFFECT_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
@@ -98,7 +98,6 @@ class Grant(_message.Message):
     ENABLED_FIELD_NUMBER: _ClassVar[int]
     VALUE_JSON_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
-    SEATS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     feature: str
@@ -110,10 +109,9 @@ class Grant(_message.Message):
     enabled: bool
     value_json: str
     limits: _containers.RepeatedCompositeFieldContainer[_types_pb2.Limit]
-    seats: int
     priority: int
     reason: str
-    def __init__(self, feature: _Optional[str] = ..., effect: _Optional[_Union[GrantEffect, int, str]] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ..., subscription_id: _Optional[str] = ..., effective_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., effective_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enabled: _Optional[bool] = ..., value_json: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[_types_pb2.Limit, _Mapping]]] = ..., seats: _Optional[int] = ..., priority: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, feature: _Optional[str] = ..., effect: _Optional[_Union[GrantEffect, int, str]] = ..., provenance: _Optional[_Union[_types_pb2.Provenance, _Mapping]] = ..., subscription_id: _Optional[str] = ..., effective_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., effective_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., enabled: _Optional[bool] = ..., value_json: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[_types_pb2.Limit, _Mapping]]] = ..., priority: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Snapshot(_message.Message):
     __slots__ = ("tenant_id", "version", "compiled_at", "catalogue_version", "subscriptions", "grants")

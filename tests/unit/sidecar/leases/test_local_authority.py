@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entitlement_sidecar.domain.errors import IdempotencyConflictError
-from entitlement_sidecar.domain.evaluate import QuotaAsk
-from entitlement_sidecar.domain.snapshot import Resolution
+from entitlement_sidecar.domain.quota import QuotaAsk
+from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.window import WindowUnit
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority
 from entitlement_sidecar.testing import FakeClock

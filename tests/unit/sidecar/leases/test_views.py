@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from entitlement_sidecar.domain.evaluate import QuotaAsk, QuotaUsage
-from entitlement_sidecar.domain.snapshot import Resolution
+from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority
 from entitlement_sidecar.sidecar.leases.views import MAX_AGE, REFRESH_AFTER, UsageViews
 from entitlement_sidecar.testing import FakeClock
