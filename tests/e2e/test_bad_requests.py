@@ -75,7 +75,7 @@ def asked(request: pytest.FixtureRequest, shared_site: Site) -> Iterator[Asked]:
     beside = shared_site.beside[request.param]
     event_id = f"before-{request.param}-{next(_numbers)}"
     [taken] = beside.report([event(event_id)])
-    assert taken.outcome == UsageOutcome.ACCEPTED
+    assert UsageOutcome(taken.outcome) is UsageOutcome.ACCEPTED
     yield Asked(beside, shared_site.store, event_id)
     assert beside.check("acme", "sso").allowed
     until(lambda: stored(shared_site.store, event_id), "the usage of before to be in the ledger")
@@ -119,7 +119,7 @@ def test_malformed_list(asked: Asked) -> None:
     """An empty tenant is refused there too."""
     request = decision_pb2.ListEntitlementsRequest()
     found = failure(lambda: asked.checks.ListEntitlements(request, timeout=10))
-    assert (found.code, found.fields.keys()) == (grpc.StatusCode.INVALID_ARGUMENT, {"tenant_id"})
+    assert (found.code, [*found.fields]) == (grpc.StatusCode.INVALID_ARGUMENT, ["tenant_id"])
 
 
 def test_malformed_events_among_good_ones(asked: Asked) -> None:
@@ -181,7 +181,9 @@ def test_oversized_batches(asked: Asked) -> None:
 
 def test_bytes_that_are_no_message(asked: Asked) -> None:
     """INVALID_ARGUMENT says which message was expected."""
-    call = asked.beside.channel.unary_unary("/entitlement.v1.EntitlementService/CheckEntitlement")
+    call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = asked.beside.channel.unary_unary(
+        "/entitlement.v1.EntitlementService/CheckEntitlement"
+    )
     found = failure(lambda: call(b"\xff\xff\xff", timeout=10))
     assert found.code is grpc.StatusCode.INVALID_ARGUMENT
     assert found.fields == {"request": "expected a serialised CheckEntitlementRequest"}
@@ -214,7 +216,7 @@ def test_usage_taken_with_a_wrong_token_is_kept(shared_site: Site, tmp_path: Pat
     beside = Sidecar(state, "--planstore", f"127.0.0.1:{store.grpc_port}", "--token-file", str(token)).start()
     try:
         [taken] = beside.report([event("kept-for-later")])
-        assert taken.outcome == UsageOutcome.ACCEPTED
+        assert UsageOutcome(taken.outcome) is UsageOutcome.ACCEPTED
         process = beside.process
         assert process is not None
         until(lambda: "expected metadata" in process.output, "the log to say what is wrong")
