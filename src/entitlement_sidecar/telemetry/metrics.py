@@ -51,6 +51,13 @@ snapshots_refused = Counter(
     ["cause"],
     registry=REGISTRY,
 )
+not_understood = Counter(
+    "entitlement_not_understood",
+    "Grants and features received that say something this version has no name for, by which: grant or "
+    "feature. Those features answer by their outage policy: upgrade this sidecar.",
+    ["what"],
+    registry=REGISTRY,
+)
 feed_events = Counter("entitlement_feed_events", "Feed entries read, by kind.", ["kind"], registry=REGISTRY)
 feed_interruptions = Counter(
     "entitlement_feed_interruptions", "Times that the feed was lost.", registry=REGISTRY

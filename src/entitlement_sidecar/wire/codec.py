@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from entitlement_sidecar.domain.catalogue import Classification, Limit
 from entitlement_sidecar.domain.decision import (
+    CreditUse,
     Decision,
     DecisionWarning,
     Degradation,
@@ -161,6 +162,23 @@ def _add_rare(message: decision_pb2.Decision, decision: Decision) -> None:
         message.retry_after.CopyFrom(to_duration(decision.retry_after))
     if decision.consumption_id:
         message.consumption_id = decision.consumption_id
+    if decision.credits:
+        message.credits.extend(_credit_to_proto(use) for use in decision.credits)
+
+
+def _credit_to_proto(use: CreditUse) -> decision_pb2.CreditUse:
+    return decision_pb2.CreditUse(
+        grant=use.grant,
+        amount=use.amount,
+        used=use.used,
+        burnt=use.burnt,
+        expires_at=maybe_timestamp(use.expires_at),
+    )
+
+
+def _credit_from_proto(message: decision_pb2.CreditUse) -> CreditUse:
+    expires = from_timestamp(message.expires_at) if message.HasField("expires_at") else None
+    return CreditUse(message.grant, message.amount, message.used, message.burnt, expires)
 
 
 _NO_QUOTA: dict[str, Any] = {}
@@ -223,6 +241,7 @@ def decision_from_proto(message: decision_pb2.Decision) -> Decision:
         evaluation_required=message.obligations.evaluation_required,
         governance_required=message.obligations.governance_required,
         notes=tuple(message.notes),
+        credits=tuple(_credit_from_proto(use) for use in message.credits),
     )
 
 

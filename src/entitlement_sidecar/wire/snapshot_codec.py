@@ -1,9 +1,18 @@
-"""Between the contract and the domain: snapshots and the catalogue document."""
+"""Between the contract and the domain: snapshots and the catalogue document.
+
+A newer plan store may send fields, kinds and windows that this version has no name for. What they belong to
+is marked as not understood, so that this feature answers by its outage policy and the others go on.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
+from enum import IntEnum
+from functools import lru_cache
+from typing import TypeVar
+from zoneinfo import ZoneInfo
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from entitlement_sidecar.domain.catalogue import (
@@ -15,6 +24,7 @@ from entitlement_sidecar.domain.catalogue import (
     Durability,
     Feature,
     FeatureKind,
+    Limit,
     Metric,
     Obligations,
     OutagePolicy,
@@ -29,6 +39,7 @@ from entitlement_sidecar.domain.snapshot import (
     Subscription,
     SubscriptionState,
 )
+from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
 from entitlement_sidecar.wire.codec import (
     from_duration,
     from_json,
@@ -44,6 +55,40 @@ from entitlement_sidecar.wire.codec import (
 )
 from entitlement_sidecar.wire.v1 import snapshot_pb2, types_pb2
 
+_Enum = TypeVar("_Enum", bound=IntEnum)
+
+
+def _named(kind: type[_Enum], number: int) -> _Enum | None:
+    """The value of a number; None for those of a newer contract, and for the one that is never sent."""
+    try:
+        return kind(number) if number else None
+    except ValueError:
+        return None
+
+
+def _is_whole(message: Message) -> bool:
+    """Whether a message, with all inside it, has only fields that this version knows."""
+    known = type(message)()
+    known.CopyFrom(message)
+    known.DiscardUnknownFields()
+    return known.ByteSize() == message.ByteSize()
+
+
+@lru_cache(maxsize=1024)
+def _zone_exists(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def _window(message: types_pb2.WindowSpec) -> WindowSpec | None:
+    """A window; None where its unit or zone is not known here."""
+    if _named(WindowUnit, message.unit) is None or not _zone_exists(message.zone or "UTC"):
+        return None
+    return window_from_proto(message)
+
 
 def snapshot_to_proto(snapshot: Snapshot) -> snapshot_pb2.Snapshot:
     """Translates a snapshot."""
@@ -58,10 +103,10 @@ def snapshot_to_proto(snapshot: Snapshot) -> snapshot_pb2.Snapshot:
 
 
 def snapshot_from_proto(message: snapshot_pb2.Snapshot) -> Snapshot:
-    """Translates a snapshot.
+    """Translates a snapshot. What is not understood is marked.
 
     Raises:
-        ValueError: It holds an enum value that this version does not know.
+        ValueError: A config value is not JSON.
     """
     return Snapshot(
         tenant_id=message.tenant_id,
@@ -84,13 +129,14 @@ def _subscription_to_proto(subscription: Subscription) -> snapshot_pb2.Subscript
 
 
 def _subscription_from_proto(message: snapshot_pb2.Subscription) -> Subscription:
+    whole = _is_whole(message)
     return Subscription(
         id=message.id,
         plan=message.plan,
         plan_version=message.plan_version,
         phases=tuple(
             Phase(
-                SubscriptionState(phase.state),
+                (_named(SubscriptionState, phase.state) if whole else None) or SubscriptionState.UNKNOWN,
                 from_timestamp(getattr(phase, "from")),
                 from_timestamp(phase.until) if phase.HasField("until") else None,
             )
@@ -110,6 +156,7 @@ def _grant_to_proto(grant: Grant) -> snapshot_pb2.Grant:
         enabled=grant.enabled,
         value_json=to_json(grant.value),
         limits=[limit_to_proto(limit) for limit in grant.limits],
+        priority=grant.priority,
         reason=grant.reason,
     )
 
@@ -119,18 +166,27 @@ def _grant_from_proto(message: snapshot_pb2.Grant) -> Grant:
         stamp: Timestamp = getattr(message, name)
         return from_timestamp(stamp) if message.HasField(name) else None
 
+    effect = _named(GrantEffect, message.effect)
+    limits = [_limit(limit) for limit in message.limits]
+    kind = _named(ProvenanceKind, message.provenance.kind) or ProvenanceKind.UNKNOWN
     return Grant(
         feature=message.feature,
-        provenance=Provenance(ProvenanceKind(message.provenance.kind), message.provenance.id),
-        effect=GrantEffect(message.effect),
+        provenance=Provenance(kind, message.provenance.id),
+        effect=effect or GrantEffect.UNKNOWN,
         subscription_id=message.subscription_id,
         since=instant("effective_from"),
         until=instant("effective_until"),
         enabled=message.enabled,
         value=from_json(message.value_json),
-        limits=tuple(limit_from_proto(limit) for limit in message.limits),
+        limits=tuple(limit for limit in limits if limit is not None),
         reason=message.reason,
+        priority=message.priority,
+        understood=effect is not None and None not in limits and _is_whole(message),
     )
+
+
+def _limit(message: types_pb2.Limit) -> Limit | None:
+    return None if _window(message.window) is None else limit_from_proto(message)
 
 
 def document_to_proto(document: CatalogueDocument) -> snapshot_pb2.CatalogueDocument:
@@ -144,10 +200,10 @@ def document_to_proto(document: CatalogueDocument) -> snapshot_pb2.CatalogueDocu
 
 
 def document_from_proto(message: snapshot_pb2.CatalogueDocument) -> CatalogueDocument:
-    """Translates a catalogue document.
+    """Translates a catalogue document. What is not understood is marked.
 
     Raises:
-        ValueError: It holds an enum value that this version does not know.
+        ValueError: A config value is not JSON.
     """
     return CatalogueDocument(
         version=message.version,
@@ -182,9 +238,10 @@ def _feature_to_proto(feature: Feature) -> types_pb2.Feature:
 
 
 def _feature_from_proto(message: types_pb2.Feature) -> Feature:
+    kind = _named(FeatureKind, message.kind)
     return Feature(
         key=message.key,
-        kind=FeatureKind(message.kind),
+        kind=kind or FeatureKind.UNKNOWN,
         title=message.title,
         metric=message.metric,
         placement=message.placement,
@@ -193,6 +250,16 @@ def _feature_from_proto(message: types_pb2.Feature) -> Feature:
             message.obligations.evaluation_required, message.obligations.governance_required
         ),
         outage=_outage_from_proto(message.outage),
+        understood=kind is not None and _is_known(message.outage) and _is_whole(message),
+    )
+
+
+def _is_known(message: types_pb2.OutagePolicy) -> bool:
+    """Whether a policy's choices have names here; one that is not given has its default."""
+    return (
+        not (message.after_stale and _named(AfterStale, message.after_stale) is None)
+        and not (message.when_unknown and _named(WhenUnknown, message.when_unknown) is None)
+        and not (message.HasField("allowance_window") and _window(message.allowance_window) is None)
     )
 
 
@@ -200,12 +267,10 @@ def _outage_from_proto(message: types_pb2.OutagePolicy) -> OutagePolicy:
     has_duration = message.HasField("serve_stale_for")
     return OutagePolicy(
         serve_stale_for=from_duration(message.serve_stale_for) if has_duration else DEFAULT_SERVE_STALE_FOR,
-        after_stale=AfterStale(message.after_stale or AfterStale.LAST_KNOWN),
-        when_unknown=WhenUnknown(message.when_unknown) if message.when_unknown else None,
+        after_stale=_named(AfterStale, message.after_stale) or AfterStale.LAST_KNOWN,
+        when_unknown=_named(WhenUnknown, message.when_unknown),
         allowance=message.allowance,
-        allowance_window=(
-            window_from_proto(message.allowance_window) if message.HasField("allowance_window") else None
-        ),
+        allowance_window=_window(message.allowance_window) if message.HasField("allowance_window") else None,
         value=from_json(message.value_json),
     )
 
@@ -224,13 +289,14 @@ def _metric_to_proto(metric: Metric) -> types_pb2.Metric:
 
 
 def _metric_from_proto(message: types_pb2.Metric) -> Metric:
+    # A sidecar only keeps events of a metric; what they add up to is the plan store's business.
     return Metric(
         key=message.key,
         domain=message.domain,
         unit=message.unit,
-        aggregation=Aggregation(message.aggregation),
-        window=window_from_proto(message.window),
-        classification=Classification(message.classification),
+        aggregation=_named(Aggregation, message.aggregation) or Aggregation.SUM,
+        window=_window(message.window) or WindowSpec(WindowUnit.MONTH),
+        classification=_named(Classification, message.classification) or Classification.BILLABLE,
         feature=message.feature,
-        durability=Durability(message.durability or Durability.DURABLE),
+        durability=_named(Durability, message.durability) or Durability.DURABLE,
     )

@@ -7,6 +7,7 @@ the floor is still served, but no longer confirmed by the feed, and a slow old r
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
@@ -87,6 +88,7 @@ class SnapshotStore:
             tenant.followed = False
             tenant.confirmed_at = None
             tenant.told = None
+        _count_unknown("grant", (grant.understood for grant in tenant.snapshot.grants))
         self._tenants[tenant_id] = tenant
         self._tenants.move_to_end(tenant_id)
         self._unknown.pop(tenant_id, None)
@@ -142,7 +144,14 @@ class SnapshotStore:
     def put_catalogue(self, document: CatalogueDocument) -> None:
         """Holds a catalogue document unless a newer one is held."""
         if document.version >= self.catalogue.version:
+            _count_unknown("feature", (feature.understood for feature in document.features.values()))
             self.catalogue = document
+
+
+def _count_unknown(what: str, understood: Iterable[bool]) -> None:
+    unknown = sum(not each for each in understood)
+    if unknown:
+        metrics.not_understood.labels(what).inc(unknown)
 
 
 def _unfollow(held: HeldTenant, as_of: datetime | None) -> None:
