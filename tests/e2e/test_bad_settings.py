@@ -131,7 +131,11 @@ def test_command_token_file_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "place"),
-    [(None, ": No such file or directory"), ("# none\n", ": holds no key"), ("\nk1 AAAA\n", ":2: expected")],
+    [
+        (None, ": No such file or directory"),
+        ("# none\n", ": holds no key; expected lines of `KEY_ID"),
+        ("\nk1 AAAA\n", ":2: expected"),
+    ],
     ids=["missing", "empty", "malformed"],
 )
 def test_trusted_keys(

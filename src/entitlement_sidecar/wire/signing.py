@@ -140,7 +140,7 @@ class KeyRing:
                 key_id, raw = _trusted(path, number, line)
                 keys[key_id] = raw
         if not keys:
-            raise ConfigurationError(f"trusted keys {path}: holds no key")
+            raise ConfigurationError(f"trusted keys {path}: holds no key; expected lines of `KEY_ID BASE64`")
         return cls(keys, pinned=True)
 
     def __len__(self) -> int:
