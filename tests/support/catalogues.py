@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from entitlement_sidecar.domain.errors import CatalogueError
-from entitlement_sidecar.wire.catalogue_file import parse_snapshot_file
+from entitlement_sidecar.wire.snapshot_file import parse_snapshot_file
 
 
 def problems(text: str) -> list[str]:

@@ -24,7 +24,7 @@ def catalogue() -> None:
 def validate(context: click.Context, files: tuple[Path, ...], output: str) -> None:
     """Check FILES, catalogues or snapshot files, and list every problem with its line and column."""
     from entitlement_sidecar.domain.errors import InvalidInputError  # noqa: PLC0415 - keeps --help quick
-    from entitlement_sidecar.wire.catalogue_file import load_snapshot_file  # noqa: PLC0415
+    from entitlement_sidecar.wire.snapshot_file import load_snapshot_file  # noqa: PLC0415
 
     valid, wrong = [], False
     for path in files:

@@ -78,7 +78,7 @@ def redis_url(url: str, setting: str) -> str:
 
 def _is_redis(parts: SplitResult) -> bool:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if parts.fragment or not options.keys() <= _REDIS_QUERY.get(parts.scheme, frozenset()):
+    if parts.scheme not in _REDIS_QUERY or parts.fragment or not options.keys() <= _REDIS_QUERY[parts.scheme]:
         return False
     if parts.scheme == "unix":
         return len(parts.path) > 1 and _is_database(options.get("db", ""))

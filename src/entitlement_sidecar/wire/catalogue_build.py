@@ -64,6 +64,8 @@ def _outage(raw: dict[str, Any]) -> OutagePolicy:
         serve_stale_for=DEFAULT_SERVE_STALE_FOR if stale is None else _seconds(stale),
         after_stale=AfterStale[raw.get("after_stale", "last_known").upper()],
         when_unknown=WhenUnknown[chosen.upper()] if chosen else None,
+        allowance=raw.get("allowance", 0),
+        allowance_window=_window(raw["allowance_window"]) if "allowance_window" in raw else None,
         value=raw.get("value"),
     )
 
@@ -108,25 +110,39 @@ def _add_on(key: str, raw: dict[str, Any]) -> AddOn:
 
 
 def _entitlements(raw: dict[str, Any]) -> tuple[PlanEntitlement, ...]:
-    return tuple(_entitlement(feature, granted) for feature, granted in raw.items())
+    return tuple(build_entitlement(feature, granted) for feature, granted in raw.items())
 
 
-def _entitlement(feature: str, granted: Any) -> PlanEntitlement:  # noqa: ANN401 - a boolean or a mapping
+def build_entitlement(feature: str, granted: Any) -> PlanEntitlement:  # noqa: ANN401 - a boolean or a mapping
+    """What is granted of a feature, as plans, add-ons and overrides write it."""
     if isinstance(granted, bool):
         return PlanEntitlement(feature, enabled=granted)
     return PlanEntitlement(
         feature,
         enabled=granted.get("enabled", True),
         value=granted.get("value"),
-        limits=tuple(_limit(limit) for limit in granted.get("limits", ())),
+        limits=_limits(granted),
+        priority=granted.get("priority", 0),
     )
+
+
+def _limits(granted: dict[str, Any]) -> tuple[Limit, ...]:
+    for name in ("seats", "credits"):
+        if name in granted:
+            return (Limit(_amount(granted[name]), _window(granted.get("window", "lifetime"))),)
+    return tuple(_limit(limit) for limit in granted.get("limits", ()))
+
+
+def _amount(raw: int | str) -> int | None:
+    return None if isinstance(raw, str) else raw
 
 
 def _limit(raw: dict[str, Any]) -> Limit:
     return Limit(
-        amount=None if raw["amount"] == "unlimited" else raw["amount"],
+        amount=_amount(raw["amount"]),
         window=_window(raw["window"]),
         soft=raw.get("soft", False),
+        carry_over_cap=raw.get("carry_over_cap", 0),
     )
 
 

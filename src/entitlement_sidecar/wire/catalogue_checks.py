@@ -16,13 +16,35 @@ from entitlement_sidecar.wire.catalogue_schema import unknown
 from entitlement_sidecar.wire.yaml_source import Path, YamlDocument
 
 _UNCOUNTED = frozenset({"boolean", "config"})
-"""Kinds that are had or not; the others have limits."""
+"""Kinds that are had or not; the others are counted."""
 
-_KINDS = _UNCOUNTED | {"metered"}
+_USED = frozenset({"metered", "credits"})
+"""Kinds whose use is a usage event of a metric."""
 
-_LATER_KINDS = frozenset({"seats", "credits"})
-_LATER_OUTAGE = ("allowance", "allowance_window")
-_LATER_LIMIT = ("carry_over_cap", "overage_price")
+_ALLOWANCE = ("allowance", "allowance_window")
+
+_BELONGS = {
+    "value": ("config",),
+    "limits": ("metered",),
+    "seats": ("seats",),
+    "credits": ("credits",),
+    "window": ("seats", "credits"),
+    "priority": ("config", "credits"),
+}
+"""Of which kinds of features each part of an entitlement is."""
+
+_NEEDS = {
+    "config": ("value", "a value: {value: …}"),
+    "seats": ("seats", "how many: {seats: 5}"),
+    "credits": ("credits", "how many: {credits: 100}"),
+}
+"""What an entitlement of a kind has to say, and how."""
+
+_SHORT = frozenset({"state", "since", "until"})
+_OF_SUBSCRIPTION = _SHORT | {"plan", "add_ons"}
+"""What a tenant's entry says in short of its only subscription."""
+
+_LATER_LIMIT = ("overage_price",)
 _LATER = "is not available in this version"
 """Named by the contract, and refused until something acts on it: an option must not do nothing."""
 
@@ -65,11 +87,9 @@ def _features(features: dict[str, Any], metrics: dict[str, Any]) -> Problems:
     for key, raw in features.items():
         feature, path = _members(raw), ("features", key)
         kind, metric = _kind(feature), feature.get("metric")
-        if kind in _LATER_KINDS:
-            yield (*path, "kind"), f"kind: {kind} {_LATER}: use boolean, config or metered"
-        if kind == "metered" and metric is None:
+        if kind in _USED and metric is None:
             yield path, f"a {kind} feature needs the metric that its usage adds up to: metric: {key}"
-        if kind in _UNCOUNTED and metric is not None:
+        if kind in _UNCOUNTED | {"seats"} and metric is not None:
             yield (*path, "metric"), f"a {kind} feature has no metric: remove it or make the kind metered"
         if isinstance(metric, str) and metric not in metrics:
             yield (*path, "metric"), f"metric {unknown(metric, metrics)}"
@@ -84,9 +104,13 @@ def _later(body: dict[str, Any], names: tuple[str, ...], path: Path) -> Problems
 
 def _outage(outage: dict[str, Any], kind: str, path: Path) -> Problems:
     chosen = outage.get("when_unknown")
-    if chosen == "allowance":
-        yield (*path, "when_unknown"), f"when_unknown: allowance {_LATER}: use allow, deny or value"
-    yield from _later(outage, _LATER_OUTAGE, path)
+    given = [name for name in _ALLOWANCE if name in outage]
+    if chosen == "allowance" and (len(given) < len(_ALLOWANCE) or kind not in _USED):
+        needed = "allowance, allowance_window and a metered or credits feature"
+        yield path, f"when_unknown: allowance needs {needed}"
+    if given and chosen != "allowance":
+        yield (*path, given[0]), f"{given[0]} is used only with when_unknown: allowance"
+    yield from _window(outage.get("allowance_window"), (*path, "allowance_window"))
     if chosen == "value" and ("value" not in outage or kind != "config"):
         yield path, "when_unknown: value needs a value and a config feature"
     if "value" in outage and chosen != "value":
@@ -141,15 +165,17 @@ def _granting(data: dict[str, Any], section: str, features: dict[str, Any]) -> P
 
 def _entitlement(granted: Any, kind: str, path: Path) -> Problems:  # noqa: ANN401
     body = _members(granted)
-    if kind not in _KINDS:
+    if kind not in _UNCOUNTED | _USED | {"seats"}:
         return
-    if "value" in body and kind != "config":
-        yield (*path, "value"), f"a {kind} feature has no value"
-    if "limits" in body and kind != "metered":
-        yield (*path, "limits"), f"a {kind} feature has no limits"
+    for name, kinds in _BELONGS.items():
+        if name in body and kind not in kinds:
+            yield (*path, name), f"a {kind} feature has no {name}"
+    needed, form = _NEEDS.get(kind, ("", ""))
     off = granted is False or body.get("enabled") is False
-    if kind == "config" and "value" not in body and not off:
-        yield path, "a config feature needs a value: {value: …}"
+    unlimited = granted is True and kind != "config"
+    if needed and needed not in body and not (off or unlimited):
+        yield path, f"a {kind} feature needs {form}"
+    yield from _window(body.get("window"), (*path, "window"))
     yield from _limits(_items(body.get("limits")), (*path, "limits"))
 
 
@@ -160,6 +186,8 @@ def _limits(limits: list[Any], path: Path) -> Problems:
         window, soft = limit.get("window"), limit.get("soft") is True
         yield from _window(window, (*path, index, "window"))
         yield from _later(limit, _LATER_LIMIT, (*path, index))
+        if limit.get("carry_over_cap") and (window == "lifetime" or limit.get("amount") == "unlimited"):
+            yield (*path, index, "carry_over_cap"), "only what ends and is limited carries over: remove it"
         same = (repr(sorted(window.items()) if isinstance(window, dict) else window), soft)
         if same in seen:
             yield (*path, index), "this window has a limit already: keep one of each window, soft and hard"
@@ -167,16 +195,90 @@ def _limits(limits: list[Any], path: Path) -> Problems:
 
 
 def _tenants(data: dict[str, Any]) -> Problems:
-    plans, add_ons = _members(data.get("plans")), _members(data.get("add_ons"))
     for tenant, raw in _members(data.get("tenants")).items():
         entry, path = _members(raw), ("tenants", tenant)
-        plan = entry.get("plan")
-        if isinstance(plan, str) and plan not in plans:
-            yield (*path, "plan"), f"plan {unknown(plan, plans)}"
-        for add_on in _members(entry.get("add_ons")):
-            if add_on not in add_ons:
-                yield (*path, "add_ons", add_on), f"add-on {unknown(add_on, add_ons)}"
+        subscriptions = _items(entry.get("subscriptions"))
+        if "subscriptions" in entry:
+            for name in _OF_SUBSCRIPTION & entry.keys():
+                yield (*path, name), f"{name} belongs to one of the subscriptions"
+        else:
+            yield from _subscription(entry, data, path)
+        for index, one in enumerate(subscriptions):
+            yield from _subscription(_members(one), data, (*path, "subscriptions", index))
+        yield from _twice(subscriptions, (*path, "subscriptions"))
+        yield from _extras(entry, data, path)
+
+
+def _subscription(entry: dict[str, Any], data: dict[str, Any], path: Path) -> Problems:
+    plans, add_ons = _members(data.get("plans")), _members(data.get("add_ons"))
+    plan = entry.get("plan")
+    if isinstance(plan, str) and plan not in plans:
+        yield (*path, "plan"), f"plan {unknown(plan, plans)}"
+    if plan is None:
+        for name in _OF_SUBSCRIPTION & entry.keys():
+            yield (*path, name), f"{name} needs the plan that it is about"
+    for add_on in _members(entry.get("add_ons")):
+        if add_on not in add_ons:
+            yield (*path, "add_ons", add_on), f"add-on {unknown(add_on, add_ons)}"
+    if "phases" in entry:
+        for name in _SHORT & entry.keys():
+            yield (*path, name), f"{name} is said by the phases"
+        yield from _phases(_items(entry["phases"]), (*path, "phases"))
+    else:
         yield from _interval(entry, path)
+
+
+def _phases(phases: list[Any], path: Path) -> Problems:
+    before: Any = None
+    for index, raw in enumerate(phases):
+        phase = _members(raw)
+        wrong = list(_interval(phase, (*path, index)))
+        yield from wrong
+        if wrong or not isinstance(phase.get("since"), str):
+            return
+        if index and (before is None or instant(phase["since"]) < before):
+            yield (*path, index, "since"), "phases are in order, and only the last may be without until"
+        before = instant(phase["until"]) if isinstance(phase.get("until"), str) else None
+
+
+def _extras(entry: dict[str, Any], data: dict[str, Any], path: Path) -> Problems:
+    features = _members(data.get("features"))
+    for section in ("overrides", "credits"):
+        listed = _items(entry.get(section))
+        yield from _twice(listed, (*path, section))
+        for index, raw in enumerate(listed):
+            one, place = _members(raw), (*path, section, index)
+            yield from _interval(one, place)
+            feature = one.get("feature")
+            if isinstance(feature, str) and feature not in features:
+                yield (*place, "feature"), f"feature {unknown(feature, features)}"
+            elif isinstance(feature, str):
+                kind = _kind(_members(features[feature]))
+                yield from _override(one, kind, place) if section == "overrides" else _credit(kind, place)
+
+
+def _override(one: dict[str, Any], kind: str, path: Path) -> Problems:
+    if one.get("effect") == "deny":
+        for name in _BELONGS.keys() & one.keys():
+            yield (*path, name), f"an override that denies has no {name}"
+        return
+    # An override without limits is unlimited; a config one needs its value all the same.
+    body = one if kind == "config" or _BELONGS.keys() & one.keys() else {**one, "enabled": False}
+    yield from _entitlement(body, kind, path)
+
+
+def _credit(kind: str, path: Path) -> Problems:
+    if kind != "credits":
+        yield (*path, "feature"), f"a credit grant is of a credits feature, this one is {kind}"
+
+
+def _twice(listed: list[Any], path: Path) -> Problems:
+    seen = set()
+    for index, raw in enumerate(listed):
+        name = _members(raw).get("id")
+        if isinstance(name, str) and name in seen:
+            yield (*path, index, "id"), f"{name[:40]!r} stands twice: ids are used once"
+        seen.add(str(name))
 
 
 def _interval(entry: dict[str, Any], path: Path) -> Problems:

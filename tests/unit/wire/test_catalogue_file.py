@@ -25,15 +25,10 @@ from entitlement_sidecar.domain.errors import CatalogueError, InvalidInputError
 from entitlement_sidecar.domain.resolve import resolve
 from entitlement_sidecar.domain.snapshot import LIVE, SubscriptionState
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
-from entitlement_sidecar.wire.catalogue_file import (
-    compile_file,
-    load_catalogue,
-    load_snapshot_file,
-    parse_catalogue,
-    parse_snapshot_file,
-)
+from entitlement_sidecar.wire.catalogue_file import load_catalogue, parse_catalogue
 from entitlement_sidecar.wire.catalogue_schema import schema
 from entitlement_sidecar.wire.fields import KEY_FORM, TENANT_FORM, is_key, is_tenant
+from entitlement_sidecar.wire.snapshot_file import compile_file, load_snapshot_file, parse_snapshot_file
 from support.catalogues import minimal, problems
 
 NOW = datetime(2026, 3, 15, tzinfo=UTC)

@@ -70,4 +70,5 @@ def _grant(
         enabled=entitlement.enabled,
         value=entitlement.value,
         limits=tuple(limit.bought(quantity, row.anchor) for limit in entitlement.limits),
+        priority=entitlement.priority,
     )

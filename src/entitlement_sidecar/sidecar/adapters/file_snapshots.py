@@ -27,7 +27,7 @@ from entitlement_sidecar.sidecar.snapshots.ports import (
     Position,
 )
 from entitlement_sidecar.telemetry import metrics
-from entitlement_sidecar.wire.catalogue_file import compile_file, load_snapshot_file
+from entitlement_sidecar.wire.snapshot_file import compile_file, load_snapshot_file
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the file."""
