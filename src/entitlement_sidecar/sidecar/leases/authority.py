@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
@@ -11,7 +11,7 @@ from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 class QuotaAuthority(Protocol):
     """Admits usage inside every limit of a feature, all or nothing.
 
-    Both methods are synchronous when the answer is in memory and awaitable when it has to be fetched; then
+    Its methods are synchronous when the answer is in memory and awaitable when it has to be fetched; then
     they may block for the adapter's own timeout. Where no authority can be asked, the answer says
     `unavailable`; it is no error.
     """
@@ -31,6 +31,19 @@ class QuotaAuthority(Protocol):
 
         Raises:
             IdempotencyConflictError: The request id came before with another feature or quantity.
+            TenantUnknownError: On the plan store's own word.
+        """
+        ...
+
+    def consume_all(
+        self, tenant_id: str, asks: Sequence[tuple[QuotaAsk, str]]
+    ) -> tuple[bool, list[QuotaUsage]] | Awaitable[tuple[bool, list[QuotaUsage]]]:
+        """Admits every ask, each with its request id, or none of them.
+
+        Where not all were admitted, `admitted` of an answer says whether it alone would have been.
+
+        Raises:
+            IdempotencyConflictError: A request id came before with another feature or quantity.
             TenantUnknownError: On the plan store's own word.
         """
         ...

@@ -1,27 +1,42 @@
 """The authority of a sidecar that has no plan store: it counts alone, in memory.
 
 Its truth ends with the process: a restart begins every window anew. Sites that share a limit between
-sidecars, or need it to survive, run a plan store. It is also the twin that the contract suite holds the root
-authority against.
+sidecars, or need it to survive, run a plan store. It also counts offline allowances, and it is the twin that
+the contract suite holds the root authority against.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 
-from entitlement_sidecar.domain.catalogue import Limit
+from entitlement_sidecar.domain.catalogue import FeatureKind, Limit
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import IdempotencyConflictError
-from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.quota import (
+    LimitUsage,
+    QuotaAsk,
+    QuotaUsage,
+    Spent,
+    bucket_usage,
+    burn,
+    carried_over,
+    carries_over,
+    previous_window,
+)
 from entitlement_sidecar.domain.resolve import Resolution
-from entitlement_sidecar.domain.window import window_at
+from entitlement_sidecar.domain.window import Window, window_at
 from entitlement_sidecar.sidecar.leases.views import first_end
 
 MAX_COUNTERS = 1_000_000
 """Counters kept at most, over all tenants, features and windows; the least recently used goes first."""
+
+MAX_SEATS = 1_000_000
+"""Seats kept at most, over all tenants and windows; the one taken longest ago goes first."""
 
 MAX_VIEWS = 100_000
 """Views remembered at most."""
@@ -33,6 +48,8 @@ MAX_REQUESTS = 100_000
 """Request ids remembered at most."""
 
 _Key = tuple[str, str, str, datetime]
+_T = TypeVar("_T")
+_K = TypeVar("_K")
 
 
 class _View(msgspec.Struct, frozen=True):
@@ -45,17 +62,21 @@ class _View(msgspec.Struct, frozen=True):
 
 
 class LocalAuthority:
-    """Counts what it admitted, per tenant, feature, limit and window."""
+    """Counts what it admitted: per tenant, feature, limit and window, per seat, per credit grant."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._admitted: OrderedDict[_Key, int] = OrderedDict()
+        self._spent: OrderedDict[_Key, Spent] = OrderedDict()
+        self._seats: OrderedDict[tuple[_Key, str], None] = OrderedDict()
         self._views: OrderedDict[tuple[str, str], _View] = OrderedDict()
         self._requests: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()
 
     def view(self, tenant_id: str, ask: QuotaAsk, max_age: float | None) -> QuotaUsage:
         """Usage now. Asked again, the same view for a while, unless something was consumed meanwhile."""
         now = self._clock.now()
+        if ask.feature.kind is FeatureKind.SEATS:
+            # Of each subject there is another view.
+            return self._look(tenant_id, ask, now)
         view = self._views.get((tenant_id, ask.feature.key))
         if (
             view is not None
@@ -64,12 +85,9 @@ class LocalAuthority:
             and view.since <= now < view.until
         ):
             return view.usage
-        limits = tuple(self._usage(tenant_id, ask, limit, now) for limit in ask.resolution.limits)
-        usage = QuotaUsage(limits, as_of=now)
-        until = min(now + VIEWED_FOR, first_end(limits) or datetime.max.replace(tzinfo=UTC))
-        self._views[tenant_id, ask.feature.key] = _View(usage, ask.resolution, now, until)
-        while len(self._views) > MAX_VIEWS:
-            self._views.popitem(last=False)
+        usage = self._look(tenant_id, ask, now)
+        until = min(now + VIEWED_FOR, first_end(usage.limits) or datetime.max.replace(tzinfo=UTC))
+        _keep(self._views, (tenant_id, ask.feature.key), _View(usage, ask.resolution, now, until), MAX_VIEWS)
         return usage
 
     def consume(self, tenant_id: str, ask: QuotaAsk, request_id: str) -> QuotaUsage:
@@ -79,14 +97,82 @@ class LocalAuthority:
             IdempotencyConflictError: The request id came before with another feature or quantity.
         """
         now = self._clock.now()
-        before = [self._usage(tenant_id, ask, limit, now) for limit in ask.resolution.limits]
         repeated = self._repeated(tenant_id, ask, request_id)
-        admitted = repeated or all(usage.soft or _fits(usage, ask.quantity) for usage in before)
-        if admitted and not repeated:
-            self._add(tenant_id, ask, before)
-            self._remember((tenant_id, request_id), (ask.feature.key, ask.quantity))
-        after = tuple(self._usage(tenant_id, ask, limit, now) for limit in ask.resolution.limits)
-        return QuotaUsage(after, admitted=admitted, as_of=now, lease_id="local" if admitted else "")
+        shares = [0] * len(_keys(tenant_id, ask, now)) if repeated else self._shares(tenant_id, ask, now)
+        if shares is not None and not repeated:
+            self._take(tenant_id, ask, shares, now)
+            _keep(self._requests, (tenant_id, request_id), (ask.feature.key, ask.quantity), MAX_REQUESTS)
+        after = self._look(tenant_id, ask, now)
+        if shares is None:
+            return msgspec.structs.replace(after, admitted=False)
+        limits = after.limits
+        if ask.resolution.buckets:
+            limits = tuple(
+                msgspec.structs.replace(one, taken=share) for one, share in zip(limits, shares, strict=True)
+            )
+        return msgspec.structs.replace(after, limits=limits, admitted=True, lease_id="local")
+
+    def consume_all(
+        self, tenant_id: str, asks: Sequence[tuple[QuotaAsk, str]]
+    ) -> tuple[bool, list[QuotaUsage]]:
+        """Admits everything or nothing; see `QuotaAuthority`."""
+        before = (self._spent.copy(), self._seats.copy(), self._requests.copy())
+        answers = [self.consume(tenant_id, ask, request_id) for ask, request_id in asks]
+        if all(answer.admitted for answer in answers):
+            return True, answers
+        self._spent, self._seats, self._requests = before
+        self._views.clear()
+        return False, answers
+
+    def _look(self, tenant_id: str, ask: QuotaAsk, now: datetime) -> QuotaUsage:
+        if ask.resolution.buckets:
+            keys = _keys(tenant_id, ask, now)
+            pairs = zip(ask.resolution.buckets, keys, strict=True)
+            limits = tuple(bucket_usage(bucket, self._used(key)) for bucket, key in pairs)
+        else:
+            limits = tuple(self._usage(tenant_id, ask, limit, now) for limit in ask.resolution.limits)
+        return QuotaUsage(limits, as_of=now, holds=self._holds(tenant_id, ask, now), allowance=ask.allowance)
+
+    def _usage(self, tenant_id: str, ask: QuotaAsk, limit: Limit, now: datetime) -> LimitUsage:
+        window = window_at(limit.window, now)
+        key = (tenant_id, ask.feature.key, limit.key, window.start)
+        spent = self._spent.get(key) or Spent(0, self._carried(key, limit, window))
+        return LimitUsage(
+            limit.key, limit.amount, limit.soft, window.start, window.end, spent.used, carried=spent.carried
+        )
+
+    def _carried(self, key: _Key, limit: Limit, window: Window) -> int:
+        if not carries_over(limit, window):
+            return 0
+        return carried_over(limit, self._spent.get((*key[:3], previous_window(limit, window).start)))
+
+    def _used(self, key: _Key) -> int:
+        spent = self._spent.get(key)
+        return spent.used if spent else 0
+
+    def _holds(self, tenant_id: str, ask: QuotaAsk, now: datetime) -> bool:
+        if ask.feature.kind is not FeatureKind.SEATS:
+            return False
+        return all((key, ask.subject) in self._seats for key in _keys(tenant_id, ask, now))
+
+    def _shares(self, tenant_id: str, ask: QuotaAsk, now: datetime) -> list[int] | None:
+        """What to take of each limit or credit grant; None when it does not fit."""
+        usage = self._look(tenant_id, ask, now)
+        if ask.resolution.buckets:
+            return burn([limit.remaining or 0 for limit in usage.limits], ask.quantity)
+        shares = [ask.quantity] * len(usage.limits)
+        if ask.feature.kind is FeatureKind.SEATS:
+            shares = [int((key, ask.subject) not in self._seats) for key in _keys(tenant_id, ask, now)]
+        fits = all(one.soft or _fits(one, share) for one, share in zip(usage.limits, shares, strict=True))
+        return shares if fits else None
+
+    def _take(self, tenant_id: str, ask: QuotaAsk, shares: Sequence[int], now: datetime) -> None:
+        self._views.pop((tenant_id, ask.feature.key), None)
+        usage = self._look(tenant_id, ask, now)
+        for key, one, share in zip(_keys(tenant_id, ask, now), usage.limits, shares, strict=True):
+            _keep(self._spent, key, Spent(one.used + share, one.carried), MAX_COUNTERS)
+            if ask.feature.kind is FeatureKind.SEATS:
+                _keep(self._seats, (key, ask.subject), None, MAX_SEATS)
 
     def _repeated(self, tenant_id: str, ask: QuotaAsk, request_id: str) -> bool:
         first = self._requests.get((tenant_id, request_id))
@@ -97,28 +183,9 @@ class LocalAuthority:
             )
         return first is not None
 
-    def _remember(self, key: tuple[str, str], content: tuple[str, int]) -> None:
-        self._requests[key] = content
-        while len(self._requests) > MAX_REQUESTS:
-            self._requests.popitem(last=False)
-
-    def _add(self, tenant_id: str, ask: QuotaAsk, usages: list[LimitUsage]) -> None:
-        self._views.pop((tenant_id, ask.feature.key), None)
-        for usage in usages:
-            key = (tenant_id, ask.feature.key, usage.key, usage.window_start)
-            self._admitted[key] = usage.used + ask.quantity
-            self._admitted.move_to_end(key)
-        while len(self._admitted) > MAX_COUNTERS:
-            self._admitted.popitem(last=False)
-
-    def _usage(self, tenant_id: str, ask: QuotaAsk, limit: Limit, now: datetime) -> LimitUsage:
-        window = window_at(limit.window, now)
-        used = self._admitted.get((tenant_id, ask.feature.key, limit.key, window.start), 0)
-        return LimitUsage(limit.key, limit.amount, limit.soft, window.start, window.end, used)
-
 
 class NoAuthority:
-    """Stands where no authority is configured: metered features answer by their outage policy."""
+    """Stands where no authority is configured: counted features answer by their outage policy."""
 
     def view(self, tenant_id: str, ask: QuotaAsk, max_age: float | None) -> QuotaUsage:  # noqa: ARG002
         """Nobody can say."""
@@ -127,6 +194,31 @@ class NoAuthority:
     def consume(self, tenant_id: str, ask: QuotaAsk, request_id: str) -> QuotaUsage:  # noqa: ARG002
         """Nobody can admit."""
         return QuotaUsage(unavailable=True)
+
+    def consume_all(
+        self,
+        tenant_id: str,  # noqa: ARG002
+        asks: Sequence[tuple[QuotaAsk, str]],
+    ) -> tuple[bool, list[QuotaUsage]]:
+        """Nobody can admit."""
+        return False, [QuotaUsage(unavailable=True) for _ in asks]
+
+
+def _keys(tenant_id: str, ask: QuotaAsk, now: datetime) -> list[_Key]:
+    """Names of what is counted: credit grants in burn order, or limits in their windows."""
+    feature = ask.feature.key
+    if ask.resolution.buckets:
+        return [(tenant_id, feature, bucket.key, bucket.since) for bucket in ask.resolution.buckets]
+    return [
+        (tenant_id, feature, limit.key, window_at(limit.window, now).start) for limit in ask.resolution.limits
+    ]
+
+
+def _keep(kept: OrderedDict[_K, _T], key: _K, value: _T, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
 
 
 def _fits(usage: LimitUsage, quantity: int) -> bool:
