@@ -29,11 +29,14 @@ class Loader:
         self._running: dict[str, asyncio.Task[HeldTenant | None]] = {}
         self._beginnings = 0
 
-    async def load(self, tenant_id: str, min_version: int = 0) -> HeldTenant | None:
+    async def load(self, tenant_id: str, min_version: int = 0, *, fresh: bool = False) -> HeldTenant | None:
         """What is held of a tenant after asking the sources; None when nobody could say.
 
-        A tenant that does not exist is noted in the store and answered as None.
+        A tenant that does not exist is noted in the store and answered as None. `fresh` passes by sources
+        that cannot say as of when their word is true, where one that can answers.
         """
+        if fresh:
+            return await self._load(tenant_id, min_version, fresh=True)
         held = await self._shared(tenant_id, min_version)
         if min_version and (held is None or held.snapshot.version < min_version):
             # The load that was joined may have begun before the version was asked for.
@@ -53,17 +56,17 @@ class Loader:
         """The feed is read from here on: loads that begin now are covered by it, those under way are not."""
         self._beginnings += 1
 
-    async def _load(self, tenant_id: str, min_version: int) -> HeldTenant | None:
+    async def _load(self, tenant_id: str, min_version: int, *, fresh: bool = False) -> HeldTenant | None:
         self._store.begin_load(tenant_id)
         try:
-            held = await self._ask(tenant_id, min_version)
+            held = await self._ask(tenant_id, min_version, fresh=fresh)
             if held is not None and held.snapshot.version < self._store.floor(tenant_id):
-                held = await self._ask(tenant_id, min_version)
+                held = await self._ask(tenant_id, min_version, fresh=fresh)
         finally:
             self._store.end_load(tenant_id)
         return held
 
-    async def _ask(self, tenant_id: str, min_version: int) -> HeldTenant | None:
+    async def _ask(self, tenant_id: str, min_version: int, *, fresh: bool = False) -> HeldTenant | None:
         beginnings = self._beginnings
         wanted = max(min_version, self._store.floor(tenant_id))
         for source in self._sources:
@@ -76,14 +79,18 @@ class Loader:
             except EntitlementsError as error:
                 _log.debug("no snapshot of %s from %s: %s", tenant_id, type(source).__name__, error)
                 continue
-            if fetched is not None:
-                return self._hold(fetched, followed=0 < beginnings == self._beginnings)
+            if fetched is None:
+                continue
+            held = self._hold(fetched, followed=0 < beginnings == self._beginnings)
+            if fetched.true_at is not None or not fresh:
+                return held
         metrics.snapshot_lookups.labels("none").inc()
         return self._store.get(tenant_id)
 
     def _hold(self, fetched: Fetched, *, followed: bool) -> HeldTenant | None:
         metrics.snapshot_lookups.labels(fetched.source.name.lower()).inc()
-        self._store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed))
+        received = None if fetched.true_at is None else self._clock.monotonic()
+        self._store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed, received))
         return self._store.get(fetched.snapshot.tenant_id)
 
     async def load_catalogue(self) -> bool:

@@ -17,6 +17,7 @@ from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.evaluate import Held
 from entitlement_sidecar.domain.resolve import Resolver
 from entitlement_sidecar.domain.snapshot import Snapshot
+from entitlement_sidecar.sidecar.snapshots.watchers import Watchers
 from entitlement_sidecar.telemetry import metrics
 
 UNKNOWN_FOR = 2.0
@@ -33,7 +34,8 @@ class HeldTenant(msgspec.Struct):
     """One tenant as it is held.
 
     `followed`: the feed covers it since it was read, so that the feed's freshness is its own.
-    `confirmed_at`: its source said so itself at that instant; None when it cannot know.
+    `confirmed_at`: its source said so itself at that instant; None when it cannot know. `received`: when it
+    said so on this process' monotonic clock.
     `told`: what decisions were last told of it, good for one generation of freshness and of the catalogue.
     """
 
@@ -41,6 +43,7 @@ class HeldTenant(msgspec.Struct):
     source: Source
     confirmed_at: datetime | None
     followed: bool
+    received: float | None = None
     resolver: Resolver = None  # type: ignore[assignment]  # made from the snapshot
     told: Held | None = None
     told_generation: int = -1
@@ -49,12 +52,17 @@ class HeldTenant(msgspec.Struct):
         """Everything held of a snapshot is forgotten with it."""
         self.resolver = Resolver(self.snapshot)
 
+    def confirmed_since(self, began: float) -> bool:
+        """Whether its source has said so itself since a monotonic instant."""
+        return self.received is not None and self.received >= began
+
 
 class SnapshotStore:
     """Memory of snapshots, floors, unknown tenants, and the catalogue document."""
 
     def __init__(self, max_tenants: int) -> None:
         self.catalogue = NO_CATALOGUE
+        self.watchers = Watchers()
         self._max_tenants = max_tenants
         self._tenants: OrderedDict[str, HeldTenant] = OrderedDict()
         self._floors: dict[str, int] = {}
@@ -92,6 +100,7 @@ class SnapshotStore:
         self._tenants[tenant_id] = tenant
         self._tenants.move_to_end(tenant_id)
         self._unknown.pop(tenant_id, None)
+        self.watchers.changed(tenant_id)
         while len(self._tenants) > self._max_tenants:
             evicted, _ = self._tenants.popitem(last=False)
             self._floors.pop(evicted, None)
@@ -113,6 +122,7 @@ class SnapshotStore:
         What is older was current as of `as_of`, the last that the feed confirmed, and stays so.
         """
         self._unknown.pop(tenant_id, None)
+        self.watchers.changed(tenant_id)
         held = self._tenants.get(tenant_id)
         if held is None and tenant_id not in self._loading:
             return False
@@ -146,6 +156,7 @@ class SnapshotStore:
         if document.version >= self.catalogue.version:
             _count_unknown("feature", (feature.understood for feature in document.features.values()))
             self.catalogue = document
+            self.watchers.all_changed()
 
 
 def _count_unknown(what: str, understood: Iterable[bool]) -> None:
