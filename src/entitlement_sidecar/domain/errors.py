@@ -168,6 +168,12 @@ class VersionNotReachedError(RetryableError):
     reason = "VERSION_NOT_REACHED"
 
 
+class TooStaleError(RetryableError):
+    """Nothing as fresh as `max_staleness` could be had within the deadline."""
+
+    reason = "TOO_STALE"
+
+
 class ExhaustedError(RetryableError):
     """Overload, or a full disk."""
 

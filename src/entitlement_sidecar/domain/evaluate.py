@@ -102,7 +102,7 @@ def evaluate(
     if held.snapshot is None:
         return _without_snapshot(_Case(held, request, now, feature), usage)
     if feature is None:
-        return _decision(_Case(held, request, now), Reason.FEATURE_UNKNOWN)
+        return _without_feature(_Case(held, request, now), usage)
     if outage.refuses_stale(feature, held.stale_for):
         return _fallen_back(_Case(held, request, now, feature), WhenUnknown.DENY, "stale")
     resolution = held.resolve(held.snapshot, feature, now)
@@ -132,7 +132,14 @@ def _granted(
 def _without_snapshot(case: _Case, usage: QuotaUsage | None) -> Decision | QuotaAsk:
     if case.held.tenant_unknown:
         return _decision(case, Reason.TENANT_UNKNOWN)
-    if case.feature is None and case.held.catalogue.version:
+    if case.feature is None:
+        return _without_feature(case, usage)
+    return _undetermined(case, usage, hard=True)
+
+
+def _without_feature(case: _Case, usage: QuotaUsage | None) -> Decision | QuotaAsk:
+    """Without any catalogue, nobody here knows which features there are."""
+    if case.held.catalogue.version:
         return _decision(case, Reason.FEATURE_UNKNOWN)
     return _undetermined(case, usage, hard=True)
 

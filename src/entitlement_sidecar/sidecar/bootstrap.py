@@ -18,15 +18,18 @@ from entitlement_sidecar.sidecar.adapters.grpc_snapshots import PlanStoreFeed, P
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import SqliteOutbox
 from entitlement_sidecar.sidecar.admin import Readiness
 from entitlement_sidecar.sidecar.config import FrontKind, SidecarConfig
+from entitlement_sidecar.sidecar.decisions.atomic import AtomicBatches
 from entitlement_sidecar.sidecar.decisions.basis import Knowledge
 from entitlement_sidecar.sidecar.decisions.check import Decisions
 from entitlement_sidecar.sidecar.decisions.consumption import Consumptions
+from entitlement_sidecar.sidecar.decisions.knowing import Knowing
+from entitlement_sidecar.sidecar.decisions.watching import Watching
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority, NoAuthority
 from entitlement_sidecar.sidecar.leases.views import UsageViews
 from entitlement_sidecar.sidecar.rpc.aio_front import AioFront
 from entitlement_sidecar.sidecar.rpc.entitlements import EntitlementServicer
-from entitlement_sidecar.sidecar.rpc.front import Front, Method
+from entitlement_sidecar.sidecar.rpc.front import Front, Methods
 from entitlement_sidecar.sidecar.rpc.usage import UsageServicer
 from entitlement_sidecar.sidecar.snapshots.follower import Follower
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
@@ -73,14 +76,14 @@ class _Upstream(msgspec.Struct, frozen=True):
     file: FileSnapshots | None = None
 
 
-async def build(config: SidecarConfig) -> Sidecar:
-    """A sidecar that is ready to be started.
+async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
+    """A sidecar that is ready to be started; `clock` is the machine's unless given.
 
     Raises:
         ConfigurationError: A setting is wrong; nothing is left open.
     """
     config = config.checked()
-    clock = SystemClock()
+    clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         outbox = SqliteOutbox(config.state_dir, max_bytes=config.max_outbox_bytes)
         stack.push_async_callback(outbox.close)
@@ -91,11 +94,14 @@ async def build(config: SidecarConfig) -> Sidecar:
         if upstream.file is not None:
             await _hold_everything(store, upstream.file)
         reporter = UsageReporter(outbox, lambda: store.catalogue, clock, stats.instance)
-        decisions = Decisions(
-            Knowledge(store, freshness, clock), loader, upstream.authority, Consumptions(outbox, reporter)
-        )
+        knowing = Knowing(Knowledge(store, freshness, clock), loader)
+        consumptions = Consumptions(outbox, reporter)
+        decisions = Decisions(knowing, upstream.authority, consumptions)
+        stack.push_async_callback(decisions.finish)
+        atomic = AtomicBatches(decisions, knowing, upstream.authority, consumptions)
+        entitlements = EntitlementServicer(decisions, atomic, Watching(decisions, knowing))
         readiness = Readiness(store, freshness, clock)
-        methods = [*EntitlementServicer(decisions).methods(), *UsageServicer(reporter).methods()]
+        methods = [*entitlements.methods(), *UsageServicer(reporter).methods()]
         # Probes decide nothing and carry no secrets; the kubelet and Prometheus ask from outside.
         http = HttpServer(probe_app(readiness), config.http, allow_remote=True)
         stack.callback(http.close)
@@ -166,7 +172,7 @@ async def _hold_everything(store: SnapshotStore, file: FileSnapshots) -> None:
         store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed=True))
 
 
-def _front(config: SidecarConfig, methods: list[Method]) -> Front:
+def _front(config: SidecarConfig, methods: Methods) -> Front:
     if config.front is FrontKind.AIO:
         return AioFront(config.listen, methods, allow_remote=config.allow_remote)
     # Imported late: the fast front is an extra.

@@ -35,7 +35,9 @@ from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import (
     Kept,
     OutboxFile,
     is_corrupt,
+    open_reader,
     read_statement,
+    set_aside,
 )
 from entitlement_sidecar.sidecar.adapters.state_folder import StateFolder
 from entitlement_sidecar.sidecar.usage.outbox import Batch, Consumption, OutboxRecord, OutboxStats
@@ -56,8 +58,6 @@ _CHECKPOINT_BYTES = 16 << 20
 """Size of the log past which a checkpoint does not wait for a quiet moment."""
 _QUIET = 0.1
 """Seconds without work that make a quiet moment."""
-_READ_TIMEOUT = 0.1
-"""Seconds that a read may wait for the file; the event loop waits with it."""
 _LARGEST_GROUP = 4096
 """Records per commit at most: bounds how long the first of them waits."""
 _ROW_OVERHEAD = 300
@@ -107,17 +107,18 @@ class SqliteOutbox:
         self._folder = StateFolder(state_dir)
         try:
             self._file = self._open()
-            self._reader = _open_reader(self._path)
+            self._reader = open_reader(self._path)
         except BaseException:
             self._folder.close()
             raise
         self._reader_is_stale = False
+        self._file_is_open = True
         self._queue: SimpleQueue[_Append | _Call | None] = SimpleQueue()
         self._next_up: deque[_Append | _Call | None] = deque()
         self._waiting_bytes = 0
         self._settlements = 0
         self._settled_at: deque[tuple[float, int]] = deque([(self._clock.monotonic(), 0)])
-        self._closed = False
+        self._closed = self._ended = False
         self._writer = threading.Thread(target=self._write, name="outbox writer", daemon=True)
         self._writer.start()
 
@@ -126,6 +127,7 @@ class SqliteOutbox:
 
         Raises:
             OutboxFullError: Nothing of the call was kept.
+            SourceUnavailableError: It failed, and may succeed when it is repeated.
             DrainingError: It is closed.
         """
         rows = [_kept(record) for record in records]
@@ -218,7 +220,7 @@ class SqliteOutbox:
             if self._reader_is_stale:
                 self._reader_is_stale = False
                 self._reader.close()
-                self._reader = _open_reader(self._path)
+                self._reader = open_reader(self._path)
             # Fetched to the end: a read that stays open would keep the log from being emptied.
             return self._reader.execute(read_statement(name), parameters).fetchall()
         except sqlite3.Error as error:
@@ -233,19 +235,40 @@ class SqliteOutbox:
         if self._closed:
             raise DrainingError("the outbox is closed: this process is going away")
         self._queue.put(command)
+        if self._ended:
+            self._fail_the_rest()
 
     # What follows runs on the writer thread.
 
     def _write(self) -> None:
-        while (command := self._next()) is not None:
-            if isinstance(command, _Append):
-                group = self._gather(command)
-                self._deliver([one.done for one in group], self._commit(group), sum(o.size for o in group))
-            else:
-                self._deliver([command.done], [self._attempt(command.run)], 0)
-            if self._file.wal_bytes > self._checkpoint_bytes:
-                self._checkpoint(truncate=False)
-        self._checkpoint(truncate=True)
+        try:
+            while (command := self._next()) is not None:
+                self._work(command)
+            self._checkpoint(truncate=True)
+        except BaseException:
+            _log.critical("the outbox's writer ended: nothing is kept until a restart", exc_info=True)
+        finally:
+            self._ended = True
+            self._fail_the_rest()
+
+    def _work(self, command: _Append | _Call) -> None:
+        if isinstance(command, _Append):
+            group = self._gather(command)
+            self._deliver([one.done for one in group], self._commit(group), sum(o.size for o in group))
+        else:
+            self._deliver([command.done], [self._attempt(command.run)], 0)
+        if self._file.wal_bytes > self._checkpoint_bytes:
+            self._checkpoint(truncate=False)
+
+    def _fail_the_rest(self) -> None:
+        """Nobody works on the queue any more: whoever waits is told. Any thread may call this."""
+        with suppress(Empty, IndexError):
+            while True:
+                command = self._next_up.popleft() if self._next_up else self._queue.get_nowait()
+                if command is not None:
+                    error = SourceUnavailableError("the outbox's writer has ended; restart the sidecar")
+                    size = command.size if isinstance(command, _Append) else 0
+                    self._deliver([command.done], [error], size)
 
     def _next(self) -> _Append | _Call | None:
         if self._next_up:
@@ -288,9 +311,13 @@ class SqliteOutbox:
     def _attempt(self, run: Callable[[], _T]) -> _T | BaseException:
         """Its result, or the error that callers are told."""
         try:
+            if not self._file_is_open:
+                self._reopen()
             return run()
         except sqlite3.Error as error:
             return self._explain(error)
+        except OSError as error:
+            return self._failing(error)
         except Exception as error:  # noqa: BLE001 - goes to whoever asked
             return error
 
@@ -299,27 +326,38 @@ class SqliteOutbox:
             return self._start_anew()
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _FAILING_DISK:
-            metrics.outbox_refused.inc()
-            _log.error("the disk of the outbox is full or failing: %s", error)
             # Room in the log is room for the deletions that settlements are made of.
             self._checkpoint(truncate=False)
-            return OutboxFullError("the disk of the outbox is full or failing", RETRY_FULL_AFTER)
+            return self._failing(error)
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             return SourceUnavailableError("somebody else holds the outbox's file", RETRY_FULL_AFTER)
         return error
 
+    def _failing(self, error: Exception) -> OutboxFullError:
+        metrics.outbox_refused.inc()
+        _log.error("the disk of the outbox is full or failing: %s", error)
+        return OutboxFullError("the disk of the outbox is full or failing", RETRY_FULL_AFTER)
+
     def _start_anew(self) -> BaseException:
         self._file.close()
-        _set_aside(self._path)
+        self._file_is_open = False
         try:
-            self._file = OutboxFile(self._path)
-        except (sqlite3.Error, OSError) as error:
-            return OutboxFullError(f"no new outbox can be made: {error}", RETRY_FULL_AFTER)
-        self._reader_is_stale = True
+            _set_aside(self._path)
+            self._reopen()
+        except (sqlite3.Error, OSError, OutboxFullError) as error:
+            _log.error("no new outbox can be made, tried again with the next call: %s", error)
+            return OutboxFullError("no new outbox can be made", RETRY_FULL_AFTER)
         return SourceUnavailableError("the outbox was damaged and has been replaced", 0.0)
 
+    def _reopen(self) -> None:
+        try:
+            self._file = OutboxFile(self._path)
+        except ConfigurationError as error:
+            raise OutboxFullError(str(error), RETRY_FULL_AFTER) from error
+        self._file_is_open = self._reader_is_stale = True
+
     def _checkpoint(self, *, truncate: bool) -> None:
-        with suppress(sqlite3.Error):  # tried again soon; what is committed is safe in the log
+        with suppress(sqlite3.Error, OSError):  # tried again soon; what is committed is safe in the log
             self._file.checkpoint(truncate=truncate)
 
     def _deliver(self, waiting: list[asyncio.Future[Any]], answers: list[Any], size: int) -> None:
@@ -359,23 +397,7 @@ def _size(row: Kept) -> int:
     return len(row.payload) + answer + _ROW_OVERHEAD
 
 
-def _open_reader(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=_READ_TIMEOUT,
-    )
-
-
 def _set_aside(path: Path) -> None:
-    """Renames a damaged file and its companions, so that nothing in it is lost for good."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
-        number += 1
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    aside = set_aside(path)
     metrics.outbox_quarantined.inc()
     _log.error("the outbox was damaged: set aside as %s; starting with an empty one", aside)

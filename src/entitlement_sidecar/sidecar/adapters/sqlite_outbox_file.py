@@ -44,6 +44,8 @@ _SEQUENCE_MASK = (1 << _SEQUENCE_BITS) - 1
 _LARGEST_INSERT = 512
 _BUSY_TIMEOUT = 1.0
 """Seconds to wait for someone who looks into the file, such as an operator's shell."""
+_READ_TIMEOUT = 0.1
+"""Seconds that a read may wait for the file; the event loop waits with it."""
 _CHECK_UP_TO = 64 << 20
 """Bytes up to which a file is checked in full at the start; a larger one would delay it."""
 
@@ -90,6 +92,7 @@ class OutboxFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._wal = path.with_name(path.name + "-wal")
+        self.bytes_used = 0
         self._db = _connect(path)
         try:
             self._prepare()
@@ -142,7 +145,6 @@ class OutboxFile:
         self.epoch, self.instance = int(epoch), str(instance)
         self.accepted, self.settled, self.dead = int(accepted), int(settled), int(dead)
         self._sequence = 0
-        self.bytes_used = self._measure()
 
     @property
     def queued(self) -> int:
@@ -151,10 +153,10 @@ class OutboxFile:
 
     @property
     def wal_bytes(self) -> int:
-        """Size of the write-ahead log, in which commits wait for a checkpoint."""
+        """Size of the write-ahead log, in which commits wait for a checkpoint; 0 where nobody can say."""
         try:
             return os.stat(self._wal).st_size  # noqa: PTH116 - called for every group
-        except FileNotFoundError:
+        except OSError:
             return 0
 
     def append(self, rows: Sequence[Kept], *, durable: bool) -> list[UsageResult]:
@@ -276,7 +278,7 @@ class OutboxFile:
     def checkpoint(self, *, truncate: bool) -> None:
         """Moves commits from the log into the file; with `truncate` the log gives its space back."""
         self._run_text(f"PRAGMA wal_checkpoint({'TRUNCATE' if truncate else 'PASSIVE'})")
-        self.bytes_used = self._measure()
+        self._measure()
 
     def close(self) -> None:
         """Closes the file."""
@@ -296,11 +298,13 @@ class OutboxFile:
             with suppress(sqlite3.Error):  # some failures have rolled back already
                 self._db.execute("ROLLBACK")
             raise
-        self.bytes_used = self._measure()
+        self._measure()
 
-    def _measure(self) -> int:
-        [(pages, size)] = self._run("live_pages")
-        return int(pages * size) + self.wal_bytes
+    def _measure(self) -> None:
+        # What is committed stays committed, whether or not its size can be told: the last one known stands.
+        with suppress(sqlite3.Error):
+            [(pages, size)] = self._run("live_pages")
+            self.bytes_used = int(pages * size) + self.wal_bytes
 
     def _insert(self, name: str, values: Sequence[tuple[Any, ...]]) -> int:
         """Inserts rows with few statements, for the reason that `sqlite_outbox.sql` gives."""
@@ -328,6 +332,28 @@ def _connect(path: Path) -> sqlite3.Connection:
     # The file is made private before SQLite makes it: SQLite gives its companions the same mode.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT)
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A second connection, for reads beside the one that writes."""
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=_READ_TIMEOUT,
+    )
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file and its companions, so that nothing in it is lost for good."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+        number += 1
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside
 
 
 def _outcome(row: Kept, held: bytes) -> UsageResult:

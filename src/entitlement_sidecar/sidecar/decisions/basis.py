@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 
 import msgspec
 
-from entitlement_sidecar.domain.catalogue import CatalogueDocument
+from entitlement_sidecar.domain.catalogue import CatalogueDocument, FeatureKind
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.quota import QuotaUsage
-from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
+from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Degradation
+from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
+from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
+from entitlement_sidecar.sidecar.snapshots.freshness import STALE_AFTER, Freshness
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
+
+_REPEATABLE = frozenset({FeatureKind.BOOLEAN, FeatureKind.CONFIG, FeatureKind.METERED})
 
 
 class Knowledge(msgspec.Struct, frozen=True):
@@ -51,3 +56,52 @@ class Basis(msgspec.Struct, frozen=True):
             and self.knowledge.freshness.is_fresh(now)
             and (self.look is None or self.look() is self.usage)
         )
+
+
+def basis_of(
+    knowledge: Knowledge,
+    authority: QuotaAuthority,
+    request: CheckRequest,
+    decision: Decision,
+    count: Callable[[], None],
+) -> Basis | None:
+    """What a decision just made rests on; None when it must be made again each time."""
+    store = knowledge.store
+    tenant = store.get(request.tenant_id)
+    as_of = decision.as_of
+    if tenant is None or not tenant.followed or as_of is None or not _repeatable(request, decision):
+        return None
+    now = knowledge.clock.now()
+    if as_of > now:
+        # The clock was set back: `as_of` is of the time before, and would stay young for too long.
+        return None
+    feature = store.catalogue.features[request.feature]
+    resolution = tenant.resolver.resolve(feature, now)
+    stale_at = as_of + timedelta(seconds=STALE_AFTER)
+    basis = Basis(
+        knowledge=knowledge,
+        tenant=tenant,
+        catalogue=store.catalogue,
+        since=now,
+        until=min(stale_at, resolution.valid_until or stale_at),
+        count=count,
+    )
+    if not resolution.limits:
+        return basis
+    # A metered decision also rests on the view that it tells.
+    look = partial(authority.view, request.tenant_id, QuotaAsk(feature, 0, resolution), None)
+    usage = look()
+    if not isinstance(usage, QuotaUsage) or usage.as_of != decision.usage_as_of:
+        return None
+    return msgspec.structs.replace(basis, usage=usage, look=look)
+
+
+def _repeatable(request: CheckRequest, decision: Decision) -> bool:
+    """A look whose answer says nothing that changes with every instant."""
+    return (
+        request.mode is CheckMode.PEEK
+        and decision.degradation is Degradation.NONE
+        and request.max_staleness is None
+        and decision.retry_after is None
+        and decision.kind in _REPEATABLE
+    )

@@ -7,7 +7,7 @@ keeps. Two calls with one request id at once take turns. Denials are not remembe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -27,6 +27,15 @@ class Claim(msgspec.Struct, frozen=True):
 
     event_id: str
     earlier: Decision | None = None
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An allowed CONSUME that has to be kept; `lease_id` names its admission."""
+
+    request: CheckRequest
+    decision: Decision
+    claim: Claim
+    lease_id: str
 
 
 class _Turn:
@@ -91,14 +100,33 @@ class Consumptions:
             OutboxFullError: It could not be kept.
             IdempotencyConflictError: The event's identity is taken by another fact.
         """
-        feature = catalogue.features[request.feature]
-        # A feature may name a metric that this version of the catalogue lacks: the ledger will say so.
-        metric = catalogue.metric_of(feature) or Metric(feature.metric or feature.key, domain="", unit="")
-        decision = msgspec.structs.replace(decision, consumption_id=claim.event_id)
-        event = self._reporter.consume(request, metric, claim.event_id, lease_id)
-        answer = decision_to_proto(decision).SerializeToString()
-        record = OutboxRecord(event, Consumption(request.quantity, answer) if request.request_id else None)
-        [result] = await self._outbox.append([record], metric.durability)
-        if result.outcome is UsageOutcome.CONFLICT:
-            raise IdempotencyConflictError(f"request_id {request.request_id!r}: {result.reason}")
-        return decision
+        [kept] = await self.keep_all(catalogue, [Kept(request, decision, claim, lease_id)])
+        return kept
+
+    async def keep_all(self, catalogue: CatalogueDocument, consumed: Sequence[Kept]) -> list[Decision]:
+        """Commits the usage events of several allowed CONSUMEs at once, all or none; raises as `keep`."""
+        if not consumed:
+            return []
+        metrics = [_metric_of(catalogue, one.request.feature) for one in consumed]
+        durability = min(metric.durability for metric in metrics)
+        answers = [
+            msgspec.structs.replace(one.decision, consumption_id=one.claim.event_id) for one in consumed
+        ]
+        records = [self._record(*three) for three in zip(consumed, metrics, answers, strict=True)]
+        for one, result in zip(consumed, await self._outbox.append(records, durability), strict=True):
+            if result.outcome is UsageOutcome.CONFLICT:
+                raise IdempotencyConflictError(f"request_id {one.request.request_id!r}: {result.reason}")
+        return answers
+
+    def _record(self, kept: Kept, metric: Metric, answer: Decision) -> OutboxRecord:
+        event = self._reporter.consume(kept.request, metric, kept.claim.event_id, kept.lease_id)
+        if not kept.request.request_id:
+            return OutboxRecord(event)
+        told = decision_to_proto(answer).SerializeToString()
+        return OutboxRecord(event, Consumption(kept.request.quantity, told))
+
+
+def _metric_of(catalogue: CatalogueDocument, key: str) -> Metric:
+    feature = catalogue.features[key]
+    # A feature may name a metric that this version of the catalogue lacks: the ledger will say so.
+    return catalogue.metric_of(feature) or Metric(feature.metric or feature.key, domain="", unit="")

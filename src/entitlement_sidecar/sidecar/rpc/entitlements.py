@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 
-from entitlement_sidecar.domain.decision import Decision
-from entitlement_sidecar.domain.errors import EntitlementsError, InvalidInputError, UnsupportedError
+from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
+from entitlement_sidecar.domain.errors import EntitlementsError, InvalidInputError
+from entitlement_sidecar.domain.explain import Step
+from entitlement_sidecar.sidecar.decisions.atomic import AtomicBatches
 from entitlement_sidecar.sidecar.decisions.check import Decisions, Later
-from entitlement_sidecar.sidecar.rpc.front import Method
+from entitlement_sidecar.sidecar.decisions.watching import State, Watching
+from entitlement_sidecar.sidecar.rpc.front import Method, Streaming
 from entitlement_sidecar.sidecar.rpc.memo import AnswerMemo
-from entitlement_sidecar.sidecar.rpc.requests import parse_check, parse_message, parse_tenant
+from entitlement_sidecar.sidecar.rpc.requests import parse_atomic, parse_check, parse_message, parse_tenant
 from entitlement_sidecar.wire.codec import decision_to_proto
 from entitlement_sidecar.wire.status import to_status
-from entitlement_sidecar.wire.v1 import decision_pb2
+from entitlement_sidecar.wire.v1 import decision_pb2, frames_pb2, types_pb2
 
 MAX_BATCH = 1000
 """Checks in one batch at most."""
 
 _SERVICE = "/entitlement.v1.EntitlementService/"
 
-_Outcome = Decision | EntitlementsError
+_Begun = bytes | Later
+"""A serialised BatchCheckResult, or how to go on."""
 
 
 class EntitlementServicer:
     """Bytes in, bytes out; an awaitable only where the answer is not in memory."""
 
-    def __init__(self, decisions: Decisions) -> None:
+    def __init__(self, decisions: Decisions, atomic: AtomicBatches, watching: Watching) -> None:
         self._decisions = decisions
+        self._atomic = atomic
+        self._watching = watching
         self._memo = AnswerMemo()
 
-    def methods(self) -> list[Method]:
+    def methods(self) -> list[Method | Streaming]:
         """What a front has to serve."""
         return [
             Method(_SERVICE + "CheckEntitlement", self.check),
             Method(_SERVICE + "BatchCheckEntitlements", self.batch),
             Method(_SERVICE + "ListEntitlements", self.list),
+            Method(_SERVICE + "ExplainEntitlement", self.explain),
+            Streaming(_SERVICE + "WatchEntitlements", self.watch),
         ]
 
     def check(self, payload: bytes) -> bytes | Awaitable[bytes]:
@@ -43,78 +51,146 @@ class EntitlementServicer:
         kept = self._memo.get(payload)
         if kept is not None:
             return kept
+        answer = self._answer(payload)
+        return answer if isinstance(answer, bytes) else _answer_later(answer)
+
+    def _answer(self, payload: bytes) -> bytes | Later:
+        """A serialised CheckEntitlementResponse, or how to go on; keeps what may be given again."""
         request = parse_check(parse_message(decision_pb2.CheckEntitlementRequest, payload))
         outcome = self._decisions.check(request)
         if not isinstance(outcome, Decision):
-            return _answer_later(outcome)
-        answer = _answer(outcome)
+            return outcome
+        answer = _serialised(outcome)
         self._memo.put(payload, answer, self._decisions.basis(request, outcome))
         return answer
 
-    async def batch(self, payload: bytes) -> bytes:
-        """BatchCheckEntitlements. Checks that have to wait wait together."""
-        request = parse_message(decision_pb2.BatchCheckEntitlementsRequest, payload)
-        if not 1 <= len(request.checks) <= MAX_BATCH:
-            raise InvalidInputError.of(
-                "checks", f"expected 1 to {MAX_BATCH} checks, got {len(request.checks)}"
-            )
-        if request.atomic:
-            raise UnsupportedError("atomic batches are not available in this version: send atomic = false")
-        outcomes = await _all([self._begin(check) for check in request.checks])
-        return decision_pb2.BatchCheckEntitlementsResponse(
-            results=[_batch_result(outcome) for outcome in outcomes]
+    def batch(self, payload: bytes) -> bytes | Awaitable[bytes]:
+        """BatchCheckEntitlements. Each check is answered as alone; those that have to wait wait together."""
+        # Checks are taken as they lie in the request: most of them are answered without being opened.
+        frame = parse_message(frames_pb2.BatchRequestFrame, payload)
+        checks = frame.checks
+        if not 1 <= len(checks) <= MAX_BATCH:
+            raise InvalidInputError.of("checks", f"expected 1 to {MAX_BATCH} checks, got {len(checks)}")
+        if frame.atomic:
+            return self._atomically(checks)
+        begun = [self._memo.get(check) or self._begin(check) for check in checks]
+        if all(isinstance(one, bytes) for one in begun):
+            return frames_pb2.BatchResponseFrame(results=begun).SerializeToString()  # type: ignore[arg-type] # all are bytes
+        return _together(begun)
+
+    def _begin(self, check: bytes) -> _Begun:
+        try:
+            return self._answer(check)
+        except EntitlementsError as error:
+            return _error_result(error)
+
+    async def _atomically(self, checks: Sequence[bytes]) -> bytes:
+        parsed = parse_atomic([parse_message(decision_pb2.CheckEntitlementRequest, one) for one in checks])
+        requests = [one for one in parsed if isinstance(one, CheckRequest)]
+        if len(requests) < len(parsed):
+            # One cannot be judged, so nothing is consumed: the others are only looked at.
+            return await _together([self._look(one) for one in parsed])
+        outcome = await self._atomic.check(requests)
+        return frames_pb2.BatchResponseFrame(
+            results=[_serialised(decision) for decision in outcome.decisions], consumed=outcome.consumed
         ).SerializeToString()
 
-    def _begin(self, message: decision_pb2.CheckEntitlementRequest) -> _Outcome | Later:
+    def _look(self, parsed: CheckRequest | EntitlementsError) -> _Begun:
+        if isinstance(parsed, EntitlementsError):
+            return _error_result(parsed)
         try:
-            return self._decisions.check(parse_check(message))
+            outcome = self._decisions.check(as_peek(parsed))
         except EntitlementsError as error:
-            return error
+            return _error_result(error)
+        return _serialised(outcome) if isinstance(outcome, Decision) else outcome
 
     async def list(self, payload: bytes) -> bytes:
         """ListEntitlements."""
         request = parse_message(decision_pb2.ListEntitlementsRequest, payload)
         tenant_id = parse_tenant(request.tenant_id)
-        features, decisions = await self._decisions.list(tenant_id, 0 if request.with_usage else None)
+        state = await self._watching.list(tenant_id, fresh_usage=request.with_usage)
         return decision_pb2.ListEntitlementsResponse(
-            entitlements=[
-                decision_pb2.Entitlement(feature=feature, decision=decision_to_proto(decision))
-                for feature, decision in zip(features, decisions, strict=True)
-            ],
-            snapshot_version=max((decision.snapshot_version for decision in decisions), default=0),
+            entitlements=_entitlements(state), snapshot_version=state.version
         ).SerializeToString()
 
+    async def explain(self, payload: bytes) -> bytes:
+        """ExplainEntitlement."""
+        message = parse_message(decision_pb2.ExplainEntitlementRequest, payload)
+        decision, steps = await self._decisions.explain(as_peek(parse_check(message.check, "check.")))
+        return decision_pb2.ExplainEntitlementResponse(
+            decision=decision_to_proto(decision), steps=map(_step, steps)
+        ).SerializeToString()
 
-def _answer(decision: Decision) -> bytes:
+    async def watch(self, payload: bytes) -> AsyncIterator[bytes]:
+        """WatchEntitlements."""
+        request = parse_message(decision_pb2.WatchEntitlementsRequest, payload)
+        tenant_id = parse_tenant(request.tenant_id)
+        if request.after_version < 0:
+            raise InvalidInputError.of("after_version", "expected 0 or more")
+        async for state in self._watching.states(tenant_id, request.after_version):
+            yield decision_pb2.WatchEntitlementsResponse(
+                snapshot_version=state.version, entitlements=_entitlements(state)
+            ).SerializeToString()
+
+
+def as_peek(request: CheckRequest) -> CheckRequest:
+    """The same question, only looked at."""
+    return CheckRequest(
+        tenant_id=request.tenant_id,
+        feature=request.feature,
+        mode=CheckMode.PEEK,
+        quantity=request.quantity,
+        subject=request.subject,
+        requested_value=request.requested_value,
+        has_requested_value=request.has_requested_value,
+        max_staleness=request.max_staleness,
+        min_snapshot_version=request.min_snapshot_version,
+    )
+
+
+def _serialised(decision: Decision) -> bytes:
     return decision_pb2.CheckEntitlementResponse(decision=decision_to_proto(decision)).SerializeToString()
 
 
 async def _answer_later(later: Later) -> bytes:
-    return _answer(await later())
+    return _serialised(await later())
 
 
-async def _all(begun: Sequence[_Outcome | Later]) -> list[_Outcome]:
+async def _together(begun: Sequence[_Begun]) -> bytes:
     """Waits for what has to be waited for, side by side; one that fails fails alone."""
-    waiting = [asyncio.ensure_future(item()) for item in begun if callable(item)]
-    if waiting:
-        await asyncio.wait(waiting)
-    late = iter(waiting)
-    return [_result(next(late)) if callable(item) else item for item in begun]
+    async with asyncio.TaskGroup() as group:
+        waiting = [one if isinstance(one, bytes) else group.create_task(_result(one)) for one in begun]
+    results = [one if isinstance(one, bytes) else one.result() for one in waiting]
+    return frames_pb2.BatchResponseFrame(results=results).SerializeToString()
 
 
-def _result(task: asyncio.Future[Decision]) -> _Outcome:
-    error = task.exception()
-    if error is None:
-        return task.result()
-    if isinstance(error, EntitlementsError):
-        return error
-    raise error
+async def _result(later: Later) -> bytes:
+    try:
+        return _serialised(await later())
+    except EntitlementsError as error:
+        return _error_result(error)
 
 
-def _batch_result(outcome: _Outcome) -> decision_pb2.BatchCheckResult:
-    if isinstance(outcome, Decision):
-        return decision_pb2.BatchCheckResult(decision=decision_to_proto(outcome))
-    status = to_status(outcome)
+def _error_result(error: EntitlementsError) -> bytes:
+    status = to_status(error)
     return decision_pb2.BatchCheckResult(
-        error=decision_pb2.CheckError(code=status.code, reason=outcome.reason, message=status.message)
+        error=decision_pb2.CheckError(code=status.code, reason=error.reason, message=status.message)
+    ).SerializeToString()
+
+
+def _entitlements(state: State) -> list[decision_pb2.Entitlement]:
+    return [
+        decision_pb2.Entitlement(feature=feature, decision=decision_to_proto(decision))
+        for feature, decision in zip(state.features, state.decisions, strict=True)
+    ]
+
+
+def _step(step: Step) -> decision_pb2.ResolutionStep:
+    provenance = step.provenance
+    return decision_pb2.ResolutionStep(
+        rule=step.rule,
+        provenance=types_pb2.Provenance(kind=int(provenance.kind), id=provenance.id) if provenance else None,
+        outcome=step.outcome,
+        applied=step.applied,
+        decisive=step.decisive,
     )

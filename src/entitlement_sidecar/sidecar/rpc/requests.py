@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -23,6 +23,9 @@ from entitlement_sidecar.wire.fields import (
     is_tenant,
 )
 from entitlement_sidecar.wire.v1 import decision_pb2
+
+MAX_ATOMIC = 100
+"""Checks in one atomic batch at most."""
 
 MAX_VALUE_BYTES = 4096
 """Bytes of a requested value at most."""
@@ -55,14 +58,15 @@ def parse_tenant(tenant_id: str) -> str:
     return tenant_id
 
 
-def parse_check(message: decision_pb2.CheckEntitlementRequest) -> CheckRequest:
-    """A validated question. A CONSUME of nothing is a PEEK.
+def parse_check(message: decision_pb2.CheckEntitlementRequest, prefix: str = "") -> CheckRequest:
+    """A validated question; `prefix` is where it lies in the request. A CONSUME of nothing is a PEEK.
 
     Raises:
         InvalidInputError: One or more fields are malformed; all are named.
     """
     if not _well_formed(message):
-        raise InvalidInputError(list(_violations(message)))
+        wrong = [Violation(prefix + one.field, one.description) for one in _violations(message)]
+        raise InvalidInputError(wrong)
     quantity = message.quantity if message.HasField("quantity") else 1
     consuming = message.mode == decision_pb2.CHECK_MODE_CONSUME and quantity > 0
     has_value = message.HasField("requested_value_json")
@@ -82,6 +86,33 @@ def parse_check(message: decision_pb2.CheckEntitlementRequest) -> CheckRequest:
     )
 
 
+def parse_atomic(
+    messages: Sequence[decision_pb2.CheckEntitlementRequest],
+) -> list[CheckRequest | InvalidInputError]:
+    """The questions of an atomic batch, those that are malformed as errors.
+
+    Raises:
+        InvalidInputError: The batch as such is: too large, of several tenants, or a request id stands twice.
+    """
+    if len(messages) > MAX_ATOMIC:
+        expectation = f"expected at most {MAX_ATOMIC} checks in an atomic batch, got {len(messages)}"
+        raise InvalidInputError.of("checks", expectation)
+    parsed: list[CheckRequest | InvalidInputError] = []
+    seen: set[tuple[str, str]] = set()
+    for index, message in enumerate(messages):
+        if message.tenant_id != messages[0].tenant_id:
+            raise InvalidInputError.of(f"checks[{index}].tenant_id", "expected one tenant in an atomic batch")
+        identity = (message.feature, message.request_id)
+        if message.request_id and identity in seen:
+            raise InvalidInputError.of(f"checks[{index}].request_id", "stands twice: give each check its own")
+        seen.add(identity)
+        try:
+            parsed.append(parse_check(message))
+        except InvalidInputError as error:
+            parsed.append(error)
+    return parsed
+
+
 _NO_DIMENSIONS: dict[str, str] = {}
 
 
@@ -92,11 +123,15 @@ def _well_formed(message: decision_pb2.CheckEntitlementRequest) -> bool:
         and is_key(message.feature)
         and 0 <= message.quantity <= MAX_QUANTITY
         and 0 <= message.mode <= decision_pb2.CHECK_MODE_CONSUME
-        and len(message.subject) <= MAX_NAME
-        and len(message.correlation_id) <= MAX_NAME
-        and len(message.request_id) <= MAX_REQUEST_ID
+        and _is_text(message.subject, MAX_NAME)
+        and _is_text(message.correlation_id, MAX_NAME)
+        and _is_text(message.request_id, MAX_REQUEST_ID)
         and next(_optional_violations(message), None) is None
     )
+
+
+def _is_text(text: str, longest: int) -> bool:
+    return len(text) <= longest and text.isprintable()
 
 
 def _violations(message: decision_pb2.CheckEntitlementRequest) -> Iterator[Violation]:
@@ -109,8 +144,8 @@ def _violations(message: decision_pb2.CheckEntitlementRequest) -> Iterator[Viola
     if message.mode not in {0, 1, 2}:
         yield Violation("mode", expected("PEEK or CONSUME", message.mode))
     for field, longest in _LONGEST:
-        if len(getattr(message, field)) > longest:
-            yield Violation(field, f"expected at most {longest} characters")
+        if not _is_text(getattr(message, field), longest):
+            yield Violation(field, f"expected at most {longest} printable characters")
     yield from _optional_violations(message)
 
 

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.snapshot import Phase, SubscriptionState
+from entitlement_sidecar.sidecar.decisions.atomic import AtomicBatches
 from entitlement_sidecar.sidecar.decisions.basis import Knowledge
 from entitlement_sidecar.sidecar.decisions.check import Decisions
 from entitlement_sidecar.sidecar.decisions.consumption import Consumptions
+from entitlement_sidecar.sidecar.decisions.knowing import Knowing
+from entitlement_sidecar.sidecar.decisions.watching import Watching
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority
 from entitlement_sidecar.sidecar.rpc.entitlements import EntitlementServicer
 from entitlement_sidecar.sidecar.rpc.memo import MAX_ENTRIES, AnswerMemo
@@ -52,18 +55,22 @@ class Site:
         self.freshness = Freshness(self.clock)
         outbox = MemoryOutbox()
         reporter = UsageReporter(outbox, lambda: self.store.catalogue, self.clock, "test")
-        self.decisions = Decisions(
-            Knowledge(self.store, self.freshness, self.clock),
-            Loader(self.store, [], self.clock),
-            LocalAuthority(self.clock),
-            Consumptions(outbox, reporter),
-        )
-        self.keeping = EntitlementServicer(self.decisions)
+        knowledge = Knowledge(self.store, self.freshness, self.clock)
+        self.knowing = Knowing(knowledge, Loader(self.store, [], self.clock))
+        self.authority = LocalAuthority(self.clock)
+        self.consumptions = Consumptions(outbox, reporter)
+        self.decisions = Decisions(self.knowing, self.authority, self.consumptions)
+        self.keeping = self.servicer()
         self.version = 0
         self.freshness.begin(1)
         self.beat()
         self.catalogue()
         self.change(ends_in=None, amount=10)
+
+    def servicer(self) -> EntitlementServicer:
+        """One that has kept nothing yet."""
+        atomic = AtomicBatches(self.decisions, self.knowing, self.authority, self.consumptions)
+        return EntitlementServicer(self.decisions, atomic, Watching(self.decisions, self.knowing))
 
     def beat(self) -> None:
         self.freshness.beat(0, self.clock.now())
@@ -104,7 +111,7 @@ class Site:
         for feature in FEATURES * 2:
             payload = request(feature).SerializeToString()
             kept = self.keeping.check(payload)
-            fresh = EntitlementServicer(self.decisions).check(payload)
+            fresh = self.servicer().check(payload)
             assert isinstance(kept, bytes)
             assert isinstance(fresh, bytes)
             self.alike(_decision(kept), _decision(fresh))

@@ -1,0 +1,153 @@
+"""Atomic batches: everything of a tenant is consumed, or nothing.
+
+Nothing is asked of the authority until every check is allowed as far as it can be known without it; then it
+admits all or nothing in one call, and all events are kept in one commit before the answer leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import msgspec
+
+from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
+from entitlement_sidecar.domain.errors import IdempotencyConflictError
+from entitlement_sidecar.domain.evaluate import Held, evaluate
+from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
+from entitlement_sidecar.sidecar.decisions.check import RECORDED, Decisions, require_subject
+from entitlement_sidecar.sidecar.decisions.consumption import Claim, Consumptions, Kept
+from entitlement_sidecar.sidecar.decisions.knowing import Knowing
+from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
+from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """Decisions in the order of the questions. `consumed`: all are allowed, and all is consumed."""
+
+    decisions: list[Decision]
+    consumed: bool
+
+
+class _Question(msgspec.Struct):
+    """One check of a batch on its way; `ask` where only an authority can say."""
+
+    request: CheckRequest
+    claim: Claim
+    decision: Decision | None = None
+    ask: QuotaAsk | None = None
+    usage: QuotaUsage = QuotaUsage()
+
+
+class AtomicBatches:
+    """Answers batches of one tenant, all or nothing."""
+
+    def __init__(
+        self, decisions: Decisions, knowing: Knowing, authority: QuotaAuthority, consumptions: Consumptions
+    ) -> None:
+        self._decisions = decisions
+        self._knowing = knowing
+        self._authority = authority
+        self._consumptions = consumptions
+        self._clock = knowing.clock
+        self._offline = LocalAuthority(knowing.clock)
+
+    async def check(self, requests: Sequence[CheckRequest]) -> Outcome:
+        """Decides all, and consumes all or nothing. The requests are of one tenant, each id stands once.
+
+        Raises:
+            IdempotencyConflictError: Some of the request ids came before and others did not, or with others.
+            VersionNotReachedError, TooStaleError: What a check demands cannot be had in time.
+            InvalidInputError: A seat is asked for without saying for whom.
+            OutboxFullError: The events could not be kept; nothing was answered.
+        """
+        async with AsyncExitStack() as stack:
+            questions = await self._claimed(requests, stack)
+            earlier = [q.claim.earlier for q in questions if q.request.mode is CheckMode.CONSUME]
+            if earlier and all(earlier):
+                return await self._again(questions)
+            if any(earlier):
+                raise IdempotencyConflictError(
+                    "some request ids of this atomic batch were used before and others were not: "
+                    "send the batch as it was, or new ids"
+                )
+            return await self._decisions.to_its_end(self._decide(questions))
+
+    async def _claimed(self, requests: Sequence[CheckRequest], stack: AsyncExitStack) -> list[_Question]:
+        claims: dict[int, Claim] = {}
+
+        def place(index: int) -> tuple[str, str]:
+            return requests[index].feature, requests[index].request_id
+
+        # One order for everyone, so that two batches never wait for each other in a circle.
+        for index in sorted(range(len(requests)), key=place):
+            request = requests[index]
+            if request.mode is CheckMode.CONSUME:
+                claims[index] = await stack.enter_async_context(self._consumptions.claim(request))
+        return [_Question(request, claims.get(n, Claim(""))) for n, request in enumerate(requests)]
+
+    async def _again(self, questions: Sequence[_Question]) -> Outcome:
+        """The first answers of a batch that was consumed before."""
+        return Outcome([q.claim.earlier or await self._peek(q.request) for q in questions], consumed=True)
+
+    async def _peek(self, request: CheckRequest) -> Decision:
+        outcome = self._decisions.check(msgspec.structs.replace(request, mode=CheckMode.PEEK, request_id=""))
+        return outcome if isinstance(outcome, Decision) else await outcome()
+
+    async def _decide(self, questions: Sequence[_Question]) -> Outcome:
+        for question in questions:
+            held = await self._knowing.in_time(question.request)
+            self._judge(question, held)
+        await self._admit(questions)
+        if all(q.decision is not None and q.decision.allowed for q in questions):
+            return Outcome(await self._keep(questions), consumed=True)
+        # Nothing was consumed: what would have been allowed is answered as a look.
+        return Outcome([await self._not_consumed(question) for question in questions], consumed=False)
+
+    async def _not_consumed(self, question: _Question) -> Decision:
+        if question.decision is not None and not question.decision.allowed:
+            return question.decision
+        return await self._peek(question.request)
+
+    def _judge(self, question: _Question, held: Held, usage: QuotaUsage | None = None) -> None:
+        outcome = evaluate(held, question.request, usage, self._clock.now())
+        require_subject(outcome, question.request)
+        if isinstance(outcome, QuotaAsk):
+            question.ask = outcome
+        else:
+            question.ask, question.decision = None, outcome
+
+    async def _admit(self, questions: Sequence[_Question]) -> None:
+        """Has all that is counted admitted together.
+
+        Offline allowances count where nothing is known, and again where the authority could not be asked.
+        """
+        for authority, allowance in ((self._offline, True), (self._authority, False), (self._offline, True)):
+            asking = [q for q in questions if q.ask is not None and q.ask.allowance is allowance]
+            if asking and not _denied(questions):
+                await self._admit_by(authority, asking)
+
+    async def _admit_by(self, authority: QuotaAuthority, asking: Sequence[_Question]) -> None:
+        asked = [(q.ask, q.claim.event_id) for q in asking if q.ask is not None]
+        outcome = authority.consume_all(asking[0].request.tenant_id, asked)
+        _, usages = outcome if isinstance(outcome, tuple) else await outcome
+        for question, usage in zip(asking, usages, strict=True):
+            question.usage = usage
+            held = await self._knowing.in_time(question.request)
+            self._judge(question, await self._knowing.caught_up(question.request, held, usage), usage)
+
+    async def _keep(self, questions: Sequence[_Question]) -> list[Decision]:
+        catalogue = self._knowing.catalogue
+        keeping = [
+            Kept(q.request, q.decision, q.claim, q.usage.lease_id)
+            for q in questions
+            if q.decision is not None and q.request.mode is CheckMode.CONSUME and q.decision.kind in RECORDED
+        ]
+        kept = iter(await self._consumptions.keep_all(catalogue, keeping))
+        recorded = {id(one.request): one for one in keeping}
+        decided = [(q.request, q.decision) for q in questions if q.decision is not None]
+        return [next(kept) if id(request) in recorded else decision for request, decision in decided]
+
+
+def _denied(questions: Sequence[_Question]) -> bool:
+    return any(q.decision is not None and not q.decision.allowed for q in questions)

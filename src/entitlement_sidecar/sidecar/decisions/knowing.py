@@ -1,0 +1,168 @@
+"""What this sidecar knows of a tenant, how well, and waiting for what a caller demands to know."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import datetime
+
+from entitlement_sidecar.domain.catalogue import CatalogueDocument
+from entitlement_sidecar.domain.decision import CheckRequest, Source
+from entitlement_sidecar.domain.errors import TooStaleError, VersionNotReachedError
+from entitlement_sidecar.domain.evaluate import Held
+from entitlement_sidecar.domain.quota import QuotaUsage
+from entitlement_sidecar.sidecar.decisions.basis import Knowledge
+from entitlement_sidecar.sidecar.snapshots.freshness import STALE_AFTER
+from entitlement_sidecar.sidecar.snapshots.loader import Loader
+from entitlement_sidecar.sidecar.snapshots.store import HeldTenant
+
+DEMANDED_WITHIN = 10.0
+"""Seconds that a call waits at most for a version or a freshness that it demands (its own deadline may be
+shorter, and ends it)."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+"""Seconds between two looks for what is demanded."""
+
+
+class Knowing:
+    """Turns what is held into what `evaluate` is told."""
+
+    def __init__(self, knowledge: Knowledge, loader: Loader) -> None:
+        self.knowledge = knowledge
+        self.clock = knowledge.clock
+        self._store = knowledge.store
+        self._freshness = knowledge.freshness
+        self._loader = loader
+
+    @property
+    def catalogue(self) -> CatalogueDocument:
+        """The catalogue document as it is held."""
+        return self._store.catalogue
+
+    def at_once(self, request: CheckRequest) -> Held | None:
+        """What is known from memory; None where it is nothing, or not what the caller demands."""
+        tenant = self._store.get(request.tenant_id)
+        demanding = request.min_snapshot_version or request.max_staleness is not None
+        if tenant is None:
+            unknown = self._store.is_unknown(request.tenant_id, self.clock.monotonic())
+            return self._without(request.tenant_id) if unknown and not demanding else None
+        if demanding and not self._meets(tenant, request):
+            return None
+        return self._told(tenant, self.clock.now())
+
+    async def in_time(self, request: CheckRequest) -> Held:
+        """What is known once it is what the caller demands; from the sources where memory does not do.
+
+        Raises:
+            VersionNotReachedError: `min_snapshot_version` did not arrive in time.
+            TooStaleError: Nothing as fresh as `max_staleness` could be had in time.
+        """
+        held = self.at_once(request)
+        if held is not None:
+            return held
+        if not request.min_snapshot_version and request.max_staleness is None:
+            tenant = await self._load(request.tenant_id, 0)
+            return self.held(tenant, tenant.source) if tenant else self._without(request.tenant_id)
+        try:
+            async with asyncio.timeout(DEMANDED_WITHIN):
+                return await self._demanded(request)
+        except TimeoutError:
+            raise self._not_in_time(request) from None
+
+    async def caught_up(self, request: CheckRequest, held: Held, usage: QuotaUsage) -> Held:
+        """The authority decided by a newer snapshot than is held: its answer has to be told by that one."""
+        if held.snapshot is None or usage.snapshot_version <= held.snapshot.version:
+            return held
+        tenant = await self._loader.load(request.tenant_id, usage.snapshot_version)
+        return held if tenant is None else self.held(tenant, tenant.source)
+
+    def held(self, tenant: HeldTenant, source: Source) -> Held:
+        """What `evaluate` is told about a tenant and how well it is known."""
+        age = self._age(tenant)
+        return Held(
+            self._store.catalogue,
+            tenant.snapshot,
+            tenant.source if tenant.source is Source.DISK else source,
+            self._as_of(tenant),
+            stale=age > STALE_AFTER,
+            stale_for=age,
+            resolver=tenant.resolver,
+        )
+
+    async def _demanded(self, request: CheckRequest) -> Held:
+        for pause in _pauses():
+            began = self.clock.monotonic()
+            fresh = request.max_staleness is not None
+            tenant = await self._load(request.tenant_id, request.min_snapshot_version, fresh=fresh)
+            if tenant is not None and self._meets(tenant, request, began):
+                return self.held(tenant, tenant.source)
+            if tenant is None and not request.min_snapshot_version:
+                # The plan store has just said so, or nobody could: then the outage policy answers.
+                return self._without(request.tenant_id)
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _not_in_time(self, request: CheckRequest) -> VersionNotReachedError | TooStaleError:
+        tenant = self._store.get(request.tenant_id)
+        version = tenant.snapshot.version if tenant else 0
+        if version < request.min_snapshot_version:
+            return VersionNotReachedError(
+                f"min_snapshot_version {request.min_snapshot_version} of tenant {request.tenant_id!r} "
+                f"is not known yet: version {version} is held",
+                retry_after=1.0,
+            )
+        return TooStaleError(
+            f"max_staleness {request.max_staleness:g} s cannot be had of tenant {request.tenant_id!r} now: "
+            f"what is held was confirmed {self._age(tenant) if tenant else 0:.1f} s ago",
+            retry_after=1.0,
+        )
+
+    def _meets(self, tenant: HeldTenant, request: CheckRequest, began: float | None = None) -> bool:
+        """Whether what is held is as new as demanded; `began`: what was confirmed since is fresh enough."""
+        if tenant.snapshot.version < request.min_snapshot_version:
+            return False
+        if request.max_staleness is None or self._age(tenant) <= request.max_staleness:
+            return True
+        return began is not None and tenant.confirmed_since(began)
+
+    async def _load(self, tenant_id: str, min_version: int, *, fresh: bool = False) -> HeldTenant | None:
+        if not self._store.catalogue.version:
+            await self._loader.load_catalogue()
+        return await self._loader.load(tenant_id, min_version, fresh=fresh)
+
+    def _told(self, tenant: HeldTenant, now: datetime) -> Held:
+        """As `held` from memory, remembered while the feed confirms the tenant and says nothing new."""
+        if not (tenant.followed and self._freshness.is_fresh(now)):
+            return self.held(tenant, Source.MEMORY)
+        told = tenant.told
+        if (
+            told is None
+            or tenant.told_generation != self._freshness.generation
+            or told.catalogue is not self._store.catalogue
+        ):
+            told = tenant.told = self.held(tenant, Source.MEMORY)
+            tenant.told_generation = self._freshness.generation
+        return told
+
+    def _without(self, tenant_id: str) -> Held:
+        """Nothing is held: either the plan store said that there is no such tenant, or nobody could say."""
+        unknown = self._store.is_unknown(tenant_id, self.clock.monotonic())
+        source = Source.PLAN_STORE if unknown else Source.FALLBACK
+        return Held(self._store.catalogue, None, source, tenant_unknown=unknown)
+
+    def _as_of(self, tenant: HeldTenant) -> datetime | None:
+        followed = self._freshness.as_of if tenant.followed else None
+        if followed is None or tenant.confirmed_at is None:
+            return followed or tenant.confirmed_at
+        return max(followed, tenant.confirmed_at)
+
+    def _age(self, tenant: HeldTenant) -> float:
+        as_of = self._as_of(tenant)
+        return float("inf") if as_of is None else self._freshness.age_of(as_of)
+
+
+def _pauses() -> Iterator[float]:
+    pause = _FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(pause * 2, _LONGEST_PAUSE)
