@@ -21,7 +21,9 @@ from entitlement_sidecar.domain.errors import (
     SourceUnavailableError,
 )
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
+from entitlement_sidecar.sidecar.adapters import sqlite_outbox_writer
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import FILE_NAME, SqliteOutbox
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import OutboxFile
 from entitlement_sidecar.sidecar.usage.outbox import Consumption
 from support.usage import ids, outcomes, record, records, settled
 
@@ -256,9 +258,9 @@ async def test_damage_is_found_while_running(opened: Opener, folder: Path) -> No
     await outbox.append(records(*(f"e{i}" for i in range(200))), DURABLE)
     stale = await outbox.next_batch(500, MIB)
     assert stale is not None
-    await until(lambda: outbox._file.wal_bytes == 0)
+    await until(lambda: outbox._writer.file.wal_bytes == 0)
     _damage(folder / FILE_NAME)
-    outbox._file._pragma("shrink_memory")
+    outbox._writer.file._pragma("shrink_memory")
 
     with pytest.raises(SourceUnavailableError, match="replaced"):
         await outbox.append(records("x"), DURABLE)
@@ -296,7 +298,7 @@ async def test_a_full_disk_refuses_and_recovers(opened: Opener) -> None:
     """Appends fail as a whole while it is full; what was kept can still be shipped, which makes room."""
     outbox = opened()
     await outbox.append(records("first"), DURABLE)
-    outbox._file._pragma("max_page_count", outbox._file._pragma("page_count") + 2)
+    outbox._writer.file._pragma("max_page_count", outbox._writer.file._pragma("page_count") + 2)
     kept = ["first"]
     with pytest.raises(OutboxFullError) as refused:
         await _append_for_ever(outbox, kept)
@@ -342,7 +344,7 @@ async def test_the_log_is_emptied_when_it_is_quiet(opened: Opener) -> None:
     outbox = opened()
     await outbox.append(records("a"), DURABLE)
 
-    await until(lambda: outbox._file.wal_bytes == 0)
+    await until(lambda: outbox._writer.file.wal_bytes == 0)
 
     assert outcomes(await outbox.append(records("b"), DURABLE)) == ["ACCEPTED"]
 
@@ -357,3 +359,72 @@ async def test_a_cancelled_caller_disturbs_nobody(opened: Opener) -> None:
     assert outcomes(await outbox.append(records("b"), DURABLE)) == ["ACCEPTED"]
     with pytest.raises(asyncio.CancelledError):
         await gone
+
+
+async def test_a_log_that_cannot_be_looked_at_ends_nothing(opened: Opener, folder: Path) -> None:
+    """The writer goes on: its size is not known, and that is all."""
+    outbox = opened()
+    outbox._writer.file._wal = folder / FILE_NAME / "not a folder"
+
+    for name in ("a", "b"):
+        assert outcomes(await asyncio.wait_for(outbox.append(records(name), DURABLE), 20)) == ["ACCEPTED"]
+
+
+@pytest.mark.parametrize(
+    "failure", [ConfigurationError("newer"), PermissionError("no"), sqlite3.OperationalError("no")]
+)
+async def test_a_new_file_that_cannot_be_made_is_tried_again(
+    opened: Opener, folder: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """Calls are refused meanwhile, and kept as soon as it can be made."""
+    outbox = opened()
+    await outbox.append(records(*(f"e{i}" for i in range(200))), DURABLE)
+    await until(lambda: outbox._writer.file.wal_bytes == 0)
+    _damage(folder / FILE_NAME)
+    outbox._writer.file._pragma("shrink_memory")
+
+    def refuse(_: Path) -> OutboxFile:
+        raise failure
+
+    with monkeypatch.context() as broken:
+        broken.setattr(sqlite_outbox_writer, "OutboxFile", refuse)
+        for _ in range(3):
+            with pytest.raises(OutboxFullError):
+                await asyncio.wait_for(outbox.append(records("x"), DURABLE), 20)
+
+    assert outcomes(await asyncio.wait_for(outbox.append(records("x"), DURABLE), 20)) == ["ACCEPTED"]
+    assert (await outbox.stats()).queued == 1
+
+
+async def test_an_outbox_without_its_writer_says_so(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ended the writer: nobody waits for it for ever, neither who waits already nor who comes."""
+    outbox = opened()
+
+    def end(_: object) -> list[object]:
+        raise SystemExit
+
+    monkeypatch.setattr(outbox._writer, "_commit", end)
+    waiting = [outbox.append(records(name), DURABLE) for name in ("a", "b", "c")]
+    await until(lambda: not outbox._writer._thread.is_alive())
+    for answer in [*waiting, outbox.append(records("d"), DURABLE)]:
+        with pytest.raises(SourceUnavailableError, match="restart"):
+            await asyncio.wait_for(answer, 20)
+
+
+async def test_a_writer_that_fails_goes_on_with_the_file_opened_again(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect costs one call, not the outbox."""
+    outbox = opened()
+    await outbox.append(records("a"), DURABLE)
+
+    def fail(_: object) -> list[object]:
+        monkeypatch.undo()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(outbox._writer, "_commit", fail)
+    with pytest.raises(SourceUnavailableError):
+        await asyncio.wait_for(outbox.append(records("b"), DURABLE), 20)
+
+    assert outcomes(await asyncio.wait_for(outbox.append(records("b"), DURABLE), 20)) == ["ACCEPTED"]
+    assert (await outbox.stats()).queued == 2

@@ -1,0 +1,318 @@
+"""The writer thread of the outbox's file: group commit without a timer (DESIGN 8).
+
+    event loop ──queue──▶ writer: gathers what waits ─ one transaction ─▶ one wake-up of the loop
+                              └─ nothing to do for a while, or the log is long: checkpoint
+
+While one commit runs, the next group gathers. A group is as durable as its most durable record asks. Whatever
+happens to the file or to its disk, whoever waits gets an answer, and the next call finds the file open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+import msgspec
+
+from entitlement_sidecar.domain.errors import (
+    ConfigurationError,
+    OutboxFullError,
+    SourceUnavailableError,
+)
+from entitlement_sidecar.domain.usage import UsageResult
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import (
+    Kept,
+    OutboxFile,
+    is_corrupt,
+    set_aside,
+)
+from entitlement_sidecar.telemetry import metrics
+
+RETRY_AFTER = 1.0
+"""Seconds after which a caller may try again what an outbox refused."""
+
+_QUIET = 0.1
+"""Seconds without work that make a quiet moment."""
+_LARGEST_GROUP = 4096
+"""Records per commit at most: bounds how long the first of them waits."""
+_ROW_OVERHEAD = 300
+"""Bytes that a record takes beside its payload, roughly: keys, digest, index."""
+_FAILING_DISK = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+)
+_NO_WRITER = "the outbox could not keep anything; when that stays so, restart the sidecar"
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class _Append(msgspec.Struct, frozen=True):
+    rows: list[Kept]
+    size: int
+    durable: bool
+    done: asyncio.Future[list[UsageResult]]
+
+
+class _Call(msgspec.Struct, frozen=True):
+    run: Callable[[], Any]
+    done: asyncio.Future[Any]
+
+
+_Answer = tuple[asyncio.Future[Any], Any]
+
+
+class OutboxWriter:
+    """Does everything that changes a file, on a thread of its own. Its methods are called on an event loop.
+
+    `file` may be another one after damage; `openings` counts how often one was opened. `waiting_bytes` is
+    what waits for its commit.
+
+    Raises:
+        ConfigurationError: The file cannot be used.
+    """
+
+    def __init__(self, path: Path, checkpoint_bytes: int) -> None:
+        self._path = path
+        self._checkpoint_bytes = checkpoint_bytes
+        self.file = _open(path)
+        self.openings = 1
+        self.waiting_bytes = 0
+        self._file_is_open = True
+        self._queue: SimpleQueue[_Append | _Call | None] = SimpleQueue()
+        self._next_up: deque[_Append | _Call | None] = deque()
+        self._ended = False
+        self._thread = threading.Thread(target=self._write, name="outbox writer", daemon=True)
+        self._thread.start()
+
+    def append(self, rows: list[Kept], *, durable: bool) -> asyncio.Future[list[UsageResult]]:
+        """Keeps events; the future ends after their commit."""
+        size = size_of(rows)
+        self.waiting_bytes += size
+        done: asyncio.Future[list[UsageResult]] = asyncio.get_running_loop().create_future()
+        self._put(_Append(rows, size, durable, done))
+        return done
+
+    def call(self, run: Callable[[], _T]) -> asyncio.Future[_T]:
+        """Runs something on the thread."""
+        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._put(_Call(run, done))
+        return done
+
+    def make_room(self) -> None:
+        """Makes the log give its space back; nobody waits for it."""
+        self.call(lambda: self._checkpoint(truncate=True))
+
+    async def close(self) -> None:
+        """Works off what was asked, then lets go of the file."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self.file.close()
+
+    def _put(self, command: _Append | _Call) -> None:
+        self._queue.put(command)
+        if self._ended:
+            self._fail_the_rest()
+
+    # What follows runs on the writer thread.
+
+    def _write(self) -> None:
+        try:
+            while (command := self._next()) is not None:
+                self._work(command)
+            self._checkpoint(truncate=True)
+        except BaseException:  # noqa: BLE001 - nothing may end the thread in silence
+            _log.critical("the outbox's writer ended: nothing is kept until a restart", exc_info=True)
+        finally:
+            self._ended = True
+            self._fail_the_rest()
+
+    def _work(self, command: _Append | _Call) -> None:
+        """Answers a command, and what was gathered with it, whatever happens."""
+        group = self._gather(command) if isinstance(command, _Append) else [command]
+        answers: list[Any] = [SourceUnavailableError(_NO_WRITER)] * len(group)
+        try:
+            answers = self._results(group)
+            if self.file.wal_bytes > self._checkpoint_bytes:
+                self._checkpoint(truncate=False)
+        except Exception:  # noqa: BLE001 - one call fails, the next one does not
+            _log.exception("the outbox's writer failed; it opens the file again")
+            self._close_file()
+        finally:
+            self._deliver([one.done for one in group], answers, sum(map(_waits_with, group)))
+
+    def _results(self, group: Sequence[_Append | _Call]) -> list[Any]:
+        appends = [one for one in group if isinstance(one, _Append)]
+        return (
+            self._commit(appends)
+            if appends
+            else [self._attempt(o.run) for o in group if isinstance(o, _Call)]
+        )
+
+    def _fail_the_rest(self) -> None:
+        """Nobody works on the queue any more: whoever waits is told. Any thread may call this."""
+        with suppress(Empty, IndexError):
+            while True:
+                command = self._next_up.popleft() if self._next_up else self._queue.get_nowait()
+                if command is not None:
+                    self._deliver([command.done], [SourceUnavailableError(_NO_WRITER)], _waits_with(command))
+
+    def _next(self) -> _Append | _Call | None:
+        if self._next_up:
+            return self._next_up.popleft()
+        try:
+            return self._queue.get(timeout=_QUIET if self.file.wal_bytes else None)
+        except Empty:
+            self._checkpoint(truncate=True)
+            return self._queue.get()
+
+    def _gather(self, first: _Append) -> list[_Append | _Call]:
+        """Everything that was appended while the last commit ran."""
+        group: list[_Append | _Call] = [first]
+        records = len(first.rows)
+        while records < _LARGEST_GROUP:
+            try:
+                command = self._queue.get_nowait()
+            except Empty:
+                break
+            if not isinstance(command, _Append):
+                self._next_up.append(command)
+                break
+            group.append(command)
+            records += len(command.rows)
+        return group
+
+    def _commit(self, group: list[_Append]) -> list[Any]:
+        rows = [row for one in group for row in one.rows]
+        durable = any(one.durable for one in group)
+        began = time.perf_counter()
+        results = self._attempt(lambda: self.file.append(rows, durable=durable))
+        metrics.outbox_commit_seconds.observe(time.perf_counter() - began)
+        if isinstance(results, BaseException):
+            return [results] * len(group)
+        answers, start = [], 0
+        for one in group:
+            answers.append(results[start : start + len(one.rows)])
+            start += len(one.rows)
+        return answers
+
+    def _attempt(self, run: Callable[[], _T]) -> _T | BaseException:
+        """Its result, or the error that callers are told."""
+        try:
+            if not self._file_is_open:
+                self._reopen()
+            return run()
+        except sqlite3.Error as error:
+            return self._explain(error)
+        except OSError as error:
+            return self._failing(error)
+        except Exception as error:  # noqa: BLE001 - goes to whoever asked
+            return error
+
+    def _explain(self, error: sqlite3.Error) -> BaseException:
+        if is_corrupt(error):
+            return self._start_anew()
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _FAILING_DISK:
+            # Room in the log is room for the deletions that settlements are made of.
+            self._checkpoint(truncate=False)
+            return self._failing(error)
+        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            return SourceUnavailableError("somebody else holds the outbox's file", RETRY_AFTER)
+        return error
+
+    def _failing(self, error: Exception) -> OutboxFullError:
+        metrics.outbox_refused.inc()
+        _log.error("the disk of the outbox is full or failing: %s", error)
+        return OutboxFullError("the disk of the outbox is full or failing", RETRY_AFTER)
+
+    def _start_anew(self) -> BaseException:
+        self._close_file()
+        try:
+            _set_aside(self._path)
+            self._reopen()
+        except (sqlite3.Error, OSError, OutboxFullError) as error:
+            _log.error("no new outbox can be made, tried again with the next call: %s", error)
+            return OutboxFullError("no new outbox can be made", RETRY_AFTER)
+        return SourceUnavailableError("the outbox was damaged and has been replaced", 0.0)
+
+    def _close_file(self) -> None:
+        self._file_is_open = False
+        with suppress(sqlite3.Error):
+            self.file.close()
+
+    def _reopen(self) -> None:
+        try:
+            self.file = OutboxFile(self._path)
+        except (sqlite3.Error, ConfigurationError) as error:
+            if is_corrupt(error):
+                raise
+            raise OutboxFullError(f"the outbox cannot be opened: {error}", RETRY_AFTER) from error
+        self._file_is_open = True
+        self.openings += 1
+
+    def _checkpoint(self, *, truncate: bool) -> None:
+        with suppress(sqlite3.Error, OSError):  # tried again soon; what is committed is safe in the log
+            self.file.checkpoint(truncate=truncate)
+
+    def _deliver(self, waiting: list[asyncio.Future[Any]], answers: list[Any], size: int) -> None:
+        try:
+            waiting[0].get_loop().call_soon_threadsafe(
+                self._answer, list(zip(waiting, answers, strict=True)), size
+            )
+        except RuntimeError:
+            _log.warning("the event loop ended before %d answers of the outbox", len(waiting))
+
+    def _answer(self, answers: list[_Answer], size: int) -> None:
+        """Runs on the event loop, once per group."""
+        self.waiting_bytes -= size
+        for done, answer in answers:
+            if done.done():
+                continue
+            if isinstance(answer, BaseException):
+                done.set_exception(answer)
+            else:
+                done.set_result(answer)
+
+
+def _open(path: Path) -> OutboxFile:
+    try:
+        return OutboxFile(path)
+    except sqlite3.DatabaseError as error:
+        if not is_corrupt(error):
+            raise ConfigurationError(
+                f"--state-dir {path.parent}: the outbox cannot be opened: {error}"
+            ) from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    _set_aside(path)
+    return OutboxFile(path)
+
+
+def size_of(rows: Sequence[Kept]) -> int:
+    """Bytes that events take on disk, roughly."""
+    return sum(_size(row) for row in rows)
+
+
+def _waits_with(command: _Append | _Call) -> int:
+    """Bytes that a command adds to what waits for its commit."""
+    return command.size if isinstance(command, _Append) else 0
+
+
+def _size(row: Kept) -> int:
+    answer = len(row.consumption.answer) if row.consumption else 0
+    return len(row.payload) + answer + _ROW_OVERHEAD
+
+
+def _set_aside(path: Path) -> None:
+    aside = set_aside(path)
+    metrics.outbox_quarantined.inc()
+    _log.error("the outbox was damaged: set aside as %s; starting with an empty one", aside)
