@@ -8,8 +8,7 @@ import pytest
 
 from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.sidecar.snapshots.ports import Beat, Began, CatalogueChanged, Changed
-
-from .conftest import CATALOGUE, Reader
+from support.transports import CATALOGUE, Reader
 
 
 def changes(reader: Reader) -> list[tuple[str, int]]:

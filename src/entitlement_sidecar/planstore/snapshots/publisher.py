@@ -169,7 +169,7 @@ class RedisPublisher:
         if held:
             # Newer than what was read: either written meanwhile, or not what this database ever made.
             newest = self._newest(key)
-            if newest is not None and not (held.isdigit() and int(held) <= newest[0]):
+            if newest is not None and int(held) > newest[0]:
                 self._writer.put(key, *newest, instead_of=held)
 
     def _newest(self, key: str) -> tuple[int, bytes] | None:
@@ -243,8 +243,12 @@ class RedisPublisher:
                 row.shard: ShardState(row.epoch, row.sequence)
                 for row in session.scalars(select(RedisFeedStateRow))
             }
+            document = newest_catalogue(session)
         if waiting:
             return
+        if document is not None:
+            # No feed begins without it, so it is put back before long, whatever became of it.
+            self._put(CATALOGUE_KEY, *document)
         for shard in range(self._shards):
             state = self._writer.state(shard)
             if not state.continues(recorded.get(shard, ShardState())):

@@ -2,7 +2,8 @@
 --
 -- Invariant: a stored version never goes back, except from exactly the version that the caller names as
 -- wrong (found newer than the database's own newest: forged, or the database was restored).
--- Storing the same again changes nothing; the same version with other bytes is repaired.
+-- Storing the same again changes nothing; the same version with other bytes is repaired, and so is a version
+-- that is no number.
 --
 -- KEYS[1]  hash of `version` and `envelope`
 -- ARGV[1]  version          ARGV[2]  envelope          ARGV[3]  wrong version to replace, or ''
@@ -12,8 +13,9 @@ if kind ~= 'hash' and kind ~= 'none' then
   redis.call('DEL', KEYS[1])
 end
 local held = redis.call('HGET', KEYS[1], 'version')
-local number = held and tonumber(held)
-if held and held ~= ARGV[3] and not (number and number <= tonumber(ARGV[1])) then
+-- Fifteen digits: more than any version has, and as many as a Lua number holds exactly.
+local number = held and #held <= 15 and string.match(held, '^%d+$') and tonumber(held)
+if number and held ~= ARGV[3] and number > tonumber(ARGV[1]) then
   return held
 end
 if held ~= ARGV[1] or redis.call('HGET', KEYS[1], 'envelope') ~= ARGV[2] then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +19,9 @@ BEATS_KEPT = 16
 
 NEVER = ""
 """The epoch of a feed that was never begun."""
+
+_SEQUENCE = re.compile(rb"[0-9]{1,15}")
+"""More than a feed ever gets to, and as many digits as a script can count exactly."""
 
 
 class ShardState(msgspec.Struct, frozen=True):
@@ -56,7 +60,7 @@ class RedisFeedWriter:
     def put(self, key: str, version: int, envelope: bytes, instead_of: str = "") -> str:
         """Stores an envelope unless a newer version is held; returns that version then, else ''."""
         held = self._put(keys=[key], args=[version, envelope, instead_of])
-        return cast("bytes", held).decode(errors="replace")
+        return cast("bytes", held).decode()
 
     def append(self, shard: int, recorded: ShardState, entry: FeedEntry) -> int:
         """Appends a change to the feed and returns its sequence.
@@ -80,15 +84,26 @@ class RedisFeedWriter:
             epoch, sequence = cast(
                 "list[bytes | None]", self._client.hmget(feed_state_key(shard), ["epoch", "sequence"])
             )
-            return ShardState((epoch or b"").decode(), int(sequence or b"-1"))
-        except (redis.ResponseError, ValueError):
+        except redis.ResponseError:
             return ShardState()
+        # The epoch is kept as it is, also when it is no text: beginning anew names what was found.
+        found = (epoch or b"").decode(errors="surrogateescape")
+        return ShardState(found, int(sequence) if sequence and _SEQUENCE.fullmatch(sequence) else -1)
 
     def begin(self, shard: int, found: ShardState, epoch: str) -> bool:
         """Begins a new epoch, unless another publisher did since `found`."""
         keys = [feed_key(shard), heartbeat_key(shard), feed_state_key(shard)]
-        return bool(self._begin(keys=keys, args=[found.epoch, epoch]))
+        expected = found.epoch.encode(errors="surrogateescape")
+        return bool(self._begin(keys=keys, args=[expected, epoch]))
 
     def beat(self, shard: int, envelope: bytes) -> None:
         """Adds a heartbeat."""
-        self._client.xadd(heartbeat_key(shard), {"envelope": envelope}, maxlen=BEATS_KEPT, approximate=True)
+        try:
+            self._add_beat(heartbeat_key(shard), envelope)
+        except redis.ResponseError:
+            # Not a stream, or one whose ids are used up: what lies there is of no use to anyone.
+            self._client.delete(heartbeat_key(shard))
+            self._add_beat(heartbeat_key(shard), envelope)
+
+    def _add_beat(self, key: str, envelope: bytes) -> None:
+        self._client.xadd(key, {"envelope": envelope}, maxlen=BEATS_KEPT, approximate=True)

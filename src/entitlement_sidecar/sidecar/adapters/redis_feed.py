@@ -7,6 +7,7 @@ shard has been read up to its sequence.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
@@ -35,6 +36,9 @@ BLOCK_MS = 1500
 SOCKET_TIMEOUT = 3.0
 """Seconds after which a connection without an answer is dead; longer than a read may wait."""
 
+SILENCE = 3.0
+"""Seconds without a heartbeat after which a shard is looked at: beats come each second."""
+
 COUNT = 500
 """Entries of one stream read at once."""
 
@@ -48,6 +52,7 @@ class _Shard(msgspec.Struct):
     position: Position
     feed_id: bytes
     beat_id: bytes
+    heard_at: float
     waiting: HeartbeatValue | None = None
 
 
@@ -97,6 +102,7 @@ class RedisFeed:
                 try:
                     for event in self._read(await self._poll()):
                         yield event
+                    await self._look_after_the_silent()
                 except _LostPlaceError:
                     yield await self._begin()
         except (RedisError, OSError) as error:
@@ -121,8 +127,29 @@ class RedisFeed:
         )
         if state[0] is None or state[1] is None:
             raise SourceUnavailableError(f"shard {number} of the feed in Redis has not begun")
-        position = Position(number, state[0].decode(), int(state[1]))
-        return _Shard(number, position, feed_id, await self._last_id(heartbeat_key(number)))
+        try:
+            position = Position(number, state[0].decode(), int(state[1]))
+        except ValueError as error:
+            raise SourceUnavailableError(f"shard {number} of the feed in Redis is damaged") from error
+        return _Shard(number, position, feed_id, await self._last_id(heartbeat_key(number)), self._now())
+
+    async def _look_after_the_silent(self) -> None:
+        """A stream made anew may have smaller ids than what was read of the old one: nothing would come."""
+        for shard in self._shards.values():
+            if self._now() - shard.heard_at < SILENCE:
+                continue
+            shard.heard_at = self._now()
+            there = await self._place(shard.number)
+            if (
+                there.position.epoch != shard.position.epoch
+                or there.position.sequence < shard.position.sequence
+                or _order(there.feed_id) < _order(shard.feed_id)
+                or _order(there.beat_id) < _order(shard.beat_id)
+            ):
+                raise _LostPlaceError
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     async def _last_id(self, key: str) -> bytes:
         entries = cast("list[tuple[bytes, _Fields]]", await self._redis.xrevrange(key, count=1))
@@ -139,11 +166,15 @@ class RedisFeed:
 
     def _read(self, found: dict[bytes, list[tuple[bytes, _Fields]]]) -> Iterator[FeedEvent]:
         for shard in self._shards.values():
-            for entry_id, fields in found.get(feed_key(shard.number).encode(), ()):
+            entries = found.get(feed_key(shard.number).encode(), ())
+            if shard.waiting is not None and not entries:
+                # What an earlier beat speaks of was appended before it, and is not there.
+                raise _LostPlaceError
+            for entry_id, fields in entries:
                 shard.feed_id = entry_id
                 yield from self._change(shard, fields)
             for entry_id, fields in found.get(heartbeat_key(shard.number).encode(), ()):
-                shard.beat_id = entry_id
+                shard.beat_id, shard.heard_at = entry_id, self._now()
                 self._hear(shard, fields)
             yield from self._beat(shard)
 
@@ -181,6 +212,12 @@ class RedisFeed:
         if beat.sequence <= shard.position.sequence:
             shard.waiting = None
             yield Beat(Position(shard.number, beat.epoch, beat.sequence), beat.true_at)
+
+
+def _order(entry_id: bytes) -> tuple[int, int]:
+    """An entry's id, to compare."""
+    milliseconds, _, number = entry_id.partition(b"-")
+    return int(milliseconds), int(number)
 
 
 def _flat(entries: list[Any]) -> list[tuple[bytes, _Fields]]:
