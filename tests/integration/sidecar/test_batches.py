@@ -82,15 +82,6 @@ def test_a_conflict_is_answered_in_place(beside: Sidecar, tenant: str) -> None:
     assert (conflict.error.code, conflict.error.reason) == (code, "IDEMPOTENCY_CONFLICT")
 
 
-def test_an_atomic_batch_is_refused_and_not_ignored(beside: Sidecar, tenant: str) -> None:
-    """All or nothing is not available yet; nothing of it is consumed."""
-    checks = [Check(tenant_id=tenant, feature="calls", mode=CONSUME)]
-    failed = failure(lambda: batch(beside, checks, atomic=True))
-    assert (failed.code, failed.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED")
-    assert "atomic" in failed.message
-    assert beside.check(tenant, "calls").used == 0
-
-
 @pytest.mark.parametrize("number", [0, 1001])
 def test_a_batch_has_a_size(beside: Sidecar, tenant: str, number: int) -> None:
     """Empty, or more than 1,000: said with what came."""
@@ -113,7 +104,8 @@ def test_a_tenant_sees_all_that_it_has(beside: Sidecar, tenant: str, with_usage:
     response = listed(beside, tenant, with_usage=with_usage)
     decisions = {one.feature: one.decision for one in response.entitlements}
     assert [one.feature for one in response.entitlements] == [
-        *("audit", "calls", "capped", "exports", "legacy", "projects", "regions", "sso", "tokens")
+        *("audit", "calls", "capped", "desks", "exports", "gems", "legacy"),
+        *("projects", "regions", "sso", "tokens"),
     ]
     assert [name for name, decision in decisions.items() if not decision.allowed] == ["audit"]
     assert (decisions["calls"].used, decisions["calls"].remaining) == (4, 6)

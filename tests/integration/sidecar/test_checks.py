@@ -171,9 +171,9 @@ def test_nobody_and_nothing_are_told_apart(beside: Sidecar, tenant: str) -> None
         ({"quantity": -1}, "quantity", "expected 0 to 9007199254740991, got -1"),
         ({"quantity": 2**53}, "quantity", "got 9007199254740992"),
         ({"mode": 7}, "mode", "expected PEEK or CONSUME, got 7"),
-        ({"subject": "s" * 257}, "subject", "at most 256 characters"),
-        ({"request_id": "r" * 129}, "request_id", "at most 128 characters"),
-        ({"correlation_id": "c" * 257}, "correlation_id", "at most 256 characters"),
+        ({"subject": "s" * 257}, "subject", "at most 256 printable characters"),
+        ({"request_id": "r" * 129}, "request_id", "at most 128 printable characters"),
+        ({"correlation_id": "c\0"}, "correlation_id", "at most 256 printable characters"),
         ({"requested_value_json": "{"}, "requested_value_json", "expected JSON"),
         ({"requested_value_json": "{}"}, "requested_value_json", "not an object"),
         ({"requested_value_json": '"' + "v" * 4096 + '"'}, "requested_value_json", "at most 4096 bytes"),
@@ -218,7 +218,8 @@ def test_an_oversized_request_is_refused(beside: Sidecar, tenant: str) -> None:
 
 
 def test_a_version_that_is_not_there_is_waited_for(beside: Sidecar, tenant: str) -> None:
-    """A file has no newer version to offer: UNAVAILABLE, to be tried again."""
+    """A file has no newer version to offer: UNAVAILABLE after a while, to be tried again."""
     assert beside.check(tenant, "sso", min_snapshot_version=1).allowed
+    assert beside.check(tenant, "sso", max_staleness={"seconds": 0}).allowed
     failed = failure(partial(beside.check, tenant, "sso", min_snapshot_version=99))
     assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "VERSION_NOT_REACHED")

@@ -428,3 +428,19 @@ async def test_a_writer_that_fails_goes_on_with_the_file_opened_again(
 
     assert outcomes(await asyncio.wait_for(outbox.append(records("b"), DURABLE), 20)) == ["ACCEPTED"]
     assert (await outbox.stats()).queued == 2
+
+
+async def test_first_answers_go_by_time_alone(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing needs to be appended or settled for it."""
+    monkeypatch.setattr(sqlite_outbox_writer, "KEEP_CONSUMPTIONS", 0.02)
+    monkeypatch.setattr(sqlite_outbox_writer, "_PURGE_EVERY", 0.01)
+    outbox = opened()
+    await outbox.append([record("a", answer=b"yes")], DURABLE)
+    batch = await outbox.next_batch(1, MIB)
+    assert batch is not None
+    await outbox.settle(batch, settled(batch))
+
+    deadline = time.monotonic() + 20
+    while await outbox.consumption("acme", "a") is not None:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)

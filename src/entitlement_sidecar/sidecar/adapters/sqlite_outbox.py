@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections import deque
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,6 @@ from entitlement_sidecar.wire.codec import event_to_proto, microseconds
 FILE_NAME = "outbox.db"
 
 DEFAULT_MAX_BYTES = 1 << 30
-
-KEEP_CONSUMPTIONS = 60.0
-"""Seconds that the first answer of a CONSUME is kept after its event was settled, at least."""
 
 _CHECKPOINT_BYTES = 16 << 20
 """Size of the log past which a checkpoint does not wait for a quiet moment."""
@@ -45,19 +42,18 @@ class SqliteOutbox:
     def __init__(
         self, state_dir: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, clock: Clock | None = None
     ) -> None:
-        self._clock = clock or SystemClock()
         self._max_bytes = max_bytes
         self._path = state_dir / FILE_NAME
         self._folder = StateFolder(state_dir)
         try:
-            self._writer = OutboxWriter(self._path, min(_CHECKPOINT_BYTES, max_bytes // 4))
+            self._writer = OutboxWriter(
+                self._path, min(_CHECKPOINT_BYTES, max_bytes // 4), clock or SystemClock()
+            )
         except BaseException:
             self._folder.close()
             raise
         self._reader = open_reader(self._path)
         self._read_opening = self._writer.openings
-        self._settlements = 0
-        self._settled_at: deque[tuple[float, int]] = deque([(self._clock.monotonic(), 0)])
         self._closed = False
 
     def append(self, records: Sequence[OutboxRecord], durability: Durability) -> Awaitable[list[UsageResult]]:
@@ -69,10 +65,22 @@ class SqliteOutbox:
             DrainingError: It is closed.
         """
         self._check_open()
-        rows = [_kept(record) for record in records]
-        if self._writer.file.bytes_used + self._writer.waiting_bytes + size_of(rows) > self._max_bytes:
+        rows, durable = [_kept(record) for record in records], durability is Durability.DURABLE
+        if not self._has_room(rows):
+            if self._writer.purge_is_due():
+                return asyncio.ensure_future(self._append_after_purge(rows, durable=durable))
             self._refuse()
-        return self._writer.append(rows, durable=durability is Durability.DURABLE)
+        return self._writer.append(rows, durable=durable)
+
+    async def _append_after_purge(self, rows: list[Kept], *, durable: bool) -> list[UsageResult]:
+        await self._writer.make_room()
+        if not self._has_room(rows):
+            self._refuse()
+        return await self._writer.append(rows, durable=durable)
+
+    def _has_room(self, rows: list[Kept]) -> bool:
+        used = self._writer.file.bytes_used + self._writer.waiting_bytes
+        return used + size_of(rows) <= self._max_bytes
 
     def _check_open(self) -> None:
         if self._closed:
@@ -103,19 +111,7 @@ class SqliteOutbox:
     async def settle(self, batch: Batch, results: Sequence[UsageResult]) -> None:
         """Deletes what was settled, in one transaction."""
         self._check_open()
-        self._settlements += 1
-        number = self._settlements
-        await self._writer.call(lambda: self._writer.file.settle(batch, results, number))
-        self._settled_at.append((self._clock.monotonic(), number))
-        await self._purge()
-
-    async def _purge(self) -> None:
-        over = self._clock.monotonic() - KEEP_CONSUMPTIONS
-        number = -1
-        while self._settled_at and self._settled_at[0][0] <= over:
-            _, number = self._settled_at.popleft()
-        if number >= 0:
-            await self._writer.call(lambda: self._writer.file.purge_consumptions(number))
+        await self._writer.settle(batch, results)
 
     async def stats(self) -> OutboxStats:
         """Totals of all that this state folder ever held, and what is queued."""

@@ -1,7 +1,8 @@
 """The writer thread of the outbox's file: group commit without a timer (DESIGN 8).
 
     event loop ──queue──▶ writer: gathers what waits ─ one transaction ─▶ one wake-up of the loop
-                              └─ nothing to do for a while, or the log is long: checkpoint
+                              ├─ nothing to do for a while, or the log is long: checkpoint
+                              └─ first answers whose time is over: forgotten
 
 While one commit runs, the next group gathers. A group is as durable as its most durable record asks. Whatever
 happens to the file or to its disk, whoever waits gets an answer, and the next call finds the file open.
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import (
     ConfigurationError,
     OutboxFullError,
@@ -35,11 +37,17 @@ from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import (
     is_corrupt,
     set_aside,
 )
+from entitlement_sidecar.sidecar.usage.outbox import Batch
 from entitlement_sidecar.telemetry import metrics
 
 RETRY_AFTER = 1.0
 """Seconds after which a caller may try again what an outbox refused."""
 
+KEEP_CONSUMPTIONS = 60.0
+"""Seconds that the first answer of a CONSUME is kept after its event was settled, at least."""
+
+_PURGE_EVERY = 1.0
+"""Seconds between two looks, without other work, for first answers whose time is over."""
 _QUIET = 0.1
 """Seconds without work that make a quiet moment."""
 _LARGEST_GROUP = 4096
@@ -80,8 +88,9 @@ class OutboxWriter:
         ConfigurationError: The file cannot be used.
     """
 
-    def __init__(self, path: Path, checkpoint_bytes: int) -> None:
+    def __init__(self, path: Path, checkpoint_bytes: int, clock: Clock) -> None:
         self._path = path
+        self._clock = clock
         self._checkpoint_bytes = checkpoint_bytes
         self.file = _open(path)
         self.openings = 1
@@ -89,6 +98,9 @@ class OutboxWriter:
         self._file_is_open = True
         self._queue: SimpleQueue[_Append | _Call | None] = SimpleQueue()
         self._next_up: deque[_Append | _Call | None] = deque()
+        self._settlements = 0
+        # What an earlier process settled counts as settled at this start.
+        self._settled_at: deque[tuple[float, int]] = deque([(clock.monotonic(), 0)])
         self._ended = False
         self._thread = threading.Thread(target=self._write, name="outbox writer", daemon=True)
         self._thread.start()
@@ -107,9 +119,20 @@ class OutboxWriter:
         self._put(_Call(run, done))
         return done
 
-    def make_room(self) -> None:
-        """Makes the log give its space back; nobody waits for it."""
-        self.call(lambda: self._checkpoint(truncate=True))
+    def settle(self, batch: Batch, results: Sequence[UsageResult]) -> asyncio.Future[None]:
+        """Deletes what was settled; first answers stay for a while."""
+        return self.call(lambda: self._settle(batch, results))
+
+    def purge_is_due(self) -> bool:
+        """Whether there are first answers whose time is over."""
+        try:
+            return self._is_over(self._settled_at[0])
+        except IndexError:  # the thread was quicker
+            return False
+
+    def make_room(self) -> asyncio.Future[None]:
+        """Forgets what may be forgotten, and makes the log give its space back."""
+        return self.call(self._tidy)
 
     async def close(self) -> None:
         """Works off what was asked, then lets go of the file."""
@@ -141,6 +164,7 @@ class OutboxWriter:
         answers: list[Any] = [SourceUnavailableError(_NO_WRITER)] * len(group)
         try:
             answers = self._results(group)
+            self._attempt(self._purge)
             if self.file.wal_bytes > self._checkpoint_bytes:
                 self._checkpoint(truncate=False)
         except Exception:  # noqa: BLE001 - one call fails, the next one does not
@@ -168,11 +192,48 @@ class OutboxWriter:
     def _next(self) -> _Append | _Call | None:
         if self._next_up:
             return self._next_up.popleft()
-        try:
-            return self._queue.get(timeout=_QUIET if self.file.wal_bytes else None)
-        except Empty:
-            self._checkpoint(truncate=True)
-            return self._queue.get()
+        patience = _QUIET if self.file.wal_bytes else self._until_purge()
+        while True:
+            try:
+                return self._queue.get(timeout=patience)
+            except Empty:
+                self._tidy()
+                patience = self._until_purge()
+
+    def _settle(self, batch: Batch, results: Sequence[UsageResult]) -> None:
+        self._settlements += 1
+        self.file.settle(batch, results, self._settlements)
+        self._settled_at.append((self._clock.monotonic(), self._settlements))
+
+    def _over(self) -> int | None:
+        """The last settlement whose first answers may be forgotten."""
+        number = None
+        for one in self._settled_at:
+            if not self._is_over(one):
+                break
+            number = one[1]
+        return number
+
+    def _is_over(self, settled_at: tuple[float, int]) -> bool:
+        return settled_at[0] <= self._clock.monotonic() - KEEP_CONSUMPTIONS
+
+    def _until_purge(self) -> float | None:
+        """Seconds until first answers may be forgotten; None while there are none."""
+        if not self._settled_at:
+            return None
+        return max(_PURGE_EVERY, self._settled_at[0][0] + KEEP_CONSUMPTIONS - self._clock.monotonic())
+
+    def _purge(self) -> None:
+        number = self._over()
+        if number is None:
+            return
+        self.file.purge_consumptions(number)
+        while self._settled_at and self._settled_at[0][1] <= number:
+            self._settled_at.popleft()
+
+    def _tidy(self) -> None:
+        self._attempt(self._purge)
+        self._checkpoint(truncate=True)
 
     def _gather(self, first: _Append) -> list[_Append | _Call]:
         """Everything that was appended while the last commit ran."""

@@ -16,7 +16,7 @@ from entitlement_sidecar.sidecar.snapshots.freshness import STALE_AFTER
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant
 
-DEMANDED_WITHIN = 10.0
+DEMANDED_WITHIN = 5.0
 """Seconds that a call waits at most for a version or a freshness that it demands (its own deadline may be
 shorter, and ends it)."""
 
