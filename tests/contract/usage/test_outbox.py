@@ -174,7 +174,7 @@ async def test_the_first_answer_is_kept_a_minute_after_its_event_left(
 
 
 async def test_first_answers_are_not_kept_for_ever(outbox: Outbox, clock: FakeClock) -> None:
-    """After a minute they go when the next batch is settled."""
+    """After a minute they go, at the latest when the next batch is settled."""
     await outbox.append([record("a", answer=b"yes"), record("b", answer=b"no")], DURABLE)
     first = await batch_of(outbox, max_events=1)
     await outbox.settle(first, settled(first))
@@ -209,7 +209,24 @@ async def test_a_full_outbox_refuses_all_of_a_call(outbox: Outbox) -> None:
     assert stats.accepted == stats.queued == len(names) > 0
     while batch := await outbox.next_batch(500, MIB):
         await outbox.settle(batch, settled(batch))
-    await _append_when_there_is_room(outbox)
+    await _append_when_there_is_room(outbox, record("later"))
+
+
+async def test_first_answers_alone_do_not_keep_an_outbox_full(outbox: Outbox, clock: FakeClock) -> None:
+    """A minute after their events have left there is room again, without any further settlement."""
+    answer, count = b"x" * 1000, 0
+    for _ in range(300):
+        await outbox.append([record(f"e{count + i}", answer=answer) for i in range(10)], DURABLE)
+        count += 10
+        while batch := await outbox.next_batch(500, MIB):
+            await outbox.settle(batch, settled(batch))
+        if (await outbox.stats()).bytes_used > 450_000:
+            break
+
+    clock.advance(61)
+    for i in range(40):
+        await _append_when_there_is_room(outbox, record(f"f{i}", answer=answer))
+    assert await outbox.consumption("acme", "e0") is None
 
 
 async def _append_for_ever(outbox: Outbox, kept: list[str]) -> None:
@@ -219,11 +236,11 @@ async def _append_for_ever(outbox: Outbox, kept: list[str]) -> None:
         kept += names
 
 
-async def _append_when_there_is_room(outbox: Outbox) -> None:
+async def _append_when_there_is_room(outbox: Outbox, one: OutboxRecord) -> None:
     deadline = time.monotonic() + 20
     while True:
         try:
-            assert outcomes(await outbox.append(records("later"), DURABLE)) == ["ACCEPTED"]
+            assert outcomes(await outbox.append([one], DURABLE)) == ["ACCEPTED"]
         except OutboxFullError:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
