@@ -6,7 +6,8 @@
                    │     credentials refused: wait 30 s, say so
                    └──── refused as a whole: halve until the bad event stands alone; it becomes a dead letter
 
-An event is given up for one reason only: the plan store refused that event for good.
+An event is given up for one reason only: the plan store refused that event for good, while it takes others.
+Where it refuses everything, or nothing else is known to be good, the line stops instead of being emptied.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Shipper:
         self._kicked = asyncio.Event()
         self._turn = asyncio.Lock()
         self._draining = False
+        self._taken: Batch | None = None
 
     def kick(self) -> None:
         """Looks at the outbox now instead of a moment later."""
@@ -171,15 +173,33 @@ class Shipper:
 
     async def _send(self, batch: Batch) -> Receipt:
         try:
-            return await self._sink.send(batch)
+            return await self._hand_over(batch)
         except InvalidInputError as error:
             if len(batch.events) == 1:
+                await self._prove_that_others_are_taken(error)
                 return _refused(batch, error)
             receipt = await self._bisect(batch)
             if all(result.outcome is UsageOutcome.INVALID for result in receipt.results):
-                # What every event is refused for is not about the events: stop the line, do not empty it.
-                raise RetryableError(f"the plan store refuses whole batches: {error}") from error
+                raise _stopped(error) from error
             return receipt
+
+    async def _hand_over(self, batch: Batch) -> Receipt:
+        receipt = await self._sink.send(batch)
+        self._taken = msgspec.structs.replace(batch, events=batch.events[-1:])
+        return receipt
+
+    async def _prove_that_others_are_taken(self, error: InvalidInputError) -> None:
+        """Sends again what was taken before, which counts nothing twice: the refusal is about one event only.
+
+        Raises:
+            RetryableError: It may not be about the event.
+        """
+        if self._taken is None:
+            raise _stopped(error) from error
+        try:
+            await self._sink.send(self._taken)
+        except InvalidInputError as again:
+            raise _stopped(again) from again
 
     async def _bisect(self, batch: Batch) -> Receipt:
         metrics.shipped_batches.labels("bisected").inc()
@@ -195,9 +215,14 @@ class Shipper:
 
     async def _send_part(self, batch: Batch) -> Receipt:
         try:
-            return await self._sink.send(batch)
+            return await self._hand_over(batch)
         except InvalidInputError as error:
             return _refused(batch, error) if len(batch.events) == 1 else await self._bisect(batch)
+
+
+def _stopped(error: InvalidInputError) -> RetryableError:
+    """What every event is refused for is not about the events: stop the line, do not empty it."""
+    return RetryableError(f"the plan store refuses whole batches: {error}")
 
 
 def _refused(batch: Batch, error: InvalidInputError) -> Receipt:

@@ -34,6 +34,7 @@ class Ledger:
         self.failures = list(failures)
         self.poisoned: set[str] = set()
         self.not_yet: set[str] = set()
+        self.refuses_after: int | None = None
         self.stored: list[str] = []
         self.sent: list[list[str]] = []
         self.slow_down = 0.0
@@ -46,7 +47,7 @@ class Ledger:
             await self.gate.wait()
         if self.failures:
             raise self.failures.pop(0)
-        if self.poisoned & set(ids(batch)):
+        if self.poisoned & set(ids(batch)) or len(self.stored) == self.refuses_after:
             raise InvalidInputError.of("events", "expected events that can be read")
         return Receipt(tuple(self._store(id_) for id_ in ids(batch)), self.slow_down)
 
@@ -201,6 +202,37 @@ async def test_when_every_event_is_refused_the_line_stops(outbox: MemoryOutbox, 
     await run_until(shipper_of(outbox, ledger, waits), emptied(outbox))
 
     assert ledger.stored == names
+
+
+async def test_a_sink_that_refuses_everything_buries_nothing(outbox: MemoryOutbox, waits: Waits) -> None:
+    """Also where batches hold one event each, and also after it took some."""
+    names, ledger = await fill(outbox, 6), Ledger()
+    shipper = shipper_of(outbox, ledger, waits, max_events=1)
+
+    async def tried_thrice() -> bool:
+        return len(waits.seconds) >= 3
+
+    for taken in (0, 3):
+        waits.seconds.clear()
+        ledger.refuses_after = taken
+        await run_until(shipper, tried_thrice)
+
+    assert ledger.stored == names[:3]
+    assert not outbox.dead
+
+
+async def test_a_bad_event_alone_in_its_batch_is_buried_while_others_are_taken(
+    outbox: MemoryOutbox, waits: Waits
+) -> None:
+    """What was taken before is sent again to find out, and counts once."""
+    names, ledger = await fill(outbox, 5), Ledger()
+    ledger.poisoned = {"e1", "e2"}
+
+    await run_until(shipper_of(outbox, ledger, waits, max_events=1), emptied(outbox))
+
+    assert [event.id for event, _ in outbox.dead] == ["e1", "e2"]
+    assert ledger.stored == [name for name in names if name not in ledger.poisoned]
+    assert not waits.seconds
 
 
 async def test_a_lost_answer_counts_nothing_twice(outbox: MemoryOutbox, waits: Waits) -> None:
