@@ -38,6 +38,7 @@ from entitlement_sidecar.sidecar.snapshots.ports import Feed, SnapshotSource
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
 from entitlement_sidecar.sidecar.usage.report import UsageReporter
 from entitlement_sidecar.sidecar.usage.shipper import Shipper
+from entitlement_sidecar.sidecar.usage.unshipped import UnshippedUsage
 from entitlement_sidecar.telemetry.probes import HttpServer, probe_app
 from entitlement_sidecar.wire.signing import KeyRing
 from entitlement_sidecar.wire.token_file import read_token
@@ -61,7 +62,7 @@ class Sidecar(msgspec.Struct, frozen=True):
     follower: Follower
     loader: Loader
     readiness: Readiness
-    shipper: Shipper | None
+    shipper: Shipper | UnshippedUsage
     outbox: SqliteOutbox
     close: Callable[[], Awaitable[None]]
 
@@ -111,7 +112,7 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
             follower=Follower(upstream.feed, store, loader, freshness),
             loader=loader,
             readiness=readiness,
-            shipper=upstream.shipper,
+            shipper=upstream.shipper or UnshippedUsage(outbox, clock),
             outbox=outbox,
             close=stack.pop_all().aclose,
         )

@@ -58,9 +58,8 @@ async def serve(config: SidecarConfig, stopping: asyncio.Event, started: Started
             loops = [
                 group.create_task(_kept_running("follower", sidecar.follower.run)),
                 group.create_task(_kept_running("outbox metrics", partial(_watch_outbox, sidecar))),
+                group.create_task(_kept_running("shipper", sidecar.shipper.run)),
             ]
-            if sidecar.shipper is not None:
-                loops.append(group.create_task(_kept_running("shipper", sidecar.shipper.run)))
             http = group.create_task(sidecar.http.run_until_stopped(), name="http")
             await sidecar.loader.load_catalogue()
             _log.info("serving on %s, probes on port %d", address, sidecar.http.port)
@@ -91,8 +90,7 @@ async def _drain(sidecar: Sidecar, loops: list[asyncio.Task[None]]) -> None:
     sidecar.readiness.drain()
     await sidecar.front.drain(LINGER)
     await sidecar.front.stop()
-    if sidecar.shipper is not None:
-        await sidecar.shipper.drain(SHIP_DEADLINE)
+    await sidecar.shipper.drain(SHIP_DEADLINE)
     for task in loops:
         task.cancel()
     stats = await sidecar.outbox.stats()

@@ -10,6 +10,7 @@ from entitlement_sidecar.domain.clock import Clock, SystemClock
 from entitlement_sidecar.domain.errors import OutboxFullError
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 from entitlement_sidecar.sidecar.usage.outbox import (
+    KEEP_CONSUMPTIONS,
     Batch,
     Consumption,
     OutboxRecord,
@@ -17,9 +18,6 @@ from entitlement_sidecar.sidecar.usage.outbox import (
     SequencedEvent,
 )
 from entitlement_sidecar.wire.codec import event_to_proto
-
-KEEP_CONSUMPTIONS = 60.0
-"""Seconds that the first answer of a CONSUME is kept after its event was settled."""
 
 _KEPT_ELSEWHERE = frozenset(
     {

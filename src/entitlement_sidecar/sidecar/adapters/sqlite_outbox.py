@@ -92,7 +92,7 @@ class SqliteOutbox:
         self._writer.make_room()
         raise OutboxFullError(
             f"the outbox holds {self._writer.file.bytes_used} of {self._max_bytes} bytes; "
-            "it empties when the plan store can be reached",
+            "it empties as usage is settled",
             RETRY_AFTER,
         )
 

@@ -37,14 +37,11 @@ from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import (
     is_corrupt,
     set_aside,
 )
-from entitlement_sidecar.sidecar.usage.outbox import Batch
+from entitlement_sidecar.sidecar.usage.outbox import KEEP_CONSUMPTIONS, Batch
 from entitlement_sidecar.telemetry import metrics
 
 RETRY_AFTER = 1.0
 """Seconds after which a caller may try again what an outbox refused."""
-
-KEEP_CONSUMPTIONS = 60.0
-"""Seconds that the first answer of a CONSUME is kept after its event was settled, at least."""
 
 _PURGE_EVERY = 1.0
 """Seconds between two looks, without other work, for first answers whose time is over."""

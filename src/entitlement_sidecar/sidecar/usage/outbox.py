@@ -10,6 +10,9 @@ import msgspec
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.usage import UsageEvent, UsageResult
 
+KEEP_CONSUMPTIONS = 60.0
+"""Seconds that the first answer of a CONSUME is kept after its event was settled, at least."""
+
 
 class Consumption(msgspec.Struct, frozen=True):
     """The first allowed answer of a CONSUME, kept so that a retry gets it again.
@@ -59,7 +62,10 @@ class OutboxStats(msgspec.Struct, frozen=True):
 
 
 class Outbox(Protocol):
-    """Keeps events until the plan store has settled them. All methods may be called from the event loop."""
+    """Keeps events until the plan store has settled them; `unshipped` does so where there is none.
+
+    All methods may be called from the event loop.
+    """
 
     def append(self, records: Sequence[OutboxRecord], durability: Durability) -> Awaitable[list[UsageResult]]:
         """Keeps records; the awaitable ends after their commit. One outcome per record, in order.

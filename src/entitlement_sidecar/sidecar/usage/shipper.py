@@ -8,6 +8,7 @@
 
 An event is given up for one reason only: the plan store refused that event for good, while it takes others.
 Where it refuses everything, or nothing else is known to be good, the line stops instead of being emptied.
+Where there is no plan store, `unshipped` stands here.
 """
 
 from __future__ import annotations
