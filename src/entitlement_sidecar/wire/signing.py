@@ -151,6 +151,10 @@ class KeyRing:
         if not self.pinned:
             self._keys[key_id] = Ed25519PublicKey.from_public_bytes(public_bytes)
 
+    def trusts(self, key_id: str) -> bool:
+        """Whether a key of this id is trusted."""
+        return key_id in self._keys
+
     def open(
         self, envelope: bytes | snapshot_pb2.SignedEnvelope, kind: PayloadKind, tenant_id: str = ""
     ) -> snapshot_pb2.SignedEnvelope:

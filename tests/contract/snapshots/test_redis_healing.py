@@ -182,8 +182,8 @@ async def test_a_missing_last_entry_is_noticed(through_redis: ThroughRedis) -> N
 
     through_redis.store.change()
     through_redis.publisher.step()
-    [(last, _)] = through_redis.redis.xrevrange(feed_key(0), count=1)
-    through_redis.redis.xdel(feed_key(0), last)
+    entries: Any = through_redis.redis.xrevrange(feed_key(0), count=1)
+    through_redis.redis.xdel(feed_key(0), entries[0][0])
     steps(through_redis)
 
     event = await reader.next()

@@ -18,6 +18,7 @@ from entitlement_sidecar.planstore.api.calls import answering
 from entitlement_sidecar.planstore.db import Database, TenantSnapshotRow
 from entitlement_sidecar.planstore.snapshots.feed import (
     CATALOGUE,
+    PAGE,
     Beats,
     FeedSignal,
     Place,
@@ -25,6 +26,7 @@ from entitlement_sidecar.planstore.snapshots.feed import (
     entries_after,
     newest_catalogue,
     oldest_kept,
+    place,
     read_clock,
 )
 from entitlement_sidecar.telemetry import metrics
@@ -104,16 +106,20 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
         with answering(context):
             at = self._begin(request)
         yield snapshot_pb2.WatchSnapshotsResponse(epoch=at.epoch, sequence=at.sequence)
+        sent = None
         while context.is_active() and not self._signal.closed:
             with answering(context):
                 beat = self._beats.newest()
                 if beat.place.epoch != at.epoch:
                     raise CursorTrimmedError("the feed was begun anew")
-                messages = self._between(at, beat)
+                messages, more = self._after(at, beat, beaten=beat is sent)
             for message in messages:
                 yield message
                 at = Place(at.epoch, message.sequence)
-            self._signal.wait_past(at.sequence, BEAT_EVERY, context.is_active)
+            if at.sequence >= beat.place.sequence:
+                sent = beat
+            if not more:
+                self._signal.wait_past(at.sequence, BEAT_EVERY, context.is_active)
 
     def _begin(self, request: snapshot_pb2.WatchSnapshotsRequest) -> Place:
         newest = self._beats.newest().place
@@ -122,26 +128,31 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
         after = Place(request.after.epoch, request.after.sequence)
         with self._database.reading() as session:
             oldest = oldest_kept(session)
+            # Another replica may have numbered more than this one's shared heartbeat knows.
+            furthest = place(session) or newest
         behind = after.sequence < newest.sequence and after.sequence + 1 < oldest
-        if after.epoch != newest.epoch or after.sequence < 0 or behind:
-            raise CursorTrimmedError("changes after this cursor are no longer kept: begin anew")
+        # A database that was restored knows nothing of where it once was.
+        ahead = after.sequence > furthest.sequence
+        if after.epoch != newest.epoch or after.sequence < 0 or behind or ahead:
+            raise CursorTrimmedError("changes after this cursor are not kept: begin anew")
         return after
 
-    def _between(self, at: Place, beat: SealedBeat) -> list[snapshot_pb2.WatchSnapshotsResponse]:
-        """Everything after a place up to a heartbeat, and the heartbeat when it speaks of the end of it."""
-        messages = []
-        sequence = at.sequence
+    def _after(
+        self, at: Place, beat: SealedBeat, *, beaten: bool
+    ) -> tuple[list[snapshot_pb2.WatchSnapshotsResponse], bool]:
+        """What comes next after a place, the heartbeat where it belongs, and whether there may be more."""
         with self._database.reading() as session:
-            while sequence < beat.place.sequence:
-                entries = entries_after(session, sequence)
-                if not entries:
-                    raise CursorTrimmedError("this watcher fell too far behind: begin anew")
-                for entry in entries:
-                    sequence = entry.sequence
-                    messages.append(_message(at.epoch, sequence, entry.kind, entry.envelope))
-        if sequence == beat.place.sequence:
-            messages.append(_message(at.epoch, sequence, "heartbeat", beat.envelope))
-        return messages
+            entries = entries_after(session, at.sequence)
+        expected = at.sequence + 1
+        if entries[0].sequence != expected if entries else at.sequence < beat.place.sequence:
+            raise CursorTrimmedError("this watcher fell too far behind: begin anew")
+        heartbeat = _message(at.epoch, beat.place.sequence, "heartbeat", beat.envelope)
+        messages = [heartbeat] if at.sequence == beat.place.sequence and not beaten else []
+        for entry in entries:
+            messages.append(_message(at.epoch, entry.sequence, entry.kind, entry.envelope))
+            if entry.sequence == beat.place.sequence:
+                messages.append(heartbeat)
+        return messages, len(entries) == PAGE
 
 
 def _message(

@@ -34,6 +34,9 @@ CATALOGUE = "catalogue"
 RETAINED = 100_000
 """Numbered changes that are kept for watchers that come back; a watcher further back revalidates."""
 
+PAGE = 200
+"""Changes that a watcher is sent before it is looked for more: all of them are in memory at once."""
+
 _BATCH = 1_000
 _BEAT_SHARED_FOR = 0.5
 
@@ -66,7 +69,7 @@ def place(session: Session) -> Place | None:
     return None if row is None else Place(row.epoch, row.sequence)
 
 
-def entries_after(session: Session, sequence: int, limit: int = 200) -> list[Entry]:
+def entries_after(session: Session, sequence: int, limit: int = PAGE) -> list[Entry]:
     """The next changes, in order."""
     rows = session.scalars(
         select(SnapshotOutboxRow)
@@ -114,8 +117,10 @@ class Sequencer:
         """Numbers everything that was committed before the call. Returns where the feed is then."""
         while True:
             with self._database.reading() as session:
+                # The place is read last: nothing that was found numbered may lie behind it.
+                waiting = _has_unnumbered(session)
                 found = place(session)
-                if found is not None and not _has_unnumbered(session):
+                if found is not None and not waiting:
                     return found
             self._number_some()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import grpc
 import grpc.aio
@@ -24,7 +25,7 @@ from entitlement_sidecar.sidecar.snapshots.ports import (
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.wire.codec import from_timestamp
 from entitlement_sidecar.wire.envelopes import open_catalogue, open_heartbeat, open_snapshot
-from entitlement_sidecar.wire.signing import KeyRing
+from entitlement_sidecar.wire.signing import BadSignatureError, KeyRing
 from entitlement_sidecar.wire.status import from_rpc_error
 from entitlement_sidecar.wire.v1 import snapshot_pb2, snapshot_pb2_grpc
 
@@ -50,8 +51,8 @@ class PlanStoreSnapshots:
             response = await self._stub.GetSnapshot(request, timeout=TIMEOUT, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _why(tenant_id, from_rpc_error(error)) from error
-        if not self._keyring:
-            await self.catalogue()
+        if not self._keyring.trusts(response.snapshot.key_id):
+            await self.learn_keys()
         with counted_refusals("plan_store"):
             snapshot = open_snapshot(self._keyring, response.snapshot, tenant_id)
         return Fetched(snapshot, Source.PLAN_STORE, from_timestamp(response.true_at))
@@ -73,6 +74,12 @@ class PlanStoreSnapshots:
             return None
         with counted_refusals("plan_store"):
             return open_catalogue(self._keyring, response.catalogue)
+
+    async def learn_keys(self) -> None:
+        """Trusts the keys that the plan store signs with now, unless the ring is pinned."""
+        if not self._keyring.pinned:
+            with suppress(BadSignatureError):
+                await self.catalogue()
 
 
 def _why(tenant_id: str, failure: EntitlementsError) -> EntitlementsError:
@@ -96,11 +103,13 @@ class PlanStoreFeed:
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._source = PlanStoreSnapshots(channel, keyring, token)
         self._at: Position | None = None
+        self._keys_wanted = not keyring
 
     async def events(self) -> AsyncIterator[FeedEvent]:
         """Changes and beats; see `Feed`."""
-        if not self._keyring:
-            await self._source.catalogue()
+        if self._keys_wanted:
+            await self._source.learn_keys()
+            self._keys_wanted = False
         call = self._stub.WatchSnapshots(self._request(), metadata=self._metadata)
         try:
             while True:
@@ -131,15 +140,20 @@ class PlanStoreFeed:
 
     def _apply(self, message: snapshot_pb2.WatchSnapshotsResponse) -> list[FeedEvent]:
         position = Position(0, message.epoch, message.sequence)
-        events: list[FeedEvent] = []
         entry = message.WhichOneof("entry")
         carries = entry in {"snapshot", "catalogue"}
-        if not self._continues(position, carries=carries):
-            events.append(Began(position, shards=1))
+        try:
+            opened = [] if entry is None else [self._open(entry, message, position)]
+        except BadSignatureError:
+            # The signer may have another key by now.
+            self._keys_wanted = True
+            if carries:
+                # Going on behind it would hide the change: begin anew, and revalidate what is held.
+                self._at = None
+            raise
+        continues = self._continues(position, carries=carries)
         self._at = position
-        if entry is not None:
-            events.append(self._open(entry, message, position))
-        return events
+        return opened if continues else [Began(position, shards=1), *opened]
 
     def _continues(self, position: Position, *, carries: bool) -> bool:
         """Whether nothing can have been missed between the cursor and this message."""
