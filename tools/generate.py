@@ -1,7 +1,7 @@
 """Writes every generated file, or with `--check` says which are not what they would be.
 
-Generated are the code of the contract (`wire/v1`) and three reference pages: the contract, the metrics and
-the settings. All are committed, so that a reader and an install need no generator.
+Generated are the code of the contract (`wire/v1`) and four reference pages: the contract, its decisions,
+the metrics and the settings. All are committed, so that a reader and an install need no generator.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 import reference_contract
+import reference_decisions
 import reference_metrics
 import reference_settings
 
@@ -54,6 +55,7 @@ def generate_pages(folder: Path) -> dict[str, str]:
     description = folder / "contract.bin"
     run_protoc(f"--descriptor_set_out={description}", "--include_source_info")
     return {
+        "docs/reference/decisions.md": reference_decisions.render(description.read_bytes()),
         "docs/reference/contract.md": reference_contract.render(description.read_bytes()),
         "docs/reference/metrics.md": reference_metrics.render(),
         "docs/reference/configuration.md": reference_settings.render(),

@@ -76,7 +76,8 @@ def _owner(comments: Comments, path: tuple[int, int], name: str, members: list[s
 def render(description: bytes) -> str:
     """The whole page: services first, then the messages and enums that they use."""
     files = FileDescriptorSet.FromString(description).file
-    noted = [(file, Comments(file)) for file in files]
+    # Frames are the bytes of other messages, and nobody's contract.
+    noted = [(file, Comments(file)) for file in files if not file.name.endswith("/frames.proto")]
     parts = [HEAD]
     for file, comments in noted:
         parts += [_service(comments, index, item) for index, item in enumerate(file.service)]

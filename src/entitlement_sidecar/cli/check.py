@@ -7,6 +7,7 @@ from typing import Any
 import click
 import msgspec
 
+from entitlement_sidecar.cli.explanation import print_explanation
 from entitlement_sidecar.cli.output import output_option, print_record, record_of
 from entitlement_sidecar.cli.targets import sidecar_option
 
@@ -29,6 +30,7 @@ TIMEOUT = 5.0
 @click.option("--value", metavar="JSON", help="Config features: the value that is to be used.")
 @click.option("--max-staleness", type=click.FloatRange(0), metavar="SECONDS", help="Oldest answer accepted.")
 @click.option("--min-snapshot-version", type=click.IntRange(0), metavar="N", help="Wait for this version.")
+@click.option("--explain", is_flag=True, help="Show every step that led to the answer; consumes nothing.")
 @sidecar_option
 @output_option
 @click.pass_context
@@ -41,6 +43,7 @@ def check(
     consume: int | None,
     peek: int | None,
     value: str | None,
+    explain: bool,
     sidecar: str,
     output: str,
     **options: Any,  # noqa: ANN401 - typed by their options
@@ -50,13 +53,20 @@ def check(
 
     if consume is not None and peek is not None:
         raise click.UsageError("--consume uses and --peek only asks: give one of them")
+    if explain and consume is not None:
+        raise click.UsageError("--explain consumes nothing: ask with --peek N what --consume N would say")
     quantity = consume if consume is not None else peek
     given = {name: one for name, one in {**options, "quantity": quantity}.items() if one not in (None, "")}
     if value is not None:
         given["requested_value"] = _json(value)
     with EntitlementsClient(sidecar, timeout=TIMEOUT) as client:
-        decision = client.check(tenant, feature, consume=consume is not None, **given)
-    _print(decision, output)
+        if explain:
+            explanation = client.explain(tenant, feature, **given)
+            decision = explanation.decision
+            print_explanation(f"{tenant} · {feature}", explanation.steps, output)
+        else:
+            decision = client.check(tenant, feature, consume=consume is not None, **given)
+            _print(decision, output)
     context.exit(0 if decision.allowed else 1)
 
 
@@ -86,5 +96,8 @@ def _print(decision: Any, output: str) -> None:  # noqa: ANN401 - a Decision; it
         record["provenance"] = ", ".join(f"{one.kind.name} {one.id}" for one in decision.provenance)
         record["warnings"] = ", ".join(f"{one.kind.name} {one.detail}".strip() for one in decision.warnings)
         record["notes"] = ", ".join(decision.notes)
+        record["credits"] = ", ".join(
+            f"{one.grant} {one.remaining} of {one.amount}" for one in decision.credits
+        )
         record = {name: one for name, one in record.items() if _tells(name, one)}
     print_record(record, output)

@@ -33,6 +33,7 @@ _COMMANDS = {
     "sidecar": ("sidecar:sidecar", "Run a sidecar."),
     "planstore": ("planstore:planstore", "Run the plan store, or migrate its database."),
     "check": ("check:check", "Ask a sidecar whether a tenant may use a feature."),
+    "watch": ("watch:watch", "Follow what a tenant has."),
     "report": ("report:report", "Report usage to a sidecar."),
     "catalogue": ("catalogue:catalogue", "Validate and apply plans as configuration."),
     "plans": ("plans:plans", "See what is sold."),

@@ -102,7 +102,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], *, hea
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
         # Text, not str: what tenants name must not be read as markup.
-        table.add_row(*(Text(_printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     terminal = sys.stdout.isatty()
     console = Console(file=sys.stdout, width=None if terminal else _width(columns, rows), highlight=False)
     with console.capture() as captured:
@@ -129,6 +129,6 @@ def _cell(value: Any) -> str:  # noqa: ANN401 - a plain value
             return json.dumps(value, ensure_ascii=False)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Without control characters: a name must not move the cursor."""
     return "".join(character if character.isprintable() else "�" for character in text)

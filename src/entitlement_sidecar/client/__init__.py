@@ -10,7 +10,7 @@ to do when no sidecar answers is declared by the caller: allow, deny or raise.
 """
 
 from entitlement_sidecar.client.client import Answer, AsyncEntitlementsClient, EntitlementsClient
-from entitlement_sidecar.client.messages import CheckOptions, Usage
+from entitlement_sidecar.client.messages import CheckOptions, Explanation, TenantState, Usage
 from entitlement_sidecar.domain.decision import Decision, Degradation, Reason
 from entitlement_sidecar.domain.errors import (
     EntitlementsError,
@@ -28,10 +28,12 @@ __all__ = [
     "Degradation",
     "EntitlementsClient",
     "EntitlementsError",
+    "Explanation",
     "IdempotencyConflictError",
     "InvalidInputError",
     "Reason",
     "RetryableError",
+    "TenantState",
     "Usage",
     "UsageOutcome",
     "UsageResult",

@@ -7,13 +7,23 @@ check ── message ──▶ [call, retried by gRPC within the deadline] ─�
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from enum import Enum
 from typing import Any, Self, Unpack, cast
 
 import grpc
 
-from entitlement_sidecar.client.messages import CheckOptions, Usage, check_message, report_message
+from entitlement_sidecar.client.messages import (
+    CheckOptions,
+    Explanation,
+    TenantState,
+    Usage,
+    check_message,
+    explain_message,
+    explanation,
+    report_message,
+    tenant_state,
+)
 from entitlement_sidecar.domain.decision import Decision, Degradation, Reason, Source
 from entitlement_sidecar.domain.errors import RetryableError
 from entitlement_sidecar.domain.usage import UsageResult
@@ -147,7 +157,8 @@ class EntitlementsClient(_Client):
     def __init__(self, target: str = DEFAULT_TARGET, **settings: Any) -> None:  # noqa: ANN401 - of _Client
         super().__init__(target, **settings)
         self._channel = grpc.insecure_channel(target, options=_OPTIONS)
-        self._check = decision_pb2_grpc.EntitlementServiceStub(self._channel).CheckEntitlement
+        self._entitlements = decision_pb2_grpc.EntitlementServiceStub(self._channel)
+        self._check = self._entitlements.CheckEntitlement
         self._report = usage_pb2_grpc.UsageServiceStub(self._channel).ReportUsage
 
     def check(
@@ -171,6 +182,38 @@ class EntitlementsClient(_Client):
             return _decision(self._check(message, timeout=self._timeout))
         except grpc.RpcError as error:
             return self._instead(error, if_unreachable)
+
+    def explain(self, tenant_id: str, feature: str, **options: Unpack[CheckOptions]) -> Explanation:
+        """A look, and every step that led to its decision; for people, not for each request.
+
+        Raises:
+            InvalidInputError: The question is malformed; names the field.
+            RetryableError: No sidecar answered.
+        """
+        message = explain_message(tenant_id, feature, options)
+        try:
+            return explanation(self._entitlements.ExplainEntitlement(message, timeout=self._report_timeout))
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+
+    def watch(self, tenant_id: str, after_version: int = 0) -> Iterator[TenantState]:
+        """The current state of a tenant, then each change; after `after_version` only what is newer.
+
+        Ends by closing the iterator. After a RetryableError watch again, after the last version seen.
+
+        Raises:
+            InvalidInputError: The question is malformed; names the field.
+            RetryableError: The sidecar is away or has gone.
+        """
+        message = decision_pb2.WatchEntitlementsRequest(tenant_id=tenant_id, after_version=after_version)
+        call = self._entitlements.WatchEntitlements(message)
+        try:
+            for state in call:
+                yield tenant_state(state)
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+        finally:
+            call.cancel()
 
     def report(self, usages: Iterable[Usage]) -> list[UsageResult]:
         """Reports 1 to 1,000 facts; one outcome each, in order. ACCEPTED ones are on disk.
@@ -201,7 +244,8 @@ class AsyncEntitlementsClient(_Client):
     def __init__(self, target: str = DEFAULT_TARGET, **settings: Any) -> None:  # noqa: ANN401 - of _Client
         super().__init__(target, **settings)
         self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
-        self._check = decision_pb2_grpc.EntitlementServiceStub(self._channel).CheckEntitlement
+        self._entitlements = decision_pb2_grpc.EntitlementServiceStub(self._channel)
+        self._check = self._entitlements.CheckEntitlement
         self._report = usage_pb2_grpc.UsageServiceStub(self._channel).ReportUsage
 
     async def check(
@@ -219,6 +263,27 @@ class AsyncEntitlementsClient(_Client):
             return _decision(await self._check(message, timeout=self._timeout))
         except grpc.RpcError as error:
             return self._instead(error, if_unreachable)
+
+    async def explain(self, tenant_id: str, feature: str, **options: Unpack[CheckOptions]) -> Explanation:
+        """As `EntitlementsClient.explain`."""
+        message = explain_message(tenant_id, feature, options)
+        try:
+            reply = await self._entitlements.ExplainEntitlement(message, timeout=self._report_timeout)
+            return explanation(reply)
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+
+    async def watch(self, tenant_id: str, after_version: int = 0) -> AsyncIterator[TenantState]:
+        """As `EntitlementsClient.watch`."""
+        message = decision_pb2.WatchEntitlementsRequest(tenant_id=tenant_id, after_version=after_version)
+        call = self._entitlements.WatchEntitlements(message)
+        try:
+            async for state in call:
+                yield tenant_state(state)
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+        finally:
+            call.cancel()
 
     async def report(self, usages: Iterable[Usage]) -> list[UsageResult]:
         """As `EntitlementsClient.report`."""

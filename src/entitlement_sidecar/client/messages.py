@@ -9,8 +9,10 @@ from typing import Any, TypedDict
 import msgspec
 import uuid6
 
+from entitlement_sidecar.domain.decision import Decision, Provenance, ProvenanceKind
 from entitlement_sidecar.domain.errors import InvalidInputError
-from entitlement_sidecar.wire.codec import maybe_timestamp, to_duration
+from entitlement_sidecar.domain.explain import Step
+from entitlement_sidecar.wire.codec import decision_from_proto, maybe_timestamp, to_duration
 from entitlement_sidecar.wire.v1 import decision_pb2, usage_pb2
 
 
@@ -69,6 +71,45 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     emitter: str = ""
     dimensions: dict[str, str] = {}
     consumption_id: str = ""
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """A decision and every step that led to it; one of them is decisive."""
+
+    decision: Decision
+    steps: tuple[Step, ...]
+
+
+class TenantState(msgspec.Struct, frozen=True):
+    """Everything that a tenant has: a look at each feature, by name."""
+
+    snapshot_version: int
+    entitlements: dict[str, Decision]
+
+
+def explain_message(
+    tenant_id: str, feature: str, options: CheckOptions
+) -> decision_pb2.ExplainEntitlementRequest:
+    """One question that is only looked at; raises as `check_message`."""
+    check = check_message(tenant_id, feature, consume=False, options=options)
+    return decision_pb2.ExplainEntitlementRequest(check=check)
+
+
+def explanation(reply: decision_pb2.ExplainEntitlementResponse) -> Explanation:
+    """An answer's explanation."""
+    return Explanation(decision_from_proto(reply.decision), tuple(map(_step, reply.steps)))
+
+
+def _step(message: decision_pb2.ResolutionStep) -> Step:
+    about = message.provenance
+    provenance = Provenance(ProvenanceKind(about.kind), about.id) if message.HasField("provenance") else None
+    return Step(message.rule, message.outcome, provenance, message.applied, message.decisive)
+
+
+def tenant_state(message: decision_pb2.WatchEntitlementsResponse) -> TenantState:
+    """One message of a watch."""
+    held = {one.feature: decision_from_proto(one.decision) for one in message.entitlements}
+    return TenantState(message.snapshot_version, held)
 
 
 def check_message(

@@ -72,7 +72,7 @@ _BY_LIMIT = frozenset(
 def explain(question: Question, decision: Decision) -> tuple[Step, ...]:
     """Every step of a decision that was just made of that question."""
     steps = [*_steps(question, decision), Step("decision", _verdict(decision))]
-    at = _decisive(steps, decision)
+    at = _decisive(steps, question, decision)
     return tuple(
         msgspec.structs.replace(step, decisive=True) if index == at else step
         for index, step in enumerate(steps)
@@ -212,32 +212,31 @@ def _verdict(decision: Decision) -> str:
     return f"{'allowed' if decision.allowed else 'denied'}: {decision.reason.name}"
 
 
-def _decisive(steps: Sequence[Step], decision: Decision) -> int:
-    """The step that decided; the verdict itself where several steps decided together, or none."""
-    last = len(steps) - 1
-    rule = _DECIDED_BY.get(decision.reason)
-    if rule is not None:
-        return next((index for index, step in enumerate(steps) if step.rule == rule), last)
-    if decision.reason is Reason.DENIED_BY_OVERRIDE:
-        overrides = {"deny override", "set override"}
-        return next(
-            (
-                index
-                for index, step in enumerate(steps)
-                if step.rule in overrides and step.provenance in decision.provenance
-            ),
-            last,
-        )
-    deciding = "limit" if decision.reason in _BY_LIMIT else None
-    found = [
-        index for index, step in enumerate(steps) if step.rule == deciding or _sole_grant(step, deciding)
-    ]
-    return found[0] if len(found) == 1 else last
-
-
-def _sole_grant(step: Step, deciding: str | None) -> bool:
+def _decisive(steps: Sequence[Step], question: Question, decision: Decision) -> int:
+    """The step that decided; the verdict itself where several decided together."""
+    verdict = len(steps) - 1
+    if decision.reason in _DECIDED_BY:
+        rule = _DECIDED_BY[decision.reason]
+        return next((index for index, step in enumerate(steps) if step.rule == rule), verdict)
+    if decision.reason in _BY_LIMIT:
+        limits = [index for index, step in enumerate(steps) if step.rule == "limit"]
+        tightest = _tightest(question, decision)
+        return verdict if tightest is None else limits[tightest]
     granting = {*_OF_KIND.values(), *_OF_EFFECT.values()}
-    return deciding is None and step.applied and step.rule in granting
+    named = [
+        index
+        for index, step in enumerate(steps)
+        if step.rule in granting and step.applied is not (decision.reason is Reason.NOT_IN_PLAN)
+    ]
+    return named[0] if len(named) == 1 else verdict
+
+
+def _tightest(question: Question, decision: Decision) -> int | None:
+    """Which limit the decision's numbers describe; None for credits, which count together."""
+    told = (decision.limit, decision.used, decision.window_start)
+    limits = question.usage.limits if question.usage else ()
+    found = [index for index, one in enumerate(limits) if (one.whole, one.used, one.window_start) == told]
+    return found[0] if found else None
 
 
 def _when(instant: datetime | None) -> str:
