@@ -94,14 +94,14 @@ def test_what_an_override_overrules_is_said() -> None:
     [
         (
             Grant("sso", OVERRIDE, since=NOW + timedelta(hours=1)),
-            "ignored: it begins at 2026-01-15 13:00:00 UTC",
+            "it begins at 2026-01-15 13:00:00 UTC",
         ),
         (Grant("sso", OVERRIDE, until=NOW), "it ended at 2026-01-15 12:00:00 UTC"),
         (Grant("sso", OVERRIDE, enabled=False), "it is switched off"),
         (Grant("sso", OVERRIDE, understood=False), "it says something that is not understood here"),
         (
             Grant("sso", OVERRIDE, subscription_id="gone"),
-            "ignored: its subscription is in no phase of its life",
+            "its subscription is in no phase of its life",
         ),
     ],
 )
