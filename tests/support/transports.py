@@ -204,6 +204,10 @@ class ByWatching:
         self._server.stop(0).wait()
         self._threads.shutdown()
 
+    def renew(self) -> None:
+        """The next server signs with the store's present key."""
+        self.beats = Beats(self.store.database, self.store.key, self.store.clock)
+
     def publish(self) -> None:
         self.signal.announce(Sequencer(self.store.database).drain().sequence)
 

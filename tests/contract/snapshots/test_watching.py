@@ -14,7 +14,7 @@ from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.planstore.api import rpc_snapshots
 from entitlement_sidecar.planstore.db import Database, FeedStateRow, SnapshotOutboxRow
 from entitlement_sidecar.planstore.snapshots import feed as database_feed
-from entitlement_sidecar.planstore.snapshots.feed import Beats, Sequencer
+from entitlement_sidecar.planstore.snapshots.feed import Sequencer
 from entitlement_sidecar.sidecar.snapshots.ports import Beat, Began, Changed
 from entitlement_sidecar.wire.v1 import snapshot_pb2, snapshot_pb2_grpc
 from support.transports import PATIENCE, TOKEN, ByWatching, Reader, Store
@@ -83,7 +83,7 @@ async def test_a_restored_database_begins_the_feed_anew(by_watching: ByWatching)
     with by_watching.store.database.writing() as session:
         session.execute(delete(SnapshotOutboxRow).where(SnapshotOutboxRow.feed_sequence > 2))
         session.execute(update(FeedStateRow).values(sequence=2))
-    by_watching.beats = Beats(by_watching.store.database, by_watching.store.key, by_watching.store.clock)
+    by_watching.renew()
     by_watching.cut()
 
     await reader.again()
