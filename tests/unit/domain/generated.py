@@ -138,7 +138,7 @@ NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 FEATURE = "f"
 """What every generated question is about."""
 
-moments = st.integers(-90, 90).map(lambda half_days: NOON + timedelta(hours=12 * half_days))
+moments = st.integers(-60, 60).map(lambda half_days: NOON + timedelta(hours=12 * half_days))
 """Instants in some months around noon, few enough that intervals meet and end where questions are asked."""
 
 leaves = (
@@ -154,8 +154,8 @@ json_values = leaves | st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
     max_leaves=5,
 )
-quantities = st.sampled_from([0, 1, 1, 2, 5, 10, MAX_QUANTITY]) | st.integers(0, MAX_QUANTITY)
-amounts = st.sampled_from([0, 1, 3, 10, 100, MAX_QUANTITY]) | st.integers(0, 20)
+quantities = st.sampled_from([0, 1, 1, 1, 2, 2, 3, 5, 10]) | st.integers(0, MAX_QUANTITY)
+amounts = st.integers(0, 20) | st.sampled_from([0, 1, 3, 10, 100, MAX_QUANTITY])
 windows = st.builds(
     WindowSpec,
     unit=st.sampled_from([WindowUnit.DAY, WindowUnit.MONTH, WindowUnit.BILLING_CYCLE, WindowUnit.LIFETIME]),
@@ -164,7 +164,7 @@ windows = st.builds(
 )
 limits = st.builds(
     Limit,
-    amount=st.none() | amounts | amounts | amounts,
+    amount=st.sampled_from(range(8)).flatmap(lambda n: amounts if n else st.none()),
     window=windows,
     soft=st.booleans(),
     carry_over_cap=st.just(0) | amounts,
@@ -173,7 +173,7 @@ limits = st.builds(
 features = st.builds(
     Feature,
     key=st.just(FEATURE),
-    kind=st.sampled_from(FeatureKind),
+    kind=st.sampled_from([*FeatureKind, FeatureKind.METERED, FeatureKind.SEATS, FeatureKind.CREDITS]),
     metric=st.just(FEATURE),
     placement=st.booleans(),
     deprecated=st.booleans(),
@@ -187,7 +187,7 @@ features = st.builds(
         allowance_window=st.none() | windows,
         value=json_values,
     ),
-    understood=st.sampled_from([True, True, True, False]),
+    understood=st.sampled_from([True] * 9 + [False]),
 ).map(lambda one: msgspec.structs.replace(one, understood=one.understood and bool(one.kind)))
 
 
@@ -246,19 +246,58 @@ any_grants = grants_of(*[ADDING] * 4, *[SETTING] * 2, GrantEffect.DENY, GrantEff
 understood_grants = grants_of(*[ADDING] * 4, SETTING, understood=True)
 
 
+def told_apart(granted: list[Grant]) -> tuple[Grant, ...]:
+    """Grants as a plan store names them: each by its own id, with one limit of each key."""
+    return tuple(
+        msgspec.structs.replace(
+            one,
+            provenance=Provenance(one.provenance.kind, f"{one.provenance.id}-{number}"),
+            limits=tuple({limit.key: limit for limit in one.limits}.values()),
+        )
+        for number, one in enumerate(granted)
+    )
+
+
 @st.composite
 def snapshots(draw: st.DrawFn, grants: st.SearchStrategy[Grant] = any_grants) -> Snapshot:
     """A tenant with up to two subscriptions and some grants of `FEATURE` and of another feature."""
     names = draw(st.sampled_from([(), ("s1",), ("s1",), ("s1", "s2"), ("s1", "s2")]))
     granted = draw(st.lists(grants, max_size=4))
     granted.append(Grant("another", Provenance(ProvenanceKind.PLAN, "pro@1")))
-    return Snapshot("acme", 1, NOON, 1, draw(subscriptions_named(*names)), tuple(granted))
+    return Snapshot("acme", 1, NOON, 1, draw(subscriptions_named(*names)), told_apart(granted))
 
+
+plain_grants = st.builds(
+    Grant,
+    feature=st.just(FEATURE),
+    provenance=provenances,
+    effect=st.sampled_from([GrantEffect.ADD] * 5 + [GrantEffect.SET]),
+    subscription_id=st.sampled_from(["", "s1", "s2"]),
+    since=st.none() | moments.filter(lambda moment: moment < NOON),
+    until=st.none() | moments.filter(lambda moment: moment > NOON),
+    value=json_values,
+    limits=st.lists(limits, min_size=1, max_size=3).map(tuple),
+    priority=st.integers(-1, 2),
+)
+"""Grants that apply at noon and are limited where they are counted: the ones that leave most to decide."""
+
+
+@st.composite
+def paying(draw: st.DrawFn, grants: st.SearchStrategy[Grant] = plain_grants) -> Snapshot:
+    """A tenant with two live subscriptions and some grants of `FEATURE`."""
+    phases = draw(st.tuples(running, running | lives()))
+    granted = draw(st.lists(grants, min_size=1, max_size=4))
+    subscriptions = tuple(Subscription(f"s{n}", "pro", 1, one) for n, one in enumerate(phases, 1))
+    return Snapshot("acme", 1, NOON, 1, subscriptions, told_apart(granted))
+
+
+tenants = paying() | paying() | snapshots()
+"""Mostly tenants that have something, so that answers are about it."""
 
 requests = st.builds(
     CheckRequest,
     tenant_id=st.just("acme"),
-    feature=st.sampled_from([FEATURE] * 9 + ["missing"]),
+    feature=st.sampled_from([FEATURE] * 19 + ["missing"]),
     mode=st.sampled_from(CheckMode),
     quantity=quantities,
     subject=st.sampled_from(["", "ada"]),
@@ -292,7 +331,7 @@ class Counters:
         if ask.resolution.buckets:
             return self._credits(ask, consuming=consuming, now=now)
         usages = tuple(self._limit(limit, now) for limit in ask.resolution.limits)
-        holds = self._holds and ask.feature.kind is FeatureKind.SEATS
+        holds = self._holds and ask.feature.kind is FeatureKind.SEATS and not ask.allowance
         fits = holds or all(u.soft or u.remaining is None or ask.quantity <= u.remaining for u in usages)
         added = ask.quantity if consuming and fits and not holds else 0
         return QuotaUsage(
@@ -328,7 +367,7 @@ class Counters:
 
 counters = st.builds(
     Counters,
-    st.sampled_from([0, 0, 1, 5, 12, 200, MAX_QUANTITY]),
+    st.sampled_from([0, 1, 5, 12, 12, 200, MAX_QUANTITY]),
     before=st.integers(0, 20),
     holds=st.booleans(),
 )
