@@ -22,7 +22,7 @@ from statistics import median
 import msgspec
 from rich.console import Console
 
-from benchmarks import h2load, load, report
+from benchmarks import evaluating, h2load, load, report
 from benchmarks.echo_server import PATH as ECHO_PATH
 from benchmarks.load import Result
 from benchmarks.report import Row, Target
@@ -103,7 +103,8 @@ def _measure(options: Options, folder: Path, stack: ExitStack) -> report.Report:
     cores = Cores.of_this_machine()
     if cores.server == cores.client:
         _console.print("only one core: server and client share it, the ratios say little")
-    rows = [] if options.transport_only else list(_cold_starts(options, folder, cores))
+    rows = [] if options.transport_only else [*evaluating.rows(options.rounds)]
+    rows += [] if options.transport_only else _cold_starts(options, folder, cores)
     echoes = [stack.enter_context(echo_server(kind, cores)) for kind in ("bare", *options.fronts)]
     sidecars = [] if options.transport_only else _start_sidecars(options, folder, cores, stack)
     rows += [
