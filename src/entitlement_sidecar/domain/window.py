@@ -71,6 +71,16 @@ class WindowSpec(msgspec.Struct, frozen=True):
         return name
 
 
+@lru_cache(maxsize=1024)
+def zone_exists(name: str) -> bool:
+    """Whether this machine knows an IANA zone."""
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, KeyError):
+        return False
+    return True
+
+
 @lru_cache(maxsize=4096)
 def _cached(spec: WindowSpec, second: int) -> Window:
     return _window(spec, datetime.fromtimestamp(second, UTC))

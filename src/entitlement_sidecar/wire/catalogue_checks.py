@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from entitlement_sidecar.domain.errors import CatalogueProblem
+from entitlement_sidecar.domain.window import zone_exists
 from entitlement_sidecar.wire.catalogue_schema import unknown
 from entitlement_sidecar.wire.yaml_source import Path, YamlDocument
 
@@ -134,16 +134,8 @@ def _window(window: Any, path: Path) -> Problems:  # noqa: ANN401
         yield (*path, "week_start"), "week_start is used only with unit: week"
     if zone is not None and unit == "lifetime":
         yield (*path, "zone"), "a lifetime window never resets and has no zone"
-    if isinstance(zone, str) and not _zone_exists(zone):
+    if isinstance(zone, str) and not zone_exists(zone):
         yield (*path, "zone"), f"{zone[:64]!r} is no IANA zone: use one such as Europe/Berlin"
-
-
-def _zone_exists(name: str) -> bool:
-    try:
-        ZoneInfo(name)
-    except (ValueError, OSError, KeyError):
-        return False
-    return True
 
 
 def _prices(document: YamlDocument) -> Problems:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import IntEnum
-from functools import lru_cache
 from typing import TypeVar
-from zoneinfo import ZoneInfo
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -39,7 +37,7 @@ from entitlement_sidecar.domain.snapshot import (
     Subscription,
     SubscriptionState,
 )
-from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
+from entitlement_sidecar.domain.window import WindowSpec, WindowUnit, zone_exists
 from entitlement_sidecar.wire.codec import (
     from_duration,
     from_json,
@@ -74,18 +72,9 @@ def _is_whole(message: Message) -> bool:
     return known.ByteSize() == message.ByteSize()
 
 
-@lru_cache(maxsize=1024)
-def _zone_exists(name: str) -> bool:
-    try:
-        ZoneInfo(name)
-    except (ValueError, OSError):
-        return False
-    return True
-
-
 def _window(message: types_pb2.WindowSpec) -> WindowSpec | None:
     """A window; None where its unit or zone is not known here."""
-    if _named(WindowUnit, message.unit) is None or not _zone_exists(message.zone or "UTC"):
+    if _named(WindowUnit, message.unit) is None or not zone_exists(message.zone or "UTC"):
         return None
     return window_from_proto(message)
 
