@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import ChainMap
 from collections.abc import Awaitable, Sequence
 
 from entitlement_sidecar.domain.catalogue import Durability
@@ -16,6 +17,7 @@ from entitlement_sidecar.sidecar.usage.outbox import (
     OutboxRecord,
     OutboxStats,
     SequencedEvent,
+    not_kept,
 )
 from entitlement_sidecar.wire.codec import event_to_proto
 
@@ -48,8 +50,10 @@ class MemoryOutbox:
         self._accepted = self._settled = self._batches = 0
         self._batch: tuple[int, frozenset[int]] | None = None
 
-    def append(self, records: Sequence[OutboxRecord], durability: Durability) -> Awaitable[list[UsageResult]]:
-        """Keeps records.
+    def append(
+        self, records: Sequence[OutboxRecord], durability: Durability, *, atomic: bool = False
+    ) -> Awaitable[list[UsageResult]]:
+        """Keeps records; with `atomic` all or, on a conflict, none.
 
         Raises:
             OutboxFullError: Nothing of the call was kept.
@@ -59,22 +63,39 @@ class MemoryOutbox:
         if self._bytes + size > self._max_bytes:
             raise OutboxFullError(f"the outbox holds {self._bytes} of {self._max_bytes} bytes", 1.0)
         done = asyncio.get_running_loop().create_future()
-        done.set_result([self._append(record) for record in records])
+        results, fresh = self._judge(records)
+        if atomic and any(result.outcome is UsageOutcome.CONFLICT for result in results):
+            results = [not_kept(r.id) if r.outcome is UsageOutcome.ACCEPTED else r for r in results]
+        else:
+            for record in fresh:
+                self._keep(record)
+        done.set_result(results)
         return done
 
-    def _append(self, record: OutboxRecord) -> UsageResult:
+    def _judge(self, records: Sequence[OutboxRecord]) -> tuple[list[UsageResult], list[OutboxRecord]]:
+        """Outcomes, and which records are new."""
+        seen = ChainMap({}, self._held)
+        results, fresh = [], []
+        for event, record in ((record.event, record) for record in records):
+            key, digest = (event.tenant_id, event.id), event.digest()
+            outcome = UsageOutcome.ACCEPTED
+            if key in seen:
+                outcome = UsageOutcome.DUPLICATE if seen[key] == digest else UsageOutcome.CONFLICT
+            else:
+                seen[key] = digest
+                fresh.append(record)
+            results.append(UsageResult(event.id, outcome))
+        return results, fresh
+
+    def _keep(self, record: OutboxRecord) -> None:
         event, digest = record.event, record.event.digest()
         key = (event.tenant_id, event.id)
-        if key in self._held:
-            same = self._held[key] == digest
-            return UsageResult(event.id, UsageOutcome.DUPLICATE if same else UsageOutcome.CONFLICT)
         self._accepted += 1
         self._queued[self._accepted] = event
         self._held[key] = digest
         self._bytes += _size(event)
         if record.consumption is not None:
             self._consumptions.setdefault(key, record.consumption)
-        return UsageResult(event.id, UsageOutcome.ACCEPTED)
 
     async def consumption(self, tenant_id: str, event_id: str) -> Consumption | None:
         """The first allowed answer of a CONSUME."""

@@ -67,6 +67,47 @@ async def test_duplicates_inside_one_call(outbox: Outbox) -> None:
     assert ids(await outbox.next_batch(100, MIB)) == ["a"]
 
 
+async def test_an_atomic_call_is_kept_in_full_or_not_at_all(outbox: Outbox) -> None:
+    """One conflict keeps nothing of it, no first answer either; the results say which it was."""
+    await outbox.append(records("a", "b"), DURABLE)
+
+    mixed = [record("a"), record("c", answer=b"yes"), record("b", value=2)]
+    refused = await outbox.append(mixed, DURABLE, atomic=True)
+    nothing = await outbox.consumption("acme", "c")
+    before = ids(await outbox.next_batch(1, MIB)), (await outbox.stats()).accepted
+    kept = await outbox.append([record("a"), record("c", answer=b"yes")], DURABLE, atomic=True)
+
+    assert outcomes(refused) == ["DUPLICATE", "INVALID", "CONFLICT"]
+    assert [result.retriable for result in refused] == [False, True, False]
+    assert nothing is None
+    assert before == (["a"], 2)
+    assert outcomes(kept) == ["DUPLICATE", "ACCEPTED"]
+    assert (await outbox.stats()).accepted == 3
+
+
+async def test_an_atomic_call_may_conflict_with_itself(outbox: Outbox) -> None:
+    """Then nothing of it is kept either, and callers at the same time are not affected."""
+    results = await asyncio.gather(
+        outbox.append([record("a")], DURABLE),
+        outbox.append([record("b"), record("c"), record("b", value=2)], DURABLE, atomic=True),
+        outbox.append([record("b", value=3), record("a")], DURABLE),
+        outbox.append([record("c", value=3), record("d")], DURABLE, atomic=True),
+    )
+
+    assert [outcomes(one) for one in results] == [
+        ["ACCEPTED"],
+        ["INVALID", "INVALID", "CONFLICT"],
+        ["ACCEPTED", "DUPLICATE"],
+        ["ACCEPTED", "ACCEPTED"],
+    ]
+    assert [(one.event.id, one.event.value) for one in (await batch_of(outbox)).events] == [
+        ("a", 1),
+        ("b", 3),
+        ("c", 3),
+        ("d", 1),
+    ]
+
+
 async def test_tenants_do_not_share_ids(outbox: Outbox) -> None:
     """Identity is tenant and id."""
     both = [OutboxRecord(event("a", tenant_id=tenant)) for tenant in ("acme", "globex")]

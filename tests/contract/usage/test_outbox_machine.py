@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import Kept, OutboxFile
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import OutboxFile
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Call, Kept
 from entitlement_sidecar.sidecar.usage.outbox import Batch
 from entitlement_sidecar.wire.codec import event_to_proto, microseconds
 from support.usage import event
@@ -65,8 +66,19 @@ class OutboxMachine(RuleBasedStateMachine):
             else:
                 same = self.queued[name] == value
                 expected.append(UsageOutcome.DUPLICATE if same else UsageOutcome.CONFLICT)
-        results = self.file.append([kept(*fact) for fact in facts], durable=durable)
+        [results] = self.file.append([Call([kept(*fact) for fact in facts])], durable=durable)
         assert [result.outcome for result in results] == expected
+
+    @rule(facts=st.lists(st.tuples(st.sampled_from("abcdefghij"), st.integers(1, 2)), min_size=1, max_size=6))
+    def append_all_or_nothing(self, facts: list[tuple[str, int]]) -> None:
+        """One conflict with what is held, or among themselves, and nothing is kept."""
+        wanted = dict(self.queued)
+        conflicts = [wanted.setdefault(name, value) != value for name, value in facts]
+        [results] = self.file.append([Call([kept(*fact) for fact in facts], atomic=True)], durable=True)
+        assert [result.outcome is UsageOutcome.CONFLICT for result in results] == conflicts
+        if not any(conflicts):
+            self.accepted += len(wanted) - len(self.queued)
+            self.queued = wanted
 
     @rule(size=st.integers(1, 4))
     def look(self, size: int) -> None:

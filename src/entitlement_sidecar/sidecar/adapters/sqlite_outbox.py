@@ -12,8 +12,9 @@ from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.clock import Clock, SystemClock
 from entitlement_sidecar.domain.errors import DrainingError, OutboxFullError, SourceUnavailableError
 from entitlement_sidecar.domain.usage import UsageResult
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import Kept, open_reader, read_statement
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox_writer import RETRY_AFTER, OutboxWriter, size_of
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import open_reader, read_statement
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Kept
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_writer import RETRY_AFTER, OutboxWriter, Rows
 from entitlement_sidecar.sidecar.adapters.state_folder import StateFolder
 from entitlement_sidecar.sidecar.usage.outbox import Batch, Consumption, OutboxRecord, OutboxStats
 from entitlement_sidecar.telemetry import metrics
@@ -56,8 +57,10 @@ class SqliteOutbox:
         self._read_opening = self._writer.openings
         self._closed = False
 
-    def append(self, records: Sequence[OutboxRecord], durability: Durability) -> Awaitable[list[UsageResult]]:
-        """Keeps records; the awaitable ends after their commit.
+    def append(
+        self, records: Sequence[OutboxRecord], durability: Durability, *, atomic: bool = False
+    ) -> Awaitable[list[UsageResult]]:
+        """Keeps records; the awaitable ends after their commit. With `atomic` all or, on a conflict, none.
 
         Raises:
             OutboxFullError: Nothing of the call was kept.
@@ -65,22 +68,21 @@ class SqliteOutbox:
             DrainingError: It is closed.
         """
         self._check_open()
-        rows, durable = [_kept(record) for record in records], durability is Durability.DURABLE
+        rows = Rows([_kept(record) for record in records], durability is Durability.DURABLE, atomic)
         if not self._has_room(rows):
             if self._writer.purge_is_due():
-                return asyncio.ensure_future(self._append_after_purge(rows, durable=durable))
+                return asyncio.ensure_future(self._append_after_purge(rows))
             self._refuse()
-        return self._writer.append(rows, durable=durable)
+        return self._writer.append(rows)
 
-    async def _append_after_purge(self, rows: list[Kept], *, durable: bool) -> list[UsageResult]:
+    async def _append_after_purge(self, rows: Rows) -> list[UsageResult]:
         await self._writer.make_room()
         if not self._has_room(rows):
             self._refuse()
-        return await self._writer.append(rows, durable=durable)
+        return await self._writer.append(rows)
 
-    def _has_room(self, rows: list[Kept]) -> bool:
-        used = self._writer.file.bytes_used + self._writer.waiting_bytes
-        return used + size_of(rows) <= self._max_bytes
+    def _has_room(self, rows: Rows) -> bool:
+        return self._writer.file.bytes_used + self._writer.waiting_bytes + rows.size <= self._max_bytes
 
     def _check_open(self) -> None:
         if self._closed:

@@ -23,7 +23,8 @@ import msgspec
 
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
-from entitlement_sidecar.sidecar.usage.outbox import Batch, Consumption, SequencedEvent
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Call, Kept, judge
+from entitlement_sidecar.sidecar.usage.outbox import Batch, SequencedEvent
 from entitlement_sidecar.wire.codec import event_from_proto
 from entitlement_sidecar.wire.v1 import usage_pb2
 
@@ -54,17 +55,6 @@ _SQL: dict[str, str] = dict(
     _STATEMENT.findall(files(__package__).joinpath("sqlite_outbox.sql").read_text("utf-8"))
 )
 _json = msgspec.json.Encoder()
-
-
-class Kept(msgspec.Struct, frozen=True):
-    """An event as the file holds it. `recorded_at` is in microseconds since 1970."""
-
-    tenant_id: str
-    event_id: str
-    digest: bytes
-    recorded_at: int
-    payload: bytes
-    consumption: Consumption | None = None
 
 
 class CorruptFileError(sqlite3.DatabaseError):
@@ -159,13 +149,16 @@ class OutboxFile:
         except OSError:
             return 0
 
-    def append(self, rows: Sequence[Kept], *, durable: bool) -> list[UsageResult]:
-        """Keeps events in order; those whose identity is held are told apart by their digest."""
+    def append(self, calls: Sequence[Call], *, durable: bool) -> list[list[UsageResult]]:
+        """Keeps events in order, of several calls in one transaction; one list of outcomes per call.
+
+        Those whose identity is held are told apart by their digest.
+        """
         try:
-            self._keep(rows, durable=durable)
-            return [UsageResult(row.event_id, UsageOutcome.ACCEPTED) for row in rows]
+            self._keep([row for call in calls for row in call.rows], durable=durable)
+            return [[UsageResult(row.event_id, UsageOutcome.ACCEPTED) for row in call.rows] for call in calls]
         except _HeldError:
-            results, fresh = self._tell_apart(rows)
+            results, fresh = self._tell_apart(calls)
         if fresh:
             self._keep(fresh, durable=durable)
         return results
@@ -189,7 +182,8 @@ class OutboxFile:
         self._sequence += len(values)
         self.accepted += len(values)
 
-    def _tell_apart(self, rows: Sequence[Kept]) -> tuple[list[UsageResult], list[Kept]]:
+    def _tell_apart(self, calls: Sequence[Call]) -> tuple[list[list[UsageResult]], list[Kept]]:
+        rows = [row for call in calls for row in call.rows]
         keys = _json.encode([(row.tenant_id, row.event_id) for row in rows]).decode()
         [(found,)] = self._run("held", keys)
         pairs = (pair.split(" ") for pair in (found or "").split(",") if pair)
@@ -197,11 +191,11 @@ class OutboxFile:
             (rows[int(at)].tenant_id, rows[int(at)].event_id): bytes.fromhex(digest) for at, digest in pairs
         }
         results, fresh = [], []
-        for row in rows:
-            digest = held.setdefault((row.tenant_id, row.event_id), row.digest)
-            if digest is row.digest:
-                fresh.append(row)
-            results.append(_outcome(row, digest))
+        for call in calls:
+            told, new = judge(call, held)
+            results.append(told)
+            fresh += new
+            held.update({(row.tenant_id, row.event_id): row.digest for row in new})
         return results, fresh
 
     def next_batch(self, max_events: int, max_bytes: int) -> Batch | None:
@@ -354,15 +348,6 @@ def set_aside(path: Path) -> Path:
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     return aside
-
-
-def _outcome(row: Kept, held: bytes) -> UsageResult:
-    if held is row.digest:
-        return UsageResult(row.event_id, UsageOutcome.ACCEPTED)
-    if held == row.digest:
-        return UsageResult(row.event_id, UsageOutcome.DUPLICATE, "already held; counted once")
-    reason = "the same id is held with other content; give other usage another id"
-    return UsageResult(row.event_id, UsageOutcome.CONFLICT, reason)
 
 
 def _runs(count: int) -> Iterator[int]:

@@ -32,11 +32,11 @@ from entitlement_sidecar.domain.errors import (
 )
 from entitlement_sidecar.domain.usage import UsageResult
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import (
-    Kept,
     OutboxFile,
     is_corrupt,
     set_aside,
 )
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Call, Kept
 from entitlement_sidecar.sidecar.usage.outbox import KEEP_CONSUMPTIONS, Batch
 from entitlement_sidecar.telemetry import metrics
 
@@ -60,10 +60,22 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class _Append(msgspec.Struct, frozen=True):
-    rows: list[Kept]
-    size: int
+class Rows(msgspec.Struct, frozen=True):
+    """What one call keeps: how durably, and whether all or nothing."""
+
+    kept: list[Kept]
     durable: bool
+    atomic: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes on disk, roughly."""
+        return sum(map(_size, self.kept))
+
+
+class _Append(msgspec.Struct, frozen=True):
+    rows: Rows
+    size: int
     done: asyncio.Future[list[UsageResult]]
 
 
@@ -102,12 +114,12 @@ class OutboxWriter:
         self._thread = threading.Thread(target=self._write, name="outbox writer", daemon=True)
         self._thread.start()
 
-    def append(self, rows: list[Kept], *, durable: bool) -> asyncio.Future[list[UsageResult]]:
+    def append(self, rows: Rows) -> asyncio.Future[list[UsageResult]]:
         """Keeps events; the future ends after their commit."""
-        size = size_of(rows)
+        size = rows.size
         self.waiting_bytes += size
         done: asyncio.Future[list[UsageResult]] = asyncio.get_running_loop().create_future()
-        self._put(_Append(rows, size, durable, done))
+        self._put(_Append(rows, size, done))
         return done
 
     def call(self, run: Callable[[], _T]) -> asyncio.Future[_T]:
@@ -235,7 +247,7 @@ class OutboxWriter:
     def _gather(self, first: _Append) -> list[_Append | _Call]:
         """Everything that was appended while the last commit ran."""
         group: list[_Append | _Call] = [first]
-        records = len(first.rows)
+        records = len(first.rows.kept)
         while records < _LARGEST_GROUP:
             try:
                 command = self._queue.get_nowait()
@@ -245,22 +257,18 @@ class OutboxWriter:
                 self._next_up.append(command)
                 break
             group.append(command)
-            records += len(command.rows)
+            records += len(command.rows.kept)
         return group
 
     def _commit(self, group: list[_Append]) -> list[Any]:
-        rows = [row for one in group for row in one.rows]
-        durable = any(one.durable for one in group)
+        calls = [Call(one.rows.kept, one.rows.atomic) for one in group]
+        durable = any(one.rows.durable for one in group)
         began = time.perf_counter()
-        results = self._attempt(lambda: self.file.append(rows, durable=durable))
+        results = self._attempt(lambda: self.file.append(calls, durable=durable))
         metrics.outbox_commit_seconds.observe(time.perf_counter() - began)
         if isinstance(results, BaseException):
             return [results] * len(group)
-        answers, start = [], 0
-        for one in group:
-            answers.append(results[start : start + len(one.rows)])
-            start += len(one.rows)
-        return answers
+        return results
 
     def _attempt(self, run: Callable[[], _T]) -> _T | BaseException:
         """Its result, or the error that callers are told."""
@@ -353,11 +361,6 @@ def _open(path: Path) -> OutboxFile:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     _set_aside(path)
     return OutboxFile(path)
-
-
-def size_of(rows: Sequence[Kept]) -> int:
-    """Bytes that events take on disk, roughly."""
-    return sum(_size(row) for row in rows)
 
 
 def _waits_with(command: _Append | _Call) -> int:

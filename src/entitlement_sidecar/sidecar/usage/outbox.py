@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from entitlement_sidecar.domain.catalogue import Durability
-from entitlement_sidecar.domain.usage import UsageEvent, UsageResult
+from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 
 KEEP_CONSUMPTIONS = 60.0
 """Seconds that the first answer of a CONSUME is kept after its event was settled, at least."""
@@ -29,6 +29,13 @@ class OutboxRecord(msgspec.Struct, frozen=True):
 
     event: UsageEvent
     consumption: Consumption | None = None
+
+
+def not_kept(event_id: str) -> UsageResult:
+    """The outcome of an event that could have been kept, but for another of its atomic call."""
+    return UsageResult(
+        event_id, UsageOutcome.INVALID, "not kept: another event of the call conflicts", retriable=True
+    )
 
 
 class SequencedEvent(msgspec.Struct, frozen=True):
@@ -67,10 +74,13 @@ class Outbox(Protocol):
     All methods may be called from the event loop.
     """
 
-    def append(self, records: Sequence[OutboxRecord], durability: Durability) -> Awaitable[list[UsageResult]]:
+    def append(
+        self, records: Sequence[OutboxRecord], durability: Durability, *, atomic: bool = False
+    ) -> Awaitable[list[UsageResult]]:
         """Keeps records; the awaitable ends after their commit. One outcome per record, in order.
 
-        ACCEPTED, or DUPLICATE / CONFLICT against what is still held.
+        ACCEPTED, or DUPLICATE / CONFLICT against what is still held. With `atomic` one CONFLICT keeps
+        nothing of the call: what could have been kept is INVALID and retriable.
 
         Raises:
             OutboxFullError: Nothing of the call was kept.

@@ -43,10 +43,10 @@ class Outbox(MemoryOutbox):
         super().__init__(**more)
         self.asked: list[Durability] = []
 
-    def append(self, records: Any, durability: Durability) -> Any:
+    def append(self, records: Any, durability: Durability, **more: Any) -> Any:
         """Keeps records."""
         self.asked.append(durability)
-        return super().append(records, durability)
+        return super().append(records, durability, **more)
 
     async def events(self) -> list[UsageEvent]:
         """What is held."""
