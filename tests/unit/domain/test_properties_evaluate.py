@@ -127,7 +127,7 @@ def assert_notes(decision: Decision) -> None:
         assert decision.notes
 
 
-@quick(350)
+@quick(250)
 @given(helds(), requests, instants, st.data())
 def test_every_question_has_an_answer(
     held: Held, request: CheckRequest, now: datetime, data: st.DataObject
@@ -136,7 +136,7 @@ def test_every_question_has_an_answer(
     assert_consistent(decide(held, request, now, data.draw(answers(request, now))))
 
 
-@quick(220)
+@quick(150)
 @given(features, tenants, requests, instants, counters)
 def test_a_refusal_means_that_there_is_less_left_than_is_wanted(
     feature: Feature, snapshot: Snapshot, request: CheckRequest, now: datetime, authority: Counters
@@ -149,7 +149,7 @@ def test_a_refusal_means_that_there_is_less_left_than_is_wanted(
         assert decision.remaining < request.quantity
 
 
-@quick(200)
+@quick(150)
 @given(features, tenants, requests, instants, counters)
 def test_a_look_says_what_a_consumption_would_get(
     feature: Feature, snapshot: Snapshot, request: CheckRequest, now: datetime, authority: Counters
