@@ -19,7 +19,6 @@ from entitlement_sidecar.sidecar.decisions.check import RECORDED, Decisions, req
 from entitlement_sidecar.sidecar.decisions.consumption import Claim, Consumptions, Kept
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
-from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -50,7 +49,6 @@ class AtomicBatches:
         self._authority = authority
         self._consumptions = consumptions
         self._clock = knowing.clock
-        self._offline = LocalAuthority(knowing.clock)
 
     async def check(self, requests: Sequence[CheckRequest]) -> Outcome:
         """Decides all, and consumes all or nothing. The requests are of one tenant, each id stands once.
@@ -122,7 +120,11 @@ class AtomicBatches:
 
         Offline allowances count where nothing is known, and again where the authority could not be asked.
         """
-        for authority, allowance in ((self._offline, True), (self._authority, False), (self._offline, True)):
+        for authority, allowance in (
+            (self._decisions.offline, True),
+            (self._authority, False),
+            (self._decisions.offline, True),
+        ):
             asking = [q for q in questions if q.ask is not None and q.ask.allowance is allowance]
             if asking and not _denied(questions):
                 await self._admit_by(authority, asking)

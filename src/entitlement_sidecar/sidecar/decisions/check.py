@@ -46,7 +46,7 @@ class Decisions:
         self._consumptions = consumptions
         self._clock = knowing.clock
         # Counts offline allowances: of this sidecar alone, and only where nobody else can be asked.
-        self._offline = LocalAuthority(knowing.clock)
+        self.offline = LocalAuthority(knowing.clock)
         self._finishing: set[asyncio.Task[Any]] = set()
 
     def check(self, request: CheckRequest) -> Decision | Later:
@@ -178,8 +178,8 @@ class Decisions:
 
     def _from_allowance(self, request: CheckRequest, ask: QuotaAsk, event_id: str) -> QuotaUsage:
         if ask.quantity:
-            return self._offline.consume(request.tenant_id, ask, event_id)
-        return self._offline.view(request.tenant_id, ask, None)
+            return self.offline.consume(request.tenant_id, ask, event_id)
+        return self.offline.view(request.tenant_id, ask, None)
 
     def _tenant_unknown(self, request: CheckRequest) -> Decision:
         held = Held(self._knowing.catalogue, None, Source.PLAN_STORE, tenant_unknown=True)

@@ -27,12 +27,13 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 class Knowing:
     """Turns what is held into what `evaluate` is told."""
 
-    def __init__(self, knowledge: Knowledge, loader: Loader) -> None:
+    def __init__(self, knowledge: Knowledge, loader: Loader, within: float = DEMANDED_WITHIN) -> None:
         self.knowledge = knowledge
         self.clock = knowledge.clock
         self._store = knowledge.store
         self._freshness = knowledge.freshness
         self._loader = loader
+        self._within = within
 
     @property
     def catalogue(self) -> CatalogueDocument:
@@ -64,7 +65,7 @@ class Knowing:
             tenant = await self._load(request.tenant_id, 0)
             return self.held(tenant, tenant.source) if tenant else self._without(request.tenant_id)
         try:
-            async with asyncio.timeout(DEMANDED_WITHIN):
+            async with asyncio.timeout(self._within):
                 return await self._demanded(request)
         except TimeoutError:
             raise self._not_in_time(request) from None
@@ -121,7 +122,10 @@ class Knowing:
         """Whether what is held is as new as demanded; `began`: what was confirmed since is fresh enough."""
         if tenant.snapshot.version < request.min_snapshot_version:
             return False
-        if request.max_staleness is None or self._age(tenant) <= request.max_staleness:
+        # Zero asks the source, however young what is held may be.
+        if request.max_staleness is None or (
+            request.max_staleness and self._age(tenant) <= request.max_staleness
+        ):
             return True
         return began is not None and tenant.confirmed_since(began)
 
