@@ -120,11 +120,8 @@ class AtomicBatches:
 
         Offline allowances count where nothing is known, and again where the authority could not be asked.
         """
-        for authority, allowance in (
-            (self._decisions.offline, True),
-            (self._authority, False),
-            (self._decisions.offline, True),
-        ):
+        offline = (self._decisions.offline, True)
+        for authority, allowance in (offline, (self._authority, False), offline):
             asking = [q for q in questions if q.ask is not None and q.ask.allowance is allowance]
             if asking and not _denied(questions):
                 await self._admit_by(authority, asking)

@@ -122,10 +122,9 @@ class Knowing:
         """Whether what is held is as new as demanded; `began`: what was confirmed since is fresh enough."""
         if tenant.snapshot.version < request.min_snapshot_version:
             return False
+        demanded = request.max_staleness
         # Zero asks the source, however young what is held may be.
-        if request.max_staleness is None or (
-            request.max_staleness and self._age(tenant) <= request.max_staleness
-        ):
+        if demanded is None or (demanded and self._age(tenant) <= demanded):
             return True
         return began is not None and tenant.confirmed_since(began)
 
