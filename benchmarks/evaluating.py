@@ -9,7 +9,8 @@ from statistics import median
 
 from benchmarks.report import Row, Target
 from entitlement_sidecar.domain.decision import CheckRequest, Decision
-from entitlement_sidecar.domain.evaluate import Held, evaluate
+from entitlement_sidecar.domain.evaluate import evaluate
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.resolve import Resolver
 from entitlement_sidecar.domain.window import window_at

@@ -9,7 +9,8 @@ import pytest
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Source
-from entitlement_sidecar.domain.evaluate import Held, evaluate
+from entitlement_sidecar.domain.evaluate import evaluate
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority, NoAuthority

@@ -14,7 +14,7 @@ import msgspec
 from entitlement_sidecar.domain import outage
 from entitlement_sidecar.domain.catalogue import Feature, FeatureKind, Limit
 from entitlement_sidecar.domain.decision import CheckRequest, Decision, Provenance, ProvenanceKind, Reason
-from entitlement_sidecar.domain.evaluate import Held
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import LimitUsage, QuotaUsage
 from entitlement_sidecar.domain.resolve import Lives, Standing, Weighed, lives_at, state_denial, weigh
 from entitlement_sidecar.domain.snapshot import LIVE, Grant, GrantEffect, Snapshot, Subscription

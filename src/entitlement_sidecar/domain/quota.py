@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from entitlement_sidecar.domain.catalogue import Feature, Limit
+from entitlement_sidecar.domain.catalogue import Feature, FeatureKind, Limit
+from entitlement_sidecar.domain.decision import CheckRequest
 from entitlement_sidecar.domain.resolve import Bucket, Resolution
 from entitlement_sidecar.domain.window import Window, window_at
 
@@ -131,3 +132,14 @@ def bucket_usage(bucket: Bucket, used: int, taken: int = 0, outstanding: int = 0
         outstanding=outstanding,
         taken=taken,
     )
+
+
+def wanted(feature: Feature | None, request: CheckRequest) -> int:
+    """How much a request wants: a subject takes one seat, whatever quantity it names."""
+    seats = feature is not None and feature.kind is FeatureKind.SEATS
+    return min(request.quantity, 1) if seats else request.quantity
+
+
+def fits(limits: Sequence[LimitUsage], quantity: int) -> bool:
+    """Whether a quantity is left of every hard limit."""
+    return all(limit.soft or limit.remaining is None or quantity <= limit.remaining for limit in limits)

@@ -166,7 +166,7 @@ def _canonical(grant: Grant) -> tuple[object, ...]:
     since = grant.since or _BEGINNING
     return (
         *(grant.priority, grant.provenance.kind, grant.provenance.id, grant.subscription_id, since),
-        *(grant.effect, grant.enabled, repr(grant.value), repr(grant.limits)),
+        *(grant.effect, grant.enabled, repr(grant.value), repr(grant.limits), grant.until or _NEVER),
     )
 
 
@@ -298,23 +298,33 @@ def _sum(one: Limit, other: Limit) -> Limit:
     )
 
 
+_Rank = tuple[int, datetime, datetime, str]
+"""Burn order: priority → expiry → oldest, and a name so that it is one order."""
+
+
 def _buckets(chosen: Sequence[Grant], lives: Lives, now: datetime) -> tuple[Bucket, ...]:
-    """Credits in burn order: priority → expiry → oldest. None when any grant is unlimited."""
-    ranked = []
+    """Credits in burn order; none when any grant is unlimited. What has one name is one bucket."""
+    ranked: dict[str, tuple[_Rank, Bucket]] = {}
     for grant in chosen:
-        if not grant.limits:
+        if not grant.limits or any(limit.amount is None for limit in grant.limits):
             return ()
         for limit in grant.limits:
-            if limit.amount is None:
-                return ()
-            window = window_at(limit.window, now)
-            until = min(grant.until or _NEVER, window.end or _NEVER)
-            name = "/".join(filter(None, (grant.subscription_id, grant.provenance.id, limit.key)))
-            bucket = Bucket(
-                name, grant.provenance.id, limit.amount, window.start, None if until == _NEVER else until
-            )
-            ranked.append(((grant.priority, until, _since(grant, lives) or _BEGINNING, name), bucket))
-    return tuple(bucket for _, bucket in sorted(ranked, key=lambda pair: pair[0]))
+            rank, bucket = _bucket(grant, limit, lives, now)
+            if bucket.key in ranked:
+                first, same = ranked[bucket.key]
+                amount = min((same.amount or 0) + (bucket.amount or 0), MAX_QUANTITY)
+                rank, bucket = min(first, rank), msgspec.structs.replace(same, amount=amount)
+            ranked[bucket.key] = (rank, bucket)
+    return tuple(bucket for _, bucket in sorted(ranked.values(), key=lambda pair: pair[0]))
+
+
+def _bucket(grant: Grant, limit: Limit, lives: Lives, now: datetime) -> tuple[_Rank, Bucket]:
+    window = window_at(limit.window, now)
+    until = min(grant.until or _NEVER, window.end or _NEVER)
+    name = "/".join(filter(None, (grant.subscription_id, grant.provenance.id, limit.key)))
+    ends = None if until == _NEVER else until
+    bucket = Bucket(name, grant.provenance.id, limit.amount, window.start, ends)
+    return (grant.priority, until, _since(grant, lives) or _BEGINNING, name), bucket
 
 
 def _values(feature: Feature, chosen: Sequence[Grant]) -> list[Any]:

@@ -6,6 +6,7 @@ instant, so that every process that counts agrees without talking.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from calendar import monthrange
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -15,6 +16,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HOUR = timedelta(hours=1)
+_TICK = timedelta(microseconds=1)
 
 
 class WindowUnit(IntEnum):
@@ -108,16 +111,39 @@ def _window(spec: WindowSpec, instant: datetime) -> Window:
 
 def _hour(spec: WindowSpec, instant: datetime) -> Window:
     # Hours are elapsed time: a zone only shifts them by the minutes of its offset, so that the two
-    # hours that share a name when clocks go back stay two windows.
-    offset = instant.astimezone(ZoneInfo(spec.zone)).utcoffset() or timedelta()
-    shifted = instant + offset
-    start = shifted.replace(minute=0, second=0, microsecond=0) - offset
-    return Window(start, start + timedelta(hours=1))
+    # hours that share a name when clocks go back stay two windows. Where the minutes themselves change
+    # (Lord Howe moves by half an hour) the hour ends there, and the next one is short or long.
+    zone = ZoneInfo(spec.zone)
+    offset = _offset(zone, instant)
+    start = (instant + offset).replace(minute=0, second=0, microsecond=0) - offset
+    end = start + timedelta(hours=1)
+    if (_offset(zone, start) - offset) % _HOUR:
+        start = _change(zone, start, instant)
+    if (_offset(zone, end - _TICK) - offset) % _HOUR:
+        end = _change(zone, instant, end)
+    return Window(start, end)
+
+
+def _offset(zone: ZoneInfo, instant: datetime) -> timedelta:
+    return instant.astimezone(zone).utcoffset() or timedelta()
+
+
+def _change(zone: ZoneInfo, before: datetime, after: datetime) -> datetime:
+    """When the offset of `before` ends, to the second; `after` has another one."""
+    offset, seconds = _offset(zone, before), range(int((after - before).total_seconds()) + 1)
+    return before + timedelta(
+        seconds=bisect_left(
+            seconds, True, key=lambda n: _offset(zone, before + timedelta(seconds=n)) != offset
+        )
+    )
 
 
 def _calendar(spec: WindowSpec, instant: datetime) -> Window:
     local = instant.astimezone(ZoneInfo(spec.zone)).replace(tzinfo=None)
     first, following = _local_bounds(spec, local.replace(hour=0, minute=0, second=0, microsecond=0))
+    if _to_utc(following, spec.zone) <= instant:
+        # Clocks went back over midnight: the day that had begun goes on, whatever they show.
+        first, following = _local_bounds(spec, following)
     return Window(_to_utc(first, spec.zone), _to_utc(following, spec.zone))
 
 
@@ -146,9 +172,9 @@ def _billing_cycle(spec: WindowSpec, instant: datetime) -> Window:
     local = instant.astimezone(zone).replace(tzinfo=None)
     months = (local.year - anchor.year) * 12 + local.month - anchor.month
     # Adding to the anchor, never to the last start: 31 Jan, 28 Feb, 31 Mar.
-    if _to_utc(_add_months(anchor, months), spec.zone) > instant:
+    while _to_utc(_add_months(anchor, months), spec.zone) > instant:
         months -= 1
-    elif _to_utc(_add_months(anchor, months + 1), spec.zone) <= instant:
+    while _to_utc(_add_months(anchor, months + 1), spec.zone) <= instant:
         months += 1
     return Window(
         _to_utc(_add_months(anchor, months), spec.zone),

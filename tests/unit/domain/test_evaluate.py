@@ -17,9 +17,11 @@ from entitlement_sidecar.domain.decision import (
     Source,
     WarningKind,
 )
-from entitlement_sidecar.domain.evaluate import Held, evaluate, value_allowed
+from entitlement_sidecar.domain.evaluate import evaluate
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.snapshot import Phase, SubscriptionState
+from entitlement_sidecar.domain.values import value_allowed
 from entitlement_sidecar.domain.window import window_at
 from entitlement_sidecar.testing.builders import (
     BEGINNING,

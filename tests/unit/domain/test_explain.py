@@ -9,8 +9,9 @@ import pytest
 
 from entitlement_sidecar.domain.catalogue import FeatureKind, Limit
 from entitlement_sidecar.domain.decision import CheckRequest, Decision, Provenance, ProvenanceKind, Reason
-from entitlement_sidecar.domain.evaluate import Held, evaluate
+from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.explain import Question, Step, explain
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.snapshot import Grant, GrantEffect, Phase, SubscriptionState
 from entitlement_sidecar.domain.window import WindowUnit, window_at

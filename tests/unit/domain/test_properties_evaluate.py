@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument, Feature, FeatureKind
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Degradation, Reason, Source
-from entitlement_sidecar.domain.evaluate import Held, evaluate, value_allowed, wanted
-from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.evaluate import evaluate
+from entitlement_sidecar.domain.held import Held
+from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage, wanted
 from entitlement_sidecar.domain.snapshot import Snapshot
+from entitlement_sidecar.domain.values import value_allowed
 from unit.domain.generated import (
     NOON,
     Counters,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from entitlement_sidecar.domain.catalogue import Feature, FeatureKind, Limit
 from entitlement_sidecar.domain.decision import CheckRequest, Decision, Provenance, ProvenanceKind, Reason
-from entitlement_sidecar.domain.evaluate import Held
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.resolve import Resolver, resolve
 from entitlement_sidecar.domain.snapshot import (
     Grant,

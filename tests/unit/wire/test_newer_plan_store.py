@@ -9,7 +9,8 @@ import pytest
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument, FeatureKind
 from entitlement_sidecar.domain.decision import CheckRequest, Decision, Degradation, Reason, Source
-from entitlement_sidecar.domain.evaluate import Held, evaluate
+from entitlement_sidecar.domain.evaluate import evaluate
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
 from entitlement_sidecar.telemetry.metrics import REGISTRY

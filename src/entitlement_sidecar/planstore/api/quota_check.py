@@ -12,7 +12,8 @@ from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Source
 from entitlement_sidecar.domain.errors import IdempotencyConflictError
-from entitlement_sidecar.domain.evaluate import Held, evaluate
+from entitlement_sidecar.domain.evaluate import evaluate
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, consumption_event_id
 from entitlement_sidecar.planstore.catalogue import current_document

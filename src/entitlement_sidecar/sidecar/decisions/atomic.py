@@ -13,7 +13,8 @@ import msgspec
 
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
 from entitlement_sidecar.domain.errors import IdempotencyConflictError
-from entitlement_sidecar.domain.evaluate import Held, evaluate
+from entitlement_sidecar.domain.evaluate import evaluate
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.sidecar.decisions.check import RECORDED, Decisions, require_subject
 from entitlement_sidecar.sidecar.decisions.consumption import Claim, Consumptions, Kept

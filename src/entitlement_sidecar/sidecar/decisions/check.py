@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Degradation, Reason, Source
 from entitlement_sidecar.domain.errors import InvalidInputError, TenantUnknownError
-from entitlement_sidecar.domain.evaluate import Held, evaluate
+from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.explain import Question, Step, explain
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.sidecar.decisions.basis import Basis, basis_of
 from entitlement_sidecar.sidecar.decisions.consumption import Claim, Consumptions
@@ -113,9 +114,15 @@ class Decisions:
         self, request: CheckRequest, held: Held, usage: Awaitable[QuotaUsage]
     ) -> Decision:
         try:
-            return _counted(self._with_usage(request, held, await usage))
+            told = await usage
         except TenantUnknownError:
             return self._tenant_unknown(request)
+        newer = await self._knowing.caught_up(request, held, told)
+        if newer is held:
+            return _counted(self._with_usage(request, held, told))
+        # The authority counts by a newer snapshot, which may need no quota, or another one.
+        outcome = self._look(request, newer, request.max_staleness)
+        return outcome if isinstance(outcome, Decision) else _counted(self._with_usage(request, newer, told))
 
     def _view(
         self, request: CheckRequest, ask: QuotaAsk, max_age: float | None

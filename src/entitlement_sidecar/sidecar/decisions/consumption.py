@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from entitlement_sidecar.domain.catalogue import CatalogueDocument, Metric
+from entitlement_sidecar.domain.catalogue import CatalogueDocument, Durability, Metric
 from entitlement_sidecar.domain.decision import CheckRequest, Decision
 from entitlement_sidecar.domain.errors import IdempotencyConflictError
-from entitlement_sidecar.domain.usage import UsageOutcome, consumption_event_id
+from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult, consumption_event_id
 from entitlement_sidecar.sidecar.usage.outbox import Consumption, Outbox, OutboxRecord
 from entitlement_sidecar.sidecar.usage.report import UsageReporter, generated_event_id
 from entitlement_sidecar.wire.codec import decision_from_proto, decision_to_proto
@@ -113,10 +113,13 @@ class Consumptions:
             msgspec.structs.replace(one.decision, consumption_id=one.claim.event_id) for one in consumed
         ]
         records = [self._record(*three) for three in zip(consumed, metrics, answers, strict=True)]
-        for one, result in zip(consumed, await self._outbox.append(records, durability), strict=True):
+        for one, result in zip(consumed, await self._append(records, durability), strict=True):
             if result.outcome is UsageOutcome.CONFLICT:
                 raise IdempotencyConflictError(f"request_id {one.request.request_id!r}: {result.reason}")
         return answers
+
+    async def _append(self, records: list[OutboxRecord], durability: Durability) -> list[UsageResult]:
+        return await self._outbox.append(records, durability, atomic=len(records) > 1)
 
     def _record(self, kept: Kept, metric: Metric, answer: Decision) -> OutboxRecord:
         event = self._reporter.consume(kept.request, metric, kept.claim.event_id, kept.lease_id)

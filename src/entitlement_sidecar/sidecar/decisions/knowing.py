@@ -9,7 +9,7 @@ from datetime import datetime
 from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.decision import CheckRequest, Source
 from entitlement_sidecar.domain.errors import TooStaleError, VersionNotReachedError
-from entitlement_sidecar.domain.evaluate import Held
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaUsage
 from entitlement_sidecar.sidecar.decisions.basis import Knowledge
 from entitlement_sidecar.sidecar.snapshots.freshness import STALE_AFTER

@@ -13,7 +13,7 @@ from datetime import datetime
 import msgspec
 
 from entitlement_sidecar.domain.decision import CheckRequest, Decision
-from entitlement_sidecar.domain.evaluate import Held
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.resolve import Resolution, resolve
 from entitlement_sidecar.sidecar.decisions.check import Decisions
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing

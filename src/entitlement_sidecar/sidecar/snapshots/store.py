@@ -14,7 +14,7 @@ import msgspec
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.decision import Source
-from entitlement_sidecar.domain.evaluate import Held
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.resolve import Resolver
 from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.sidecar.snapshots.watchers import Watchers

@@ -1,0 +1,31 @@
+"""Whether a value of a config feature lies within another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def value_allowed(granted: Any, requested: Any) -> bool:  # noqa: ANN401 - config values are JSON
+    """Whether a requested config value lies within the granted one.
+
+    A number may be up to the granted number, a list's elements must all be in the granted list, anything
+    else must be equal to the granted value or in the granted list. True is no number.
+    """
+    if isinstance(granted, list):
+        wanted = requested if isinstance(requested, list) else [requested]
+        return all(any(_same(item, offer) for offer in granted) for item in wanted)
+    if _is_number(granted) and _is_number(requested):
+        return bool(requested <= granted)
+    return _same(granted, requested)
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _same(one: Any, other: Any) -> bool:  # noqa: ANN401
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
