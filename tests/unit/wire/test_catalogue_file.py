@@ -93,7 +93,7 @@ def test_the_reference_page_is_valid() -> None:
     """What the page shows can be copied: its catalogue, and its tenants below it."""
     first, second = re.findall(r"```yaml\n(.*?)```", REFERENCE.read_text("utf-8"), re.DOTALL)
     assert parse_catalogue(first, "f").name == "my-product"
-    assert set(parse_snapshot_file(first + second, "f").tenants) == {"acme", "globex"}
+    assert set(parse_snapshot_file(first + second, "f").tenants) == {"acme", "globex", "initech"}
 
 
 def test_the_examples_hold_what_the_sources_ask_for() -> None:
