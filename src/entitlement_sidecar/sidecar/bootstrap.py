@@ -74,6 +74,7 @@ class _Upstream(msgspec.Struct, frozen=True):
     feed: Feed
     authority: QuotaAuthority
     shipper: Shipper | None = None
+    planstore: PlanStoreSnapshots | None = None
     file: FileSnapshots | None = None
 
 
@@ -141,11 +142,13 @@ async def _planstore(
     stats = await outbox.stats()
     holder = quota_pb2.Holder(instance=stats.instance, epoch=stats.epoch)
     authority = UsageViews(PlanStoreAuthority(channel, token, holder), clock)
+    snapshots = PlanStoreSnapshots(channel, keyring, token)
     return _Upstream(
-        sources=[PlanStoreSnapshots(channel, keyring, token)],
+        sources=[snapshots],
         feed=PlanStoreFeed(channel, keyring, token),
         authority=authority,
         shipper=Shipper(outbox, PlanStoreIngest(channel, token), clock),
+        planstore=snapshots,
     )
 
 
@@ -160,7 +163,8 @@ async def _with_redis(
     redis = connect(config.redis)
     stack.push_async_callback(redis.aclose)
     snapshots = RedisSnapshots(redis, keyring)
-    feed = RedisFeed(config.redis, keyring)
+    planstore = upstream.planstore if upstream else None
+    feed = RedisFeed(config.redis, keyring, planstore.learn_keys if planstore else None)
     stack.push_async_callback(feed.aclose)
     if upstream is None:
         return _Upstream([snapshots], feed, NoAuthority())

@@ -8,14 +8,15 @@ shard has been read up to its sequence.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any, cast
 
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from entitlement_sidecar.domain.errors import SourceUnavailableError
+from entitlement_sidecar.domain.errors import EntitlementsError, SourceUnavailableError
 from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots, client
 from entitlement_sidecar.sidecar.adapters.verification import counted_refusals
 from entitlement_sidecar.sidecar.snapshots.ports import (
@@ -38,6 +39,9 @@ SOCKET_TIMEOUT = 3.0
 
 SILENCE = 3.0
 """Seconds without a heartbeat after which a shard is looked at: beats come each second."""
+
+KEYS_EVERY = 1.0
+"""Seconds at least between two questions for keys: what is signed by nobody must not become many calls."""
 
 COUNT = 500
 """Entries of one stream read at once."""
@@ -83,9 +87,15 @@ class _LostPlaceError(Exception):
 class RedisFeed:
     """All shards as one feed. Resumes from its own cursor."""
 
-    def __init__(self, url: str, keyring: KeyRing) -> None:
+    def __init__(
+        self, url: str, keyring: KeyRing, learn_keys: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """`learn_keys` asks the plan store for its keys: Redis' own word on them would be worth nothing."""
         self._redis: Redis = client(url, SOCKET_TIMEOUT)
         self._keyring = keyring
+        self._learn_keys = learn_keys
+        self._keys_wanted = False
+        self._keys_asked_at = -KEYS_EVERY
         self._catalogue = RedisSnapshots(self._redis, keyring)
         self._shards: dict[int, _Shard] = {}
 
@@ -96,12 +106,14 @@ class RedisFeed:
     async def events(self) -> AsyncIterator[FeedEvent]:
         """Changes and beats; see `Feed`."""
         try:
+            await self._learn()
             if not self._shards:
                 yield await self._begin()
             while True:
                 try:
                     for event in self._read(await self._poll()):
                         yield event
+                    await self._learn()
                     await self._look_after_the_silent()
                 except _LostPlaceError:
                     yield await self._begin()
@@ -111,12 +123,28 @@ class RedisFeed:
     async def _begin(self) -> Began:
         """Takes the place of every shard before anything held is revalidated."""
         self._shards = {}
-        document = await self._catalogue.catalogue()
+        try:
+            document = await self._catalogue.catalogue()
+        except BadSignatureError as error:
+            self._refused(error)
+            raise
         if document is None:
             raise SourceUnavailableError("Redis holds no catalogue: has the plan store published to it?")
         shards = {n: await self._place(n) for n in range(document.feed_shards)}
         self._shards = shards
         return Began(shards[0].position, len(shards))
+
+    def _refused(self, error: BadSignatureError) -> None:
+        # The signer may have another key by now.
+        self._keys_wanted = self._keys_wanted or error.cause == "unknown_key"
+
+    async def _learn(self) -> None:
+        if not self._keys_wanted or self._learn_keys is None:
+            return
+        if self._now() - self._keys_asked_at >= KEYS_EVERY:
+            self._keys_wanted, self._keys_asked_at = False, self._now()
+            with suppress(EntitlementsError):
+                await self._learn_keys()
 
     async def _place(self, number: int) -> _Shard:
         feed_id = await self._last_id(feed_key(number))
@@ -198,7 +226,8 @@ class RedisFeed:
         try:
             with counted_refusals("redis"):
                 beat = open_heartbeat(self._keyring, fields.get(b"envelope", b""))
-        except BadSignatureError:
+        except BadSignatureError as error:
+            self._refused(error)
             return
         if beat.shard == shard.number:
             shard.waiting = beat

@@ -60,7 +60,9 @@ class Follower:
     async def _follow(self) -> None:
         try:
             async for event in self._feed.events():
-                self._attempts.attempt_number = 1
+                if isinstance(event, Beat):
+                    # Not sooner: a feed that begins and is lost again and again must not do so in haste.
+                    self._attempts.attempt_number = 1
                 self.apply(event)
         except EntitlementsError as error:
             _log.warning("feed lost, going on with what is held: %s", error)
