@@ -12,7 +12,7 @@ from datetime import datetime
 
 import msgspec
 import uuid6
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -21,6 +21,7 @@ from entitlement_sidecar.planstore.db import (
     CatalogueRow,
     Database,
     FeedStateRow,
+    RedisFeedStateRow,
     SnapshotOutboxRow,
     TenantSnapshotRow,
 )
@@ -38,6 +39,7 @@ PAGE = 200
 """Changes that a watcher is sent before it is looked for more: all of them are in memory at once."""
 
 _BATCH = 1_000
+_TRIMMED_AT_ONCE = 20_000
 _BEAT_SHARED_FOR = 0.5
 
 
@@ -124,14 +126,32 @@ class Sequencer:
                     return found
             self._number_some()
 
-    def trim(self, retained: int = RETAINED) -> int:
-        """Deletes numbered changes beyond the newest `retained` ones. Returns how many."""
+    def trim(self, retained: int = RETAINED, *, for_redis: bool = False) -> int:
+        """Deletes numbered changes beyond the newest `retained` ones. Returns how many.
+
+        With `for_redis` nothing goes that Redis does not have yet, nor what is newer than that: what is kept
+        has no gap. Without it such changes go too, and whoever publishes to Redis later begins anew.
+        """
+        deleted = 0
+        while some := self._trim_some(retained, for_redis=for_redis):
+            deleted += some
+        return deleted
+
+    def _trim_some(self, retained: int, *, for_redis: bool) -> int:
+        """Deletes the oldest, few enough for one transaction."""
         with self._database.writing() as session:
-            found = place(session)
+            found, oldest = place(session), oldest_kept(session)
             if found is None:
                 return 0
-            aged = SnapshotOutboxRow.feed_sequence <= found.sequence - retained
-            rows = session.query(SnapshotOutboxRow).where(aged)
+            last = min(found.sequence - retained, oldest + _TRIMMED_AT_ONCE)
+            unpublished = _oldest_unpublished(session)
+            if unpublished is not None and unpublished <= last:
+                if for_redis:
+                    last = unpublished - 1
+                else:
+                    # Nobody will tell Redis of these: whoever publishes next refills it.
+                    session.execute(delete(RedisFeedStateRow))
+            rows = session.query(SnapshotOutboxRow).where(SnapshotOutboxRow.feed_sequence <= last)
             return rows.delete(synchronize_session=False)
 
     def _number_some(self) -> None:
@@ -163,6 +183,13 @@ class Sequencer:
 def _has_unnumbered(session: Session) -> bool:
     waiting = select(exists().where(SnapshotOutboxRow.feed_sequence.is_(None)))
     return bool(session.scalar(waiting))
+
+
+def _oldest_unpublished(session: Session) -> int | None:
+    """The first numbered change that Redis does not have."""
+    return session.scalar(
+        select(func.min(SnapshotOutboxRow.feed_sequence)).where(SnapshotOutboxRow.published_at.is_(None))
+    )
 
 
 class Beats:

@@ -63,6 +63,7 @@ class Publisher:
         self, database: Database, signal: FeedSignal, clock: Clock, to_redis: RedisPublisher | None
     ) -> None:
         self._sequencer = Sequencer(database)
+        self._for_redis = to_redis is not None
         self._signal = signal
         self._clock = clock
         self._trimmed = clock.monotonic()
@@ -90,7 +91,7 @@ class Publisher:
         self._signal.announce(self._sequencer.drain().sequence)
         if self._clock.monotonic() - self._trimmed >= TRIM_EVERY:
             self._trimmed = self._clock.monotonic()
-            self._sequencer.trim()
+            self._sequencer.trim(for_redis=self._for_redis)
 
 
 class RedisPublisher:
