@@ -1,5 +1,7 @@
 """Keeps the store current from the feed. A lost feed never empties it: it only stops confirming.
 
+What the feed does not confirm is read again until it does, while the feed is followed.
+
 States: connecting ── Began ──▶ following ── connection lost ──▶ connecting (pause with jitter)
 """
 
@@ -7,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.errors import EntitlementsError
+from entitlement_sidecar.sidecar.snapshots.backlog import Backlog
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
 from entitlement_sidecar.sidecar.snapshots.ports import (
@@ -26,8 +28,8 @@ from entitlement_sidecar.sidecar.snapshots.ports import (
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
 from entitlement_sidecar.telemetry import metrics
 
-REVALIDATIONS_AT_ONCE = 8
-"""Loads in parallel when everything held has to be read again."""
+_CATALOGUE = ""
+"""The catalogue's name in the backlog: no tenant has it."""
 
 _pause = wait_random_exponential(multiplier=0.1, max=5)
 _log = logging.getLogger(__name__)
@@ -43,7 +45,9 @@ class Follower:
         self._freshness = freshness
         # Tenacity keeps the count that its wait strategy reads.
         self._attempts = RetryCallState(Retrying(), None, (), {})
-        self._background: set[asyncio.Task[None]] = set()
+        self._following = False
+        self.backlog = Backlog(self._read_again, self._settled)
+        store.on_unfollowed = self.backlog.add
 
     async def run(self) -> None:
         """Follows the feed until cancelled."""
@@ -54,8 +58,7 @@ class Follower:
                 await asyncio.sleep(_pause(self._attempts))
                 self._attempts.attempt_number += 1
         finally:
-            for task in self._background:
-                task.cancel()
+            self.backlog.cancel()
 
     async def _follow(self) -> None:
         try:
@@ -69,10 +72,15 @@ class Follower:
         except Exception:  # noqa: BLE001 - logged whole
             # A defect in reading the feed must not end a process that can still answer.
             _log.exception("feed lost unexpectedly, going on with what is held")
+        finally:
+            self._following = False
+            self.backlog.close()
 
     def apply(self, event: FeedEvent) -> None:
         """Applies one event."""
         metrics.feed_events.labels(type(event).__name__.lower()).inc()
+        if not self._following:
+            self._follow_on()
         match event:
             case Beat():
                 self._freshness.beat(event.position.shard, event.true_at)
@@ -83,38 +91,40 @@ class Follower:
             case Began():
                 self._began(event)
 
+    def _follow_on(self) -> None:
+        """The feed is heard (again): what was left to read again when it was lost is taken up."""
+        self._following = True
+        self.backlog.open()
+        for name in (_CATALOGUE, *self._store.tenants()):
+            if not self._settled(name):
+                self.backlog.add(name)
+
     def _changed(self, event: Changed) -> None:
-        stale = self._store.raise_floor(event.tenant_id, event.version, self._freshness.as_of)
         if event.snapshot is not None and self._store.get(event.tenant_id) is not None:
             self._store.put(HeldTenant(event.snapshot, Source.MEMORY, None, followed=True))
-        elif stale:
-            self._start(self._reload(event.tenant_id, event.version))
+        self._store.raise_floor(event.tenant_id, event.version, self._freshness.as_of)
 
     def _catalogue_changed(self, event: CatalogueChanged) -> None:
         if event.document is not None:
             self._store.put_catalogue(event.document)
-        elif event.version > self._store.catalogue.version:
-            self._start(self._reload_catalogue())
+            self._store.trust_catalogue()
+        if self._store.raise_catalogue_floor(event.version):
+            self.backlog.add(_CATALOGUE)
 
     def _began(self, event: Began) -> None:
-        held = self._store.unfollow_all(self._freshness.as_of)
+        as_of = self._freshness.as_of
         self._freshness.begin(event.shards)
         self._loader.feed_began()
-        self._start(self._revalidate(held))
+        self._store.doubt_catalogue()
+        # First: without it nothing can be decided.
+        self.backlog.add(_CATALOGUE)
+        self._store.unfollow_all(as_of)
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+    def _settled(self, name: str) -> bool:
+        return self._store.catalogue_current if name == _CATALOGUE else self._store.is_settled(name)
 
-    async def _reload(self, tenant_id: str, version: int = 0) -> None:
-        await self._loader.load(tenant_id, version)
-
-    async def _reload_catalogue(self) -> None:
-        await self._loader.load_catalogue()
-
-    async def _revalidate(self, tenants: list[str]) -> None:
-        """Reads everything held again, a few at a time, so that a lost feed becomes no stampede."""
-        await self._reload_catalogue()
-        for index in range(0, len(tenants), REVALIDATIONS_AT_ONCE):
-            await asyncio.gather(*map(self._reload, tenants[index : index + REVALIDATIONS_AT_ONCE]))
+    async def _read_again(self, name: str) -> None:
+        if name == _CATALOGUE:
+            await self._loader.load_catalogue()
+        else:
+            await self._loader.load(name, self._store.floor(name))

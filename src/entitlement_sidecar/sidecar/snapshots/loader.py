@@ -27,6 +27,7 @@ class Loader:
         self._sources = sources
         self._clock = clock
         self._running: dict[str, asyncio.Task[HeldTenant | None]] = {}
+        self._catalogue: asyncio.Task[None] | None = None
         self._beginnings = 0
 
     async def load(self, tenant_id: str, min_version: int = 0, *, fresh: bool = False) -> HeldTenant | None:
@@ -94,14 +95,32 @@ class Loader:
         return self._store.get(fetched.snapshot.tenant_id)
 
     async def load_catalogue(self) -> bool:
-        """Reads the catalogue document, the newest that any source has. Says whether one is held now."""
+        """Reads the catalogue document, the nearest that is not below its floor; many callers share one read.
+
+        Says whether any is held now.
+        """
+        if self._catalogue is None:
+            self._catalogue = asyncio.get_running_loop().create_task(self._load_catalogue())
+            self._catalogue.add_done_callback(self._catalogue_ended)
+        # A caller that gives up must not take the read away from the others.
+        await asyncio.shield(self._catalogue)
+        return self._store.catalogue.version > 0
+
+    def _catalogue_ended(self, _: asyncio.Task[None]) -> None:
+        self._catalogue = None
+
+    async def _load_catalogue(self) -> None:
+        beginnings = self._beginnings
         for source in self._sources:
             try:
                 document = await source.catalogue()
             except EntitlementsError as error:
                 _log.debug("no catalogue from %s: %s", type(source).__name__, error)
                 continue
-            if document is not None:
-                self._store.put_catalogue(document)
-                break
-        return self._store.catalogue.version > 0
+            if document is None:
+                continue
+            self._store.put_catalogue(document)
+            if beginnings == self._beginnings:
+                self._store.trust_catalogue()
+            if document.version >= self._store.catalogue_floor:
+                return

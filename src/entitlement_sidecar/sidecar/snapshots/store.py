@@ -6,8 +6,8 @@ the floor is still served, but no longer confirmed by the feed, and a slow old r
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import msgspec
@@ -63,10 +63,14 @@ class SnapshotStore:
     def __init__(self, max_tenants: int) -> None:
         self.catalogue = NO_CATALOGUE
         self.watchers = Watchers()
+        self.on_unfollowed: Callable[[str], None] = lambda _: None
+        """Told of each held tenant that the feed does not confirm, when it comes to that."""
+        self._catalogue_floor = 0
+        self._catalogue_doubted = False
         self._max_tenants = max_tenants
         self._tenants: OrderedDict[str, HeldTenant] = OrderedDict()
         self._floors: dict[str, int] = {}
-        self._loading: set[str] = set()
+        self._loading: Counter[str] = Counter()
         self._unknown: OrderedDict[str, float] = OrderedDict()
         metrics.snapshots_held.set_function(lambda: len(self._tenants))
 
@@ -104,15 +108,20 @@ class SnapshotStore:
         while len(self._tenants) > self._max_tenants:
             evicted, _ = self._tenants.popitem(last=False)
             self._floors.pop(evicted, None)
+        if not tenant.followed:
+            self.on_unfollowed(tenant_id)
         return True
 
     def begin_load(self, tenant_id: str) -> None:
         """A load runs: floors that are set meanwhile are kept, also of a tenant that is not held yet."""
-        self._loading.add(tenant_id)
+        self._loading[tenant_id] += 1
 
     def end_load(self, tenant_id: str) -> None:
         """The load is over."""
-        self._loading.discard(tenant_id)
+        self._loading[tenant_id] -= 1
+        if self._loading[tenant_id]:
+            return
+        del self._loading[tenant_id]
         if tenant_id not in self._tenants:
             self._floors.pop(tenant_id, None)
 
@@ -130,13 +139,21 @@ class SnapshotStore:
         if held is None or held.snapshot.version >= version:
             return False
         _unfollow(held, as_of)
+        self.on_unfollowed(tenant_id)
         return True
+
+    def is_settled(self, tenant_id: str) -> bool:
+        """Whether there is nothing to read again: the feed confirms it, or it is not held."""
+        held = self._tenants.get(tenant_id)
+        return held is None or held.followed
 
     def unfollow_all(self, as_of: datetime | None) -> list[str]:
         """The feed may have missed something: nothing held is confirmed by it. Returns what to read again."""
         self._unknown.clear()
         for held in self._tenants.values():
             _unfollow(held, as_of)
+        for tenant_id in self._tenants:
+            self.on_unfollowed(tenant_id)
         return list(self._tenants)
 
     def note_unknown(self, tenant_id: str, now: float) -> None:
@@ -150,6 +167,29 @@ class SnapshotStore:
         """Whether the plan store said so at most two seconds ago; `now` is monotonic."""
         until = self._unknown.get(tenant_id)
         return until is not None and now < until
+
+    @property
+    def catalogue_current(self) -> bool:
+        """Whether the feed confirms the catalogue held; if not, answers are STALE, whatever `as_of`."""
+        return not self._catalogue_doubted and self.catalogue.version >= max(1, self._catalogue_floor)
+
+    @property
+    def catalogue_floor(self) -> int:
+        """The newest version of the catalogue that this sidecar has heard of; 0 when none."""
+        return self._catalogue_floor
+
+    def doubt_catalogue(self) -> None:
+        """The feed may have missed a newer one: what is held counts as current when a read has ended."""
+        self._catalogue_doubted = True
+
+    def trust_catalogue(self) -> None:
+        """What is held was read from a source since it was doubted."""
+        self._catalogue_doubted = False
+
+    def raise_catalogue_floor(self, version: int) -> bool:
+        """Notes that a version of the catalogue exists. Says whether what is held is older."""
+        self._catalogue_floor = max(self._catalogue_floor, version)
+        return self.catalogue.version < version
 
     def put_catalogue(self, document: CatalogueDocument) -> None:
         """Holds a catalogue document unless a newer one is held."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -59,9 +60,10 @@ async def test_a_feed_through_redis_asks_for_a_key_that_it_does_not_know(redis_d
 
     redis = Redis.from_url(redis_db)
     feed = RedisFeed(redis_db, ring, learn)
+    put: Any = redis.execute_command
     try:
-        await redis.execute_command("HSET", CATALOGUE_KEY, "envelope", seal_catalogue(OLD, document(), NOW))
-        await redis.execute_command("HSET", feed_state_key(0), "epoch", "epoch", "sequence", "0")
+        await put("HSET", CATALOGUE_KEY, "envelope", seal_catalogue(OLD, document(), NOW))
+        await put("HSET", feed_state_key(0), "epoch", "epoch", "sequence", "0")
         events = feed.events()
         async with asyncio.timeout(10):
             assert isinstance(await anext(events), Began)
