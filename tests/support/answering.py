@@ -9,11 +9,18 @@ from contextlib import contextmanager
 import grpc
 
 from entitlement_sidecar.domain.decision import Decision
-from entitlement_sidecar.domain.errors import EntitlementsError
+from entitlement_sidecar.domain.errors import DrainingError, EntitlementsError
+from entitlement_sidecar.domain.explain import Step
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 from entitlement_sidecar.wire.codec import decision_to_proto, result_to_proto
 from entitlement_sidecar.wire.status import grpc_code, to_status, trailing_metadata
-from entitlement_sidecar.wire.v1 import decision_pb2, decision_pb2_grpc, usage_pb2, usage_pb2_grpc
+from entitlement_sidecar.wire.v1 import (
+    decision_pb2,
+    decision_pb2_grpc,
+    types_pb2,
+    usage_pb2,
+    usage_pb2_grpc,
+)
 
 Judge = Callable[[decision_pb2.CheckEntitlementRequest], Decision]
 
@@ -29,6 +36,28 @@ class AnsweringSidecar(decision_pb2_grpc.EntitlementServiceServicer, usage_pb2_g
         self.checks: list[decision_pb2.CheckEntitlementRequest] = []
         self.events: list[usage_pb2.UsageEvent] = []
         self.target = ""
+        self.steps: list[Step] = []
+        self.states: list[decision_pb2.WatchEntitlementsResponse] = []
+        self.watches: list[decision_pb2.WatchEntitlementsRequest] = []
+
+    def ExplainEntitlement(  # noqa: N802
+        self, request: decision_pb2.ExplainEntitlementRequest, context: grpc.ServicerContext
+    ) -> decision_pb2.ExplainEntitlementResponse:
+        """Answers as a check, with the steps that the test says."""
+        answer = self.CheckEntitlement(request.check, context)
+        return decision_pb2.ExplainEntitlementResponse(
+            decision=answer.decision, steps=[_step(step) for step in self.steps]
+        )
+
+    def WatchEntitlements(  # noqa: N802
+        self, request: decision_pb2.WatchEntitlementsRequest, context: grpc.ServicerContext
+    ) -> Iterator[decision_pb2.WatchEntitlementsResponse]:
+        """The states that the test says; then it has gone away."""
+        self.watches.append(request)
+        yield from self.states
+        status = to_status(DrainingError("shutting down"))
+        context.set_trailing_metadata(trailing_metadata(status))
+        context.abort(grpc_code(status), status.message)
 
     def CheckEntitlement(  # noqa: N802 - named by the contract
         self, request: decision_pb2.CheckEntitlementRequest, context: grpc.ServicerContext
@@ -51,6 +80,17 @@ class AnsweringSidecar(decision_pb2_grpc.EntitlementServiceServicer, usage_pb2_g
         self.events += request.events
         results = [UsageResult(event.id, UsageOutcome.ACCEPTED) for event in request.events]
         return usage_pb2.ReportUsageResponse(results=[result_to_proto(result) for result in results])
+
+
+def _step(step: Step) -> decision_pb2.ResolutionStep:
+    about = step.provenance
+    return decision_pb2.ResolutionStep(
+        rule=step.rule,
+        provenance=types_pb2.Provenance(kind=int(about.kind), id=about.id) if about else None,
+        outcome=step.outcome,
+        applied=step.applied,
+        decisive=step.decisive,
+    )
 
 
 @contextmanager
