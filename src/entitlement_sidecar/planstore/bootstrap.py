@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -20,7 +21,7 @@ from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
 from entitlement_sidecar.planstore.api.rpc_auth import TokenInterceptor
 from entitlement_sidecar.planstore.api.rpc_quotas import QuotaServicer
 from entitlement_sidecar.planstore.api.rpc_snapshots import MAX_WATCHERS, SnapshotServicer
-from entitlement_sidecar.planstore.catalogue import apply_catalogue
+from entitlement_sidecar.planstore.catalogue import apply_catalogue, set_feed_shards
 from entitlement_sidecar.planstore.config import (
     PlanstoreConfig,
     load_or_create_key,
@@ -65,6 +66,9 @@ _SERVICES = (
 )
 
 
+_log = logging.getLogger(__name__)
+
+
 class Planstore(msgspec.Struct, frozen=True):
     """Everything that runs in one plan store process."""
 
@@ -86,6 +90,9 @@ def build(config: PlanstoreConfig) -> Planstore:
     prepare_state(config)
     token, key = load_or_create_token(config.token_path), load_or_create_key(config)
     database = _open_database(config)
+    with database.writing() as session:
+        if set_feed_shards(session, config.feed_shards, key, clock.now()):
+            _log.info("the feed has %d shards from now on", config.feed_shards)
     signal = FeedSignal()
     publisher = Publisher(database, signal, clock, _redis_publisher(config, database, key, clock))
     authority, ledger = RootAuthority(database, clock), Ledger(limits_of)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import select, text, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import AddOn, Catalogue, Plan, PlanEntitlement
@@ -21,6 +21,7 @@ from entitlement_sidecar.planstore.db import (
     CatalogueRow,
     PlanEntitlementRow,
     PlanRow,
+    RedisFeedStateRow,
     SnapshotOutboxRow,
 )
 from entitlement_sidecar.wire.envelopes import seal_catalogue
@@ -51,6 +52,8 @@ def apply_catalogue(
     if row is not None and _same(row, catalogue, feed_shards):
         return ApplyResult(row.version, changed=False)
     version = 1 if row is None else row.version + 1
+    if row is not None and row.feed_shards != feed_shards:
+        _begin_shards_anew(session)
     plans = [label for plan in catalogue.plans.values() if (label := _apply_plan(session, plan, now))]
     add_ons = [
         label for add_on in catalogue.add_ons.values() if (label := _apply_add_on(session, add_on, now))
@@ -58,6 +61,26 @@ def apply_catalogue(
     retired = _retire_plans(session, catalogue) + _retire_add_ons(session, catalogue)
     _store(session, catalogue, _seal(catalogue, version, feed_shards, key, now))
     return ApplyResult(version, True, tuple(plans), tuple(add_ons), tuple(retired))
+
+
+def set_feed_shards(session: Session, feed_shards: int, key: SigningKey, now: datetime) -> bool:
+    """Seals the catalogue in force again where it says another number of shards; whether it did.
+
+    Publishers and sidecars both go by that document, so this is what puts a number into force.
+    """
+    _take_turn(session)
+    row = current_row(session)
+    if row is None or row.feed_shards == feed_shards:
+        return False
+    catalogue = decode_catalogue(row.document)
+    _store(session, catalogue, _seal(catalogue, row.version + 1, feed_shards, key, now))
+    _begin_shards_anew(session)
+    return True
+
+
+def _begin_shards_anew(session: Session) -> None:
+    """Tenants are in other shards from here on: publishers refill each, and every reader begins anew."""
+    session.execute(delete(RedisFeedStateRow))
 
 
 def _take_turn(session: Session) -> None:

@@ -109,6 +109,11 @@ def newest_catalogue(session: Session) -> tuple[int, bytes] | None:
     return None if row is None else (row.version, row.envelope)
 
 
+def feed_shards(session: Session) -> int | None:
+    """How many shards the catalogue in force says that the feed in Redis has; None without a catalogue."""
+    return session.scalar(select(CatalogueRow.feed_shards).order_by(CatalogueRow.version.desc()).limit(1))
+
+
 class Sequencer:
     """Numbers committed changes. Any number of replicas may run one."""
 

@@ -27,6 +27,7 @@ from entitlement_sidecar.planstore.snapshots.feed import (
     CATALOGUE,
     FeedSignal,
     Sequencer,
+    feed_shards,
     newest_catalogue,
     newest_envelopes,
     read_clock,
@@ -100,6 +101,7 @@ class RedisPublisher:
     def __init__(
         self, database: Database, writer: RedisFeedWriter, key: SigningKey, shards: int, clock: Clock
     ) -> None:
+        """`shards` is how many there are until a catalogue says it."""
         self._database = database
         self._writer = writer
         self._key = key
@@ -129,6 +131,8 @@ class RedisPublisher:
     def _states(self) -> list[ShardState]:
         """Where each shard is, after refilling those that are not what the database knows."""
         with self._database.reading() as session:
+            # What the document says, sidecars go by; before the first one, nobody reads anything.
+            self._shards = feed_shards(session) or self._shards
             recorded = {
                 row.shard: ShardState(row.epoch, row.sequence)
                 for row in session.scalars(select(RedisFeedStateRow))
