@@ -18,9 +18,7 @@ from support.commands import Run
 DENIED = Decision(allowed=False, reason=Reason.QUOTA_EXCEEDED, limit=10, used=10)
 STEPS = [
     Step("tenant", "snapshot 1, confirmed at 2026-01-15 12:00:00 UTC"),
-    Step(
-        "subscription", "s1 is active since 2026-01-01 00:00:00 UTC", Provenance(ProvenanceKind.PLAN, "pro@1")
-    ),
+    Step("subscription", "s1 is active", Provenance(ProvenanceKind.PLAN, "pro@1")),
     Step("subscription", "s2 is ended", Provenance(ProvenanceKind.PLAN, "old@1"), applied=False),
     Step("limit", "month: 10 of 10, 0 left", decisive=True),
 ]
