@@ -6,9 +6,18 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from entitlement_sidecar.domain.catalogue import FeatureKind, Limit
-from entitlement_sidecar.domain.decision import CheckRequest, Decision, Provenance, ProvenanceKind, Reason
+from entitlement_sidecar.domain.decision import (
+    CheckMode,
+    CheckRequest,
+    Decision,
+    Provenance,
+    ProvenanceKind,
+    Reason,
+)
 from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.explain import Question, Step, explain
 from entitlement_sidecar.domain.held import Held
@@ -26,6 +35,8 @@ from entitlement_sidecar.testing.builders import (
     snapshot,
     subscription,
 )
+from unit.domain.generated import quick, requests
+from unit.domain.test_properties_evaluate import answers, helds, instants
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 CATALOGUE = document(boolean("sso"), config("packs"), metered("calls"))
@@ -171,3 +182,22 @@ def test_credits_are_told_in_burn_order() -> None:
         "burns as number 2: 5 of 50, 45 left, until 2026-02-01 00:00:00 UTC",
     ]
     assert decisive(list(steps)).rule == "decision"
+
+
+@given(st.data())
+@quick(150)
+def test_every_decision_is_explained_by_one_step(data: st.DataObject) -> None:
+    """Whatever is held and asked: one step decides, and what is allowed was granted by one that applied."""
+    held_, request, now = data.draw(helds()), data.draw(requests), data.draw(instants)
+    request = msgspec.structs.replace(request, mode=CheckMode.PEEK)
+    answer = data.draw(answers(request, now))
+    outcome, usage = evaluate(held_, request, None, now), None
+    while isinstance(outcome, QuotaAsk):
+        usage = answer(outcome)
+        outcome = evaluate(held_, request, usage, now)
+    steps = explain(Question(held_, request, usage, now), outcome)
+    assert sum(step.decisive for step in steps) == 1
+    assert steps[-1].rule == "decision"
+    assert outcome.reason.name in steps[-1].outcome
+    granting = [step for step in steps if step.provenance in outcome.provenance and step.applied]
+    assert not outcome.allowed or outcome.reason is Reason.UNDETERMINED or granting
