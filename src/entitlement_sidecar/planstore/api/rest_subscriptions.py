@@ -15,6 +15,7 @@ from entitlement_sidecar.planstore.subscriptions import (
     SubscriptionRequest,
     find_organization,
     latest_subscription,
+    running_period,
     status_of,
 )
 from entitlement_sidecar.wire.fields import KEY_FORM, expected, is_key
@@ -149,6 +150,7 @@ def _request(body: SubscribeBody) -> SubscriptionRequest:
 
 def _view(tenant_id: str, change: SubscriptionChange, now: datetime) -> SubscriptionView:
     row = change.row
+    period_start, period_end = running_period(row, now)
     return SubscriptionView(
         tenant_id=tenant_id,
         id=row.id,
@@ -159,8 +161,8 @@ def _view(tenant_id: str, change: SubscriptionChange, now: datetime) -> Subscrip
         add_ons={entry.add_on.code: entry.quantity for entry in row.add_ons},
         trial_start=row.trial_start,
         trial_end=row.trial_end,
-        current_period_start=row.current_period_start,
-        current_period_end=row.current_period_end,
+        current_period_start=period_start,
+        current_period_end=period_end,
         cancel_at=row.cancel_at,
         version=row.version,
         snapshot_version=change.snapshot_version,

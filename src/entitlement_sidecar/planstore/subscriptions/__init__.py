@@ -11,6 +11,7 @@ from entitlement_sidecar.planstore.subscriptions.changes import (
     SubscriptionRequest,
     Subscriptions,
 )
+from entitlement_sidecar.planstore.subscriptions.periods import running_period
 from entitlement_sidecar.planstore.subscriptions.phases import phases_of, status_of
 from entitlement_sidecar.planstore.subscriptions.queries import (
     active_subscription,
@@ -27,5 +28,6 @@ __all__ = [
     "find_organization",
     "latest_subscription",
     "phases_of",
+    "running_period",
     "status_of",
 ]

@@ -29,7 +29,7 @@ from entitlement_sidecar.planstore.db import (
     SubscriptionRow,
 )
 from entitlement_sidecar.planstore.db.upsert import insert_for
-from entitlement_sidecar.planstore.subscriptions.periods import period_end
+from entitlement_sidecar.planstore.subscriptions.periods import period_end, running_period
 from entitlement_sidecar.planstore.subscriptions.phases import status_of
 from entitlement_sidecar.planstore.subscriptions.queries import find_organization, latest_subscription
 
@@ -265,7 +265,7 @@ def _change(session: Session, row: SubscriptionRow, request: SubscriptionRequest
     if request.trial_days is not None:
         _change_trial(row, request.trial_days, now)
     if request.auto_renew is not None:
-        row.auto_renew = request.auto_renew
+        _change_renewal(row, now, renews=request.auto_renew)
     if request.add_ons is not None:
         _change_add_ons(session, row, request.add_ons)
     _require_end(row)
@@ -299,6 +299,13 @@ def _change_trial(row: SubscriptionRow, trial_days: int, now: datetime) -> None:
     row.state, row.trial_end = "active", now
     row.anchor = row.current_period_start = now
     row.current_period_end = period_end(row.plan.billing_period, now, now)
+
+
+def _change_renewal(row: SubscriptionRow, now: datetime, *, renews: bool) -> None:
+    if row.auto_renew and not renews:
+        # While it renews, the stored end is the first period's.
+        _, row.current_period_end = running_period(row, now)
+    row.auto_renew = renews
 
 
 def _change_add_ons(session: Session, row: SubscriptionRow, wanted: dict[str, int]) -> None:
