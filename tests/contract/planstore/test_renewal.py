@@ -88,3 +88,17 @@ def test_what_has_no_period_of_its_own_is_shown_as_it_is(shop: Any, plan: str) -
     shown = view(shop)["current_period_end"]
 
     assert (shown and datetime.fromisoformat(shown)) == made.current_period_end
+
+
+def test_resuming_leaves_a_cancellation_alone(shop: Any) -> None:
+    """What the customer cancelled and someone suspended: resuming ends the suspension, once more the rest."""
+    shop.subscribe()
+    with shop.database.writing() as session:
+        end = shop.subscriptions.cancel(session, "acme", at_period_end=True).row.cancel_at
+        shop.subscriptions.suspend(session, "acme")
+
+        resumed = shop.subscriptions.resume(session, "acme").row
+        assert (resumed.suspended_at, resumed.cancel_at) == (None, end)
+        taken_back = shop.subscriptions.resume(session, "acme").row
+
+    assert taken_back.cancel_at is None

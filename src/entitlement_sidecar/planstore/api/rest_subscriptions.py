@@ -113,7 +113,7 @@ def subscriptions(dependencies: ApiDependencies) -> APIRouter:
 
     @router.post(f"{_PATH}/resume")
     def resume(tenant_id: Tenant, body: ExpectedBody | None = None) -> SubscriptionView:
-        """Ends a suspension, or takes back a cancellation that has not taken effect."""
+        """Ends a suspension; without one, takes back a cancellation that has not taken effect."""
         with database.writing() as session:
             change = changes.resume(session, tenant_id, body.expected_version if body else None)
         return view(tenant_id, change)

@@ -128,7 +128,9 @@ class Subscriptions:
     def resume(
         self, session: Session, tenant_id: str, expected_version: int | None = None
     ) -> SubscriptionChange:
-        """Ends a suspension and takes back a cancellation that has not taken effect.
+        """Ends a suspension; where there is none, takes back a cancellation that has not taken effect.
+
+        Who resumes what was suspended says nothing about a cancellation, which may be the customer's own.
 
         Raises:
             NotFoundError: There is no subscription, or it has ended.
@@ -137,8 +139,10 @@ class Subscriptions:
         row, organization, now = self._existing(session, tenant_id, expected_version)
         if row.suspended_at is None and row.cancel_at is None:
             return SubscriptionChange(row, organization.snapshot_version, changed=False)
-        row.suspended_at = None
-        row.cancel_at = None
+        if row.suspended_at is not None:
+            row.suspended_at = None
+        else:
+            row.cancel_at = None
         return self._changed(session, row, now)
 
     def cancel(
