@@ -141,7 +141,7 @@ def _welcome(store: _Store, beside: _Beside, state_dir: Path) -> str:
     command = Path(sys.argv[0])
     entitlements = os.path.relpath(command) if command.name == "entitlements" else "entitlements"
     return f"""
-Entitlement Sidecar is running. Tenant {TENANT!r} is subscribed to plan {PLAN!r} of {CATALOGUE}.
+Entitlement Sidecar is running. It began with tenant {TENANT!r} on plan {PLAN!r} of {CATALOGUE}.
 
   sidecar      gRPC {beside.address}    probes and metrics http://127.0.0.1:{beside.http_port}/metrics
   plan store   REST http://127.0.0.1:{store.http_port}/docs    gRPC 127.0.0.1:{store.grpc_port}

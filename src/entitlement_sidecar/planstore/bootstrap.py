@@ -21,14 +21,19 @@ from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
 from entitlement_sidecar.planstore.api.rpc_auth import TokenInterceptor
 from entitlement_sidecar.planstore.api.rpc_quotas import QuotaServicer
 from entitlement_sidecar.planstore.api.rpc_snapshots import MAX_WATCHERS, SnapshotServicer
-from entitlement_sidecar.planstore.catalogue import apply_catalogue, set_feed_shards
+from entitlement_sidecar.planstore.catalogue import (
+    apply_catalogue,
+    current_catalogue,
+    list_plans,
+    set_feed_shards,
+)
 from entitlement_sidecar.planstore.config import (
     PlanstoreConfig,
     load_or_create_key,
     load_or_create_token,
     prepare_state,
 )
-from entitlement_sidecar.planstore.db import Database, create_engine_for
+from entitlement_sidecar.planstore.db import Database, OrganizationRow, create_engine_for
 from entitlement_sidecar.planstore.db.away import AWAY
 from entitlement_sidecar.planstore.db.migrate import is_current
 from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
@@ -134,15 +139,22 @@ def build(config: PlanstoreConfig) -> Planstore:
 
 
 def seed(config: PlanstoreConfig, catalogue: Catalogue, tenant_id: str, plan: str) -> None:
-    """Puts an example catalogue and a subscribed tenant into a database; what is there already stays."""
+    """Puts an example catalogue and a subscribed tenant into a database that has none of its own.
+
+    A catalogue that is in force stays, whatever it says, and so does a tenant that is known, whatever became
+    of its subscription. Where the catalogue in force does not sell the plan, the tenant is left out.
+    """
     clock = SystemClock()
     key = load_or_create_key(config)
     database = _open_database(config)
     try:
         with database.writing() as session:
-            apply_catalogue(session, catalogue, key, clock.now(), config.feed_shards)
-            subscriptions = Subscriptions(SignedSnapshots(key, clock), clock)
-            subscriptions.upsert(session, tenant_id, SubscriptionRequest(plan=plan))
+            if current_catalogue(session) is None:
+                apply_catalogue(session, catalogue, key, clock.now(), config.feed_shards)
+            known = session.get(OrganizationRow, tenant_id) is not None
+            if not known and plan in {sold.code for sold in list_plans(session)}:
+                subscriptions = Subscriptions(SignedSnapshots(key, clock), clock)
+                subscriptions.upsert(session, tenant_id, SubscriptionRequest(plan=plan))
     finally:
         database.close()
 
