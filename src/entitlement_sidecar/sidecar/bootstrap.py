@@ -92,7 +92,7 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         stats = await outbox.stats()
         upstream = await _upstream(config, outbox, clock, stack)
         store, freshness = SnapshotStore(config.max_tenants), Freshness(clock)
-        loader = Loader(store, upstream.sources, clock)
+        loader = Loader(store, upstream.sources, clock, upstream.planstore if config.redis else None)
         if upstream.file is not None:
             await _hold_everything(store, upstream.file)
         reporter = UsageReporter(outbox, lambda: store.catalogue, clock, stats.instance)

@@ -76,7 +76,7 @@ def test_a_changed_file_takes_effect_and_a_broken_one_does_not(
 
     write(FILE.replace("  acme: {plan: small}\n", ""))
     until(
-        lambda: sidecar.check("acme", "sso").reason == Reason.SUBSCRIPTION_MISSING,
-        "the tenant to have nothing",
+        lambda: sidecar.check("acme", "sso").reason == Reason.TENANT_UNKNOWN,
+        "the tenant to be unknown",
     )
     assert sidecar.check("globex", "calls").snapshot_version == 3

@@ -1,7 +1,7 @@
 """Snapshots from a file: for tests, and for sites without a plan store.
 
-The file is the plan store's word: a tenant that it does not name does not exist, and one that it names no
-longer has nothing from then on. It is looked at once a second; a changed one is read whole and takes effect
+The file is the plan store's word: a tenant that it does not name does not exist, nor does one that it
+names no longer. It is looked at once a second; a changed one is read whole and takes effect
 whole, a bad one is refused and the last good one stays.
 """
 
@@ -24,6 +24,7 @@ from entitlement_sidecar.sidecar.snapshots.ports import (
     Changed,
     FeedEvent,
     Fetched,
+    Gone,
     Position,
 )
 from entitlement_sidecar.telemetry import metrics
@@ -102,13 +103,8 @@ class FileSnapshots:
             return []
         _log.info("%s read again: %d tenants", self._path, len(self._snapshots))
         position = self._position()
-        # Without a snapshot that says so, what is held of them would be served on.
-        gone = {tenant: self._nothing(tenant) for tenant in before.keys() - self._snapshots.keys()}
         return [
             CatalogueChanged(position, self._version, self._document),
             *(Changed(position, tenant, self._version, one) for tenant, one in self._snapshots.items()),
-            *(Changed(position, tenant, self._version, one) for tenant, one in gone.items()),
+            *(Gone(position, tenant) for tenant in before.keys() - self._snapshots.keys()),
         ]
-
-    def _nothing(self, tenant_id: str) -> Snapshot:
-        return Snapshot(tenant_id, self._version, self._clock.now(), self._version, (), ())

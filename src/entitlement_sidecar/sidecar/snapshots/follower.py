@@ -24,6 +24,7 @@ from entitlement_sidecar.sidecar.snapshots.ports import (
     Changed,
     Feed,
     FeedEvent,
+    Gone,
 )
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
 from entitlement_sidecar.telemetry import metrics
@@ -86,6 +87,8 @@ class Follower:
                 self._freshness.beat(event.position.shard, event.true_at)
             case Changed():
                 self._changed(event)
+            case Gone():
+                self._loader.disown(event.tenant_id)
             case CatalogueChanged():
                 self._catalogue_changed(event)
             case Began():

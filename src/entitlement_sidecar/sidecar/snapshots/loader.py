@@ -22,9 +22,17 @@ _log = logging.getLogger(__name__)
 class Loader:
     """Reads snapshots from the sources, nearest first."""
 
-    def __init__(self, store: SnapshotStore, sources: Sequence[SnapshotSource], clock: Clock) -> None:
+    def __init__(
+        self,
+        store: SnapshotStore,
+        sources: Sequence[SnapshotSource],
+        clock: Clock,
+        confirmed_by: SnapshotSource | None = None,
+    ) -> None:
+        """`confirmed_by`: the source that knows what is newest, where others of `sources` are its caches."""
         self._store = store
         self._sources = sources
+        self._confirmed_by = confirmed_by
         self._clock = clock
         self._running: dict[str, asyncio.Task[HeldTenant | None]] = {}
         self._catalogue: asyncio.Task[None] | None = None
@@ -33,8 +41,8 @@ class Loader:
     async def load(self, tenant_id: str, min_version: int = 0, *, fresh: bool = False) -> HeldTenant | None:
         """What is held of a tenant after asking the sources; None when nobody could say.
 
-        A tenant that does not exist is noted in the store and answered as None. `fresh` passes by sources
-        that cannot say as of when their word is true, where one that can answers.
+        A tenant that does not exist is dropped, noted in the store, and answered as None. `fresh` passes by
+        sources that cannot say as of when their word is true, where one that can answers.
         """
         if fresh:
             return await self._load(tenant_id, min_version, fresh=True)
@@ -61,7 +69,7 @@ class Loader:
         self._store.begin_load(tenant_id)
         try:
             held = await self._ask(tenant_id, min_version, fresh=fresh)
-            if held is not None and held.snapshot.version < self._store.floor(tenant_id):
+            if self._store.floor(tenant_id) > (held.snapshot.version if held else 0):
                 held = await self._ask(tenant_id, min_version, fresh=fresh)
         finally:
             self._store.end_load(tenant_id)
@@ -69,12 +77,16 @@ class Loader:
 
     async def _ask(self, tenant_id: str, min_version: int, *, fresh: bool = False) -> HeldTenant | None:
         beginnings = self._beginnings
-        wanted = max(min_version, self._store.floor(tenant_id))
-        for source in self._sources:
+        floor = self._store.floor(tenant_id)
+        wanted = max(min_version, floor)
+        for source in self._order(tenant_id, fresh=fresh):
             try:
                 fetched = await source.snapshot(tenant_id, wanted)
             except TenantUnknownError:
-                self._store.note_unknown(tenant_id, self._clock.monotonic())
+                if self._store.floor(tenant_id) > floor:
+                    # The feed has named it meanwhile: someone who just paid must not stay locked out.
+                    return self._store.get(tenant_id)
+                self.disown(tenant_id)
                 metrics.snapshot_lookups.labels("unknown").inc()
                 return None
             except EntitlementsError as error:
@@ -87,6 +99,17 @@ class Loader:
                 return held
         metrics.snapshot_lookups.labels("none").inc()
         return self._store.get(tenant_id)
+
+    def disown(self, tenant_id: str) -> None:
+        """A source that knows says that there is no such tenant."""
+        self._store.note_unknown(tenant_id, self._clock.monotonic())
+
+    def _order(self, tenant_id: str, *, fresh: bool) -> Sequence[SnapshotSource]:
+        """Nearest first, but the one that knows first where a cache's word is not enough."""
+        first = self._confirmed_by
+        if first is None or not (fresh or self._store.is_disowned(tenant_id)):
+            return self._sources
+        return [first, *(source for source in self._sources if source is not first)]
 
     def _hold(self, fetched: Fetched, *, followed: bool) -> HeldTenant | None:
         metrics.snapshot_lookups.labels(fetched.source.name.lower()).inc()

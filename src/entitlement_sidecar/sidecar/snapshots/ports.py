@@ -65,6 +65,13 @@ class Changed(msgspec.Struct, frozen=True):
     snapshot: Snapshot | None = None
 
 
+class Gone(msgspec.Struct, frozen=True):
+    """A tenant exists no longer, by the word of a source that knows."""
+
+    position: Position
+    tenant_id: str
+
+
 class CatalogueChanged(msgspec.Struct, frozen=True):
     """There is a new catalogue document. `document` is given where the feed carries it."""
 
@@ -90,7 +97,7 @@ class Began(msgspec.Struct, frozen=True):
     shards: int
 
 
-FeedEvent = Changed | CatalogueChanged | Beat | Began
+FeedEvent = Changed | Gone | CatalogueChanged | Beat | Began
 
 
 class Feed(Protocol):

@@ -72,6 +72,7 @@ class SnapshotStore:
         self._floors: dict[str, int] = {}
         self._loading: Counter[str] = Counter()
         self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._disowned: OrderedDict[str, float] = OrderedDict()
         metrics.snapshots_held.set_function(lambda: len(self._tenants))
 
     def __len__(self) -> int:
@@ -104,6 +105,8 @@ class SnapshotStore:
         self._tenants[tenant_id] = tenant
         self._tenants.move_to_end(tenant_id)
         self._unknown.pop(tenant_id, None)
+        if tenant.confirmed_at is not None:
+            self._disowned.pop(tenant_id, None)
         self.watchers.changed(tenant_id)
         while len(self._tenants) > self._max_tenants:
             evicted, _ = self._tenants.popitem(last=False)
@@ -131,6 +134,7 @@ class SnapshotStore:
         What is older was current as of `as_of`, the last that the feed confirmed, and stays so.
         """
         self._unknown.pop(tenant_id, None)
+        self._disowned.pop(tenant_id, None)
         self.watchers.changed(tenant_id)
         held = self._tenants.get(tenant_id)
         if held is None and tenant_id not in self._loading:
@@ -157,11 +161,22 @@ class SnapshotStore:
         return list(self._tenants)
 
     def note_unknown(self, tenant_id: str, now: float) -> None:
-        """Remembers, briefly, that the plan store knows no such tenant; `now` is monotonic."""
-        if tenant_id not in self._tenants:
-            self._unknown[tenant_id] = now + UNKNOWN_FOR
-            while len(self._unknown) > MAX_UNKNOWN:
-                self._unknown.popitem(last=False)
+        """The plan store knows no such tenant: what is held of it is dropped; `now` is monotonic.
+
+        That it is unknown is remembered briefly. That it was disowned is remembered until the feed names it
+        or a source vouches for it, so that an orphan in a cache is not believed before the plan store was
+        asked. It is believed, as STALE, while the plan store cannot be asked; and a tenant that is deleted
+        without an entry in the feed is served until it is read again.
+        """
+        self._floors.pop(tenant_id, None)
+        if self._tenants.pop(tenant_id, None) is not None:
+            self.watchers.changed(tenant_id)
+        _remember(self._unknown, tenant_id, now + UNKNOWN_FOR)
+        _remember(self._disowned, tenant_id, now)
+
+    def is_disowned(self, tenant_id: str) -> bool:
+        """Whether the plan store said that there is no such tenant, and nobody has said otherwise since."""
+        return tenant_id in self._disowned
 
     def is_unknown(self, tenant_id: str, now: float) -> bool:
         """Whether the plan store said so at most two seconds ago; `now` is monotonic."""
@@ -197,6 +212,13 @@ class SnapshotStore:
             _count_unknown("feature", (feature.understood for feature in document.features.values()))
             self.catalogue = document
             self.watchers.all_changed()
+
+
+def _remember(names: OrderedDict[str, float], tenant_id: str, until: float) -> None:
+    names[tenant_id] = until
+    names.move_to_end(tenant_id)
+    while len(names) > MAX_UNKNOWN:
+        names.popitem(last=False)
 
 
 def _count_unknown(what: str, understood: Iterable[bool]) -> None:

@@ -38,7 +38,9 @@ class Shelf:
             raise TenantUnknownError(tenant_id)
         if found is None or found.version < min_version:
             return None
-        return Fetched(found, Source.PLAN_STORE if self.authoritative else Source.REDIS)
+        if self.authoritative:
+            return Fetched(found, Source.PLAN_STORE, FakeClock().now())
+        return Fetched(found, Source.REDIS)
 
     async def catalogue(self) -> CatalogueDocument | None:
         if self.away:
@@ -146,3 +148,45 @@ async def test_the_catalogue_comes_from_the_first_that_has_one() -> None:
     store, loader, _ = build(Shelf(), Shelf(authoritative=True))
     assert await loader.load_catalogue()
     assert store.catalogue.version == 7
+
+
+async def test_a_tenant_that_the_plan_store_disowns_is_not_served_on() -> None:
+    """What was held of it is dropped."""
+    far = Shelf(snapshot("acme"), authoritative=True)
+    store, loader, clock = build(far)
+    await loader.load("acme")
+    far.snapshots.clear()
+    assert await loader.load("acme", 2) is None
+    assert store.get("acme") is None
+    assert store.is_unknown("acme", clock.monotonic())
+
+
+async def test_an_orphan_in_a_cache_does_not_bring_a_disowned_tenant_back() -> None:
+    """The plan store is asked first, for as long as it stands by its word."""
+    near, far = Shelf(snapshot("acme")), Shelf(authoritative=True)
+    store, clock = SnapshotStore(10), FakeClock()
+    loader = Loader(store, [near, far], clock, confirmed_by=far)
+    store.note_unknown("acme", clock.monotonic())
+    clock.advance(3600)
+    assert await loader.load("acme") is None
+    assert near.asked == 0
+    far.snapshots["acme"] = snapshot("acme", version=2)
+    held = await loader.load("acme")
+    assert held is not None
+    assert held.snapshot.version == 2
+    assert not store.is_disowned("acme")
+
+
+async def test_a_tenant_that_appears_while_it_is_asked_for_is_not_locked_out() -> None:
+    """The feed named it after the plan store had looked."""
+    far = Shelf(authoritative=True)
+    far.gate = asyncio.Event()
+    store, loader, clock = build(far)
+    loading = asyncio.create_task(loader.load("acme"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    store.raise_floor("acme", 1, None)
+    far.snapshots["acme"] = snapshot("acme")
+    far.gate.set()
+    assert await loading is not None
+    assert not store.is_unknown("acme", clock.monotonic())
