@@ -40,6 +40,9 @@ SOCKET_TIMEOUT = 3.0
 SILENCE = 3.0
 """Seconds without a heartbeat after which a shard is looked at: beats come each second."""
 
+REMEMBERED = 1000
+"""Entries of a shard that are known again when they come again; one from before them is a lost place."""
+
 KEYS_EVERY = 1.0
 """Seconds at least between two questions for keys: what is signed by nobody must not become many calls."""
 
@@ -57,6 +60,8 @@ class _Shard(msgspec.Struct):
     feed_id: bytes
     beat_id: bytes
     heard_at: float
+    began_at: int
+    read: dict[int, _Entry] = msgspec.field(default_factory=dict)
     waiting: HeartbeatValue | None = None
 
 
@@ -159,7 +164,8 @@ class RedisFeed:
             position = Position(number, state[0].decode(), int(state[1]))
         except ValueError as error:
             raise SourceUnavailableError(f"shard {number} of the feed in Redis is damaged") from error
-        return _Shard(number, position, feed_id, await self._last_id(heartbeat_key(number)), self._now())
+        beat_id = await self._last_id(heartbeat_key(number))
+        return _Shard(number, position, feed_id, beat_id, self._now(), position.sequence)
 
     async def _look_after_the_silent(self) -> None:
         """A stream made anew may have smaller ids than what was read of the old one: nothing would come."""
@@ -213,10 +219,15 @@ class RedisFeed:
             raise _LostPlaceError from error
         position = Position(shard.number, entry.epoch, entry.sequence)
         if position.epoch == shard.position.epoch and position.sequence <= shard.position.sequence:
+            if position.sequence > shard.began_at and shard.read.get(position.sequence) != entry:
+                # Another entry in the place of one that was read: one of them is not the publisher's.
+                raise _LostPlaceError
             return
         if position != Position(shard.number, shard.position.epoch, shard.position.sequence + 1):
             raise _LostPlaceError
         shard.position = position
+        shard.read[position.sequence] = entry
+        shard.read.pop(position.sequence - REMEMBERED, None)
         if entry.kind == "catalogue":
             yield CatalogueChanged(position, entry.version)
         else:

@@ -18,6 +18,9 @@ AT_ONCE = 8
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 """Seconds at most before the second read of something, and before any later one."""
 
+REST = 0.05
+"""Seconds at most that a failed read keeps its place: with `AT_ONCE` it bounds how many fail in a second."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -31,6 +34,7 @@ class Backlog:
     def __init__(self, read: Callable[[str], Awaitable[object]], settled: Callable[[str], bool]) -> None:
         self._read = read
         self._settled = settled
+        self._urgent: dict[str, None] = {}
         self._due: dict[str, float] = {}
         self._order: list[tuple[float, str]] = []
         self._failures: dict[str, int] = {}
@@ -39,7 +43,7 @@ class Backlog:
         self._open = False
 
     def __len__(self) -> int:
-        return len(self._due) + len(self._running)
+        return len(self._urgent.keys() | self._due.keys()) + len(self._running)
 
     def open(self) -> None:
         """Reads may begin."""
@@ -48,6 +52,7 @@ class Backlog:
     def close(self) -> None:
         """Nothing more begins, and what waits is forgotten. What runs goes on to its end."""
         self._open = False
+        self._urgent.clear()
         self._due.clear()
         self._order.clear()
         self._failures.clear()
@@ -60,7 +65,13 @@ class Backlog:
             task.cancel()
 
     def add(self, name: str) -> None:
-        """Has something read as soon as there is room, also when a later time was set for it."""
+        """Has something read as soon as there is room: a change is known of it, or somebody asks for it."""
+        if self._open and name not in self._running:
+            self._urgent[name] = None
+            self._pump()
+
+    def add_later(self, name: str) -> None:
+        """Has something read after all that was added: nothing is known of it."""
         if self._open and name not in self._running:
             self._put(name, asyncio.get_running_loop().time())
             self._pump()
@@ -74,16 +85,30 @@ class Backlog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        loop = asyncio.get_running_loop()
-        while self._order and len(self._running) < AT_ONCE:
-            due, name = self._order[0]
-            if due > loop.time():
-                self._timer = loop.call_at(due, self._pump)
+        while len(self._running) < AT_ONCE:
+            name = self._next()
+            if name is None:
                 return
+            self._due.pop(name, None)
+            if name not in self._running:
+                self._begin(name)
+
+    def _next(self) -> str | None:
+        """What to read now; where nothing is, a timer is set for the first that will be."""
+        if self._urgent:
+            name = next(iter(self._urgent))
+            del self._urgent[name]
+            return name
+        loop = asyncio.get_running_loop()
+        while self._order:
+            due, name = self._order[0]
+            if self._due.get(name) == due and due > loop.time():
+                self._timer = loop.call_at(due, self._pump)
+                return None
             heapq.heappop(self._order)
             if self._due.get(name) == due:
-                del self._due[name]
-                self._begin(name)
+                return name
+        return None
 
     def _begin(self, name: str) -> None:
         if self._settled(name):
@@ -99,6 +124,9 @@ class Backlog:
         except Exception:  # noqa: BLE001 - logged whole
             # A defect in reading one must not keep the others from being read.
             _log.exception("reading %r again failed unexpectedly", name)
+        if not self._settled(name):
+            # The place stays taken: where all fail at once, trying must not keep the processor busy.
+            await asyncio.sleep(random.uniform(REST / 2, REST))  # noqa: S311 - spreads reads, hides nothing
 
     def _ended(self, name: str) -> None:
         del self._running[name]

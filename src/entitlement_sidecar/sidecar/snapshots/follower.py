@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
@@ -98,9 +99,14 @@ class Follower:
         """The feed is heard (again): what was left to read again when it was lost is taken up."""
         self._following = True
         self.backlog.open()
-        for name in (_CATALOGUE, *self._store.tenants()):
-            if not self._settled(name):
-                self.backlog.add(name)
+        if not self._settled(_CATALOGUE):
+            self.backlog.add(_CATALOGUE)
+        self._read_later(self._store.tenants())
+
+    def _read_later(self, tenants: Iterable[str]) -> None:
+        for tenant_id in tenants:
+            if not self._settled(tenant_id):
+                self.backlog.add_later(tenant_id)
 
     def _changed(self, event: Changed) -> None:
         if event.snapshot is not None and self._store.get(event.tenant_id) is not None:
@@ -121,7 +127,7 @@ class Follower:
         self._store.doubt_catalogue()
         # First: without it nothing can be decided.
         self.backlog.add(_CATALOGUE)
-        self._store.unfollow_all(as_of)
+        self._read_later(self._store.unfollow_all(as_of))
 
     def _settled(self, name: str) -> bool:
         return self._store.catalogue_current if name == _CATALOGUE else self._store.is_settled(name)
@@ -130,4 +136,4 @@ class Follower:
         if name == _CATALOGUE:
             await self._loader.load_catalogue()
         else:
-            await self._loader.load(name, self._store.floor(name))
+            await self._loader.read_again(name)

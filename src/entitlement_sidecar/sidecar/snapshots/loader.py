@@ -2,6 +2,9 @@
 
 Many callers that miss the same tenant share one load. A load honours the version floors that were set while
 it ran: what it brings is asked for again when the feed has named a newer version meanwhile.
+
+A cache may hold what was true once: what it says counts as current when the feed has named that version since
+it began, or when the plan store confirms it. Where there is no plan store to ask, the cache is believed.
 """
 
 from __future__ import annotations
@@ -79,7 +82,7 @@ class Loader:
         beginnings = self._beginnings
         floor = self._store.floor(tenant_id)
         wanted = max(min_version, floor)
-        for source in self._order(tenant_id, fresh=fresh):
+        for source in self._order(knowing_first=fresh or self._store.is_disowned(tenant_id)):
             try:
                 fetched = await source.snapshot(tenant_id, wanted)
             except TenantUnknownError:
@@ -94,7 +97,8 @@ class Loader:
                 continue
             if fetched is None:
                 continue
-            held = self._hold(fetched, followed=0 < beginnings == self._beginnings)
+            covered = 0 < beginnings == self._beginnings
+            held = self._hold(fetched, followed=covered and self._is_newest(fetched))
             if fetched.true_at is not None or not fresh:
                 return held
         metrics.snapshot_lookups.labels("none").inc()
@@ -104,12 +108,25 @@ class Loader:
         """A source that knows says that there is no such tenant."""
         self._store.note_unknown(tenant_id, self._clock.monotonic())
 
-    def _order(self, tenant_id: str, *, fresh: bool) -> Sequence[SnapshotSource]:
+    async def read_again(self, tenant_id: str) -> None:
+        """Reads what is held of a tenant again, so that it is confirmed, or gives way to what is newer."""
+        held = self._store.get(tenant_id)
+        floor = self._store.floor(tenant_id)
+        behind = held is None or held.snapshot.version < floor
+        # The version that the feed has named is believed from wherever it comes.
+        await self.load(tenant_id, floor, fresh=self._confirmed_by is not None and not behind)
+
+    def _order(self, *, knowing_first: bool) -> Sequence[SnapshotSource]:
         """Nearest first, but the one that knows first where a cache's word is not enough."""
         first = self._confirmed_by
-        if first is None or not (fresh or self._store.is_disowned(tenant_id)):
+        if first is None or not knowing_first:
             return self._sources
         return [first, *(source for source in self._sources if source is not first)]
+
+    def _is_newest(self, fetched: Fetched) -> bool:
+        if self._confirmed_by is None or fetched.true_at is not None:
+            return True
+        return self._store.is_named(fetched.snapshot.tenant_id, fetched.snapshot.version)
 
     def _hold(self, fetched: Fetched, *, followed: bool) -> HeldTenant | None:
         metrics.snapshot_lookups.labels(fetched.source.name.lower()).inc()
@@ -134,7 +151,7 @@ class Loader:
 
     async def _load_catalogue(self) -> None:
         beginnings = self._beginnings
-        for source in self._sources:
+        for source in self._order(knowing_first=self._store.catalogue_doubted):
             try:
                 document = await source.catalogue()
             except EntitlementsError as error:
@@ -143,7 +160,9 @@ class Loader:
             if document is None:
                 continue
             self._store.put_catalogue(document)
-            if beginnings == self._beginnings:
+            knows = self._confirmed_by is None or source is self._confirmed_by
+            newest = knows or self._store.is_catalogue_named(document.version)
+            if newest and beginnings == self._beginnings:
                 self._store.trust_catalogue()
             if document.version >= self._store.catalogue_floor:
                 return

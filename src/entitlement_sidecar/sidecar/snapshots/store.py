@@ -64,12 +64,14 @@ class SnapshotStore:
         self.catalogue = NO_CATALOGUE
         self.watchers = Watchers()
         self.on_unfollowed: Callable[[str], None] = lambda _: None
-        """Told of each held tenant that the feed does not confirm, when it comes to that."""
+        """Told of a held tenant that the feed does not confirm, when it comes to that."""
         self._catalogue_floor = 0
+        self._catalogue_named = 0
         self._catalogue_doubted = False
         self._max_tenants = max_tenants
         self._tenants: OrderedDict[str, HeldTenant] = OrderedDict()
         self._floors: dict[str, int] = {}
+        self._named: dict[str, int] = {}
         self._loading: Counter[str] = Counter()
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._disowned: OrderedDict[str, float] = OrderedDict()
@@ -110,7 +112,7 @@ class SnapshotStore:
         self.watchers.changed(tenant_id)
         while len(self._tenants) > self._max_tenants:
             evicted, _ = self._tenants.popitem(last=False)
-            self._floors.pop(evicted, None)
+            self._forget_floor(evicted)
         if not tenant.followed:
             self.on_unfollowed(tenant_id)
         return True
@@ -126,7 +128,11 @@ class SnapshotStore:
             return
         del self._loading[tenant_id]
         if tenant_id not in self._tenants:
-            self._floors.pop(tenant_id, None)
+            self._forget_floor(tenant_id)
+
+    def _forget_floor(self, tenant_id: str) -> None:
+        self._floors.pop(tenant_id, None)
+        self._named.pop(tenant_id, None)
 
     def raise_floor(self, tenant_id: str, version: int, as_of: datetime | None) -> bool:
         """Notes that a version exists. Says whether what is held is older, and has to be read again.
@@ -140,11 +146,16 @@ class SnapshotStore:
         if held is None and tenant_id not in self._loading:
             return False
         self._floors[tenant_id] = max(version, self.floor(tenant_id))
+        self._named[tenant_id] = max(version, self._named.get(tenant_id, 0))
         if held is None or held.snapshot.version >= version:
             return False
         _unfollow(held, as_of)
         self.on_unfollowed(tenant_id)
         return True
+
+    def is_named(self, tenant_id: str, version: int) -> bool:
+        """Whether the feed, since it began, has named a version, and none newer than this one."""
+        return 0 < self._named.get(tenant_id, 0) <= version
 
     def is_settled(self, tenant_id: str) -> bool:
         """Whether there is nothing to read again: the feed confirms it, or it is not held."""
@@ -154,10 +165,9 @@ class SnapshotStore:
     def unfollow_all(self, as_of: datetime | None) -> list[str]:
         """The feed may have missed something: nothing held is confirmed by it. Returns what to read again."""
         self._unknown.clear()
+        self._named.clear()
         for held in self._tenants.values():
             _unfollow(held, as_of)
-        for tenant_id in self._tenants:
-            self.on_unfollowed(tenant_id)
         return list(self._tenants)
 
     def note_unknown(self, tenant_id: str, now: float) -> None:
@@ -168,7 +178,7 @@ class SnapshotStore:
         asked. It is believed, as STALE, while the plan store cannot be asked; and a tenant that is deleted
         without an entry in the feed is served until it is read again.
         """
-        self._floors.pop(tenant_id, None)
+        self._forget_floor(tenant_id)
         if self._tenants.pop(tenant_id, None) is not None:
             self.watchers.changed(tenant_id)
         _remember(self._unknown, tenant_id, now + UNKNOWN_FOR)
@@ -193,17 +203,28 @@ class SnapshotStore:
         """The newest version of the catalogue that this sidecar has heard of; 0 when none."""
         return self._catalogue_floor
 
+    @property
+    def catalogue_doubted(self) -> bool:
+        """Whether the feed may have missed a newer one since what is held was confirmed."""
+        return self._catalogue_doubted
+
     def doubt_catalogue(self) -> None:
-        """The feed may have missed a newer one: what is held counts as current when a read has ended."""
+        """The feed may have missed a newer one: what is held counts as current when it was confirmed."""
         self._catalogue_doubted = True
+        self._catalogue_named = 0
 
     def trust_catalogue(self) -> None:
-        """What is held was read from a source since it was doubted."""
+        """What is held was confirmed by a source since it was doubted."""
         self._catalogue_doubted = False
+
+    def is_catalogue_named(self, version: int) -> bool:
+        """Whether the feed, since it began, has named a version, and none newer than this one."""
+        return 0 < self._catalogue_named <= version
 
     def raise_catalogue_floor(self, version: int) -> bool:
         """Notes that a version of the catalogue exists. Says whether what is held is older."""
         self._catalogue_floor = max(self._catalogue_floor, version)
+        self._catalogue_named = max(self._catalogue_named, version)
         return self.catalogue.version < version
 
     def put_catalogue(self, document: CatalogueDocument) -> None:
