@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.shop import Shop
 
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest
 from entitlement_sidecar.planstore.db import Database, OrganizationRow, TenantSnapshotRow, create_engine_for
@@ -21,6 +20,7 @@ from entitlement_sidecar.planstore.db.migrate import migrate
 from entitlement_sidecar.wire.envelopes import seal_snapshot
 from entitlement_sidecar.wire.snapshot_file import compile_file
 from support.conformance import FILES, UNHEARD, Case, Concept, concept, mismatches
+from support.shop import Shop
 
 NOT_THE_TRUTH = ("away", "newer", "stale_for")
 """What the plan store itself cannot be in."""
@@ -51,8 +51,11 @@ def hold(shop: Shop, whole: Concept) -> None:
     now = shop.clock.now()
     _, snapshots = compile_file(whole.file, now)
     with shop.database.writing() as session:
+        session.add_all(
+            OrganizationRow(tenant_id=tenant, snapshot_version=1, created_at=now) for tenant in snapshots
+        )
+        session.flush()
         for tenant, snapshot in snapshots.items():
-            session.add(OrganizationRow(tenant_id=tenant, snapshot_version=1, created_at=now))
             envelope = seal_snapshot(shop.key, snapshot)
             session.add(TenantSnapshotRow(tenant_id=tenant, version=1, envelope=envelope, compiled_at=now))
 

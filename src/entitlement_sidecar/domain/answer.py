@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from entitlement_sidecar.domain.decision import (
     CheckRequest,
@@ -53,7 +53,7 @@ def soon(ends_at: datetime | None, now: datetime) -> tuple[DecisionWarning, ...]
     """The warning that something ends within `ENDS_SOON`."""
     if ends_at is None or ends_at - now > ENDS_SOON:
         return ()
-    return (DecisionWarning(WarningKind.ENDS_SOON, ends_at.isoformat()),)
+    return (DecisionWarning(WarningKind.ENDS_SOON, f"{ends_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"),)
 
 
 _NOTES = {

@@ -132,8 +132,8 @@ class Limit(msgspec.Struct, frozen=True):
     """An amount per window. `amount` None is unlimited; 0 is legal and means never.
 
     Of seats it is how many subjects; a lifetime window is one in which they stay until they are released. Of
-    credits it is how many there are to burn, once (lifetime) or anew in each window. `since` is when the
-    tenant got it, where it resolves and may carry over; None is always.
+    credits it is how many there are to burn, once (lifetime) or anew in each window. `before` is what the
+    tenant had of it when the window before this one ended, where it resolves and may carry over.
     """
 
     amount: int | None
@@ -141,7 +141,7 @@ class Limit(msgspec.Struct, frozen=True):
     soft: bool = False
     carry_over_cap: int = 0
     overage_price: str = ""
-    since: datetime | None = None
+    before: int | None = None
 
     @property
     def key(self) -> str:

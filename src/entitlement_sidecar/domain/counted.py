@@ -19,7 +19,7 @@ from entitlement_sidecar.domain.decision import (
     WarningKind,
 )
 from entitlement_sidecar.domain.held import Case
-from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage, fits, wanted
+from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage, fits, most, wanted
 from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.undetermined import undetermined
 
@@ -39,8 +39,8 @@ def counted(
     consuming = request.mode is CheckMode.CONSUME
     if not resolution.limits and not resolution.buckets:
         return answer(case, Reason.UNLIMITED)
-    if _never_fits(resolution, quantity):
-        return _with_usage(case, Reason.EXCEEDS_LIMIT, resolution, usage)
+    if too_small := _too_small(resolution, quantity):
+        return msgspec.structs.replace(answer(case, Reason.EXCEEDS_LIMIT), limit=min(too_small))
     if usage is None or (
         consuming and usage.admitted is None and not usage.unavailable and not usage.allowance
     ):
@@ -58,13 +58,14 @@ def counted(
     return _with_usage(case, reason, resolution, usage)
 
 
-def _never_fits(resolution: Resolution, quantity: int) -> bool:
+def _too_small(resolution: Resolution, quantity: int) -> list[int]:
+    """The most that there can ever be, of every hard limit that can never hold a quantity."""
     if resolution.buckets:
-        return quantity > sum(bucket.amount or 0 for bucket in resolution.buckets)
-    return any(
-        not limit.soft and limit.amount is not None and quantity > limit.amount + limit.carry_over_cap
-        for limit in resolution.limits
-    )
+        sizes = [sum(bucket.amount or 0 for bucket in resolution.buckets)]
+    else:
+        hard = [most(limit) for limit in resolution.limits if not limit.soft]
+        sizes = [size for size in hard if size is not None]
+    return [size for size in sizes if size < quantity]
 
 
 def _has_room(feature: Feature, usage: QuotaUsage, quantity: int) -> bool:
@@ -124,6 +125,7 @@ def _with_credits(case: Case, decision: Decision, usage: QuotaUsage) -> Decision
     amount, used = sum(use.amount for use in uses), sum(use.used for use in uses)
     total = LimitUsage("credits", amount, soft=False, window_start=case.now, reset_at=None, used=used)
     expiring = [use.expires_at for use in uses if use.expires_at is not None and use.remaining]
+    soonest = soon(min(expiring, default=None), case.now)
     return msgspec.structs.replace(
         decision,
         limit=amount,
@@ -132,7 +134,7 @@ def _with_credits(case: Case, decision: Decision, usage: QuotaUsage) -> Decision
         usage_as_of=usage.as_of,
         held=usage.held,
         pending=usage.pending,
-        warnings=(*decision.warnings, *_near([total]), *soon(min(expiring, default=None), case.now)),
+        warnings=tuple(dict.fromkeys([*decision.warnings, *_near([total]), *soonest])),
         credits=uses,
     )
 

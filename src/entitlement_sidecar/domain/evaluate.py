@@ -19,7 +19,7 @@ from entitlement_sidecar.domain.held import Case, Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.undetermined import fallen_back, undetermined
-from entitlement_sidecar.domain.values import value_allowed
+from entitlement_sidecar.domain.values import any_allows
 
 
 def evaluate(
@@ -64,9 +64,7 @@ def _granted(
 def _config(case: Case, resolution: Resolution) -> Decision:
     request = case.request
     granted = [value for value in (resolution.value, *resolution.others) if value is not None]
-    fits = not request.has_requested_value or any(
-        value_allowed(value, request.requested_value) for value in granted
-    )
+    fits = not request.has_requested_value or any_allows(granted, request.requested_value)
     return answer(case, Reason.ENABLED if fits else Reason.VALUE_NOT_ALLOWED)
 
 

@@ -96,9 +96,9 @@ def carries_over(limit: Limit, window: Window) -> bool:
     """Whether anything can have been left over for a window: the tenant had the limit before it began."""
     return (
         limit.carry_over_cap > 0
+        and limit.before is not None
         and limit.amount is not None
-        and window.end is not None
-        and (limit.since is None or limit.since < window.start)
+        and bool(window.end)
     )
 
 
@@ -108,7 +108,14 @@ def carried_over(limit: Limit, before: Spent | None) -> int:
     What had itself been carried burns first and never carries twice.
     """
     used = 0 if before is None else max(0, before.used - before.carried)
-    return min(limit.carry_over_cap, max(0, (limit.amount or 0) - used))
+    return min(limit.carry_over_cap, max(0, (limit.before or 0) - used))
+
+
+def most(limit: Limit) -> int | None:
+    """All that there can ever be of a limit in one window; None when unlimited."""
+    if limit.amount is None:
+        return None
+    return limit.amount + min(limit.carry_over_cap, max(limit.amount, limit.before or 0))
 
 
 def burn(available: Sequence[int], quantity: int) -> list[int] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any
 
@@ -210,7 +210,12 @@ def resolve(snapshot: Snapshot, feature: Feature, now: datetime) -> Resolution:
         refusing = _ruling(weighed)
         provenance = (refusing.provenance,) if refusing else ()
         return Resolution(denied, provenance, valid_until=valid_until)
-    return _granted(feature, chosen, lives, now, valid_until)
+    granted = _granted(feature, chosen, lives, now, valid_until)
+    if not any(limit.carry_over_cap for limit in granted.limits):
+        return granted
+    limits = _with_what_was_before(snapshot, feature, granted.limits, now)
+    ends = [window_at(limit.window, now).end for limit in limits if limit.carry_over_cap]
+    return msgspec.structs.replace(granted, limits=limits, valid_until=_earliest([valid_until, *ends]))
 
 
 def _denial(feature: Feature, weighed: Sequence[Weighed], chosen: Sequence[Grant]) -> Reason | None:
@@ -229,17 +234,20 @@ def _granted(
 ) -> Resolution:
     values = _values(feature, chosen)
     buckets = _buckets(chosen, lives, now) if feature.kind is FeatureKind.CREDITS else ()
-    ends = [bucket.until for bucket in buckets if bucket.until is not None]
     return Resolution(
         None,
         provenance=tuple(_in_phase(grant, lives) for grant in chosen),
         value=values[0] if values else None,
         others=tuple(values[1:]),
-        limits=_limits(feature, chosen, lives),
+        limits=_limits(feature, chosen),
         buckets=buckets,
-        valid_until=min([*ends, valid_until or _NEVER]) if ends else valid_until,
+        valid_until=_earliest([valid_until, *(bucket.until for bucket in buckets)]),
         ends_at=_ends_at(chosen, lives),
     )
+
+
+def _earliest(instants: Iterable[datetime | None]) -> datetime | None:
+    return min((instant for instant in instants if instant is not None), default=None)
 
 
 def _in_phase(grant: Grant, lives: Lives) -> Provenance:
@@ -253,17 +261,38 @@ def _in_phase(grant: Grant, lives: Lives) -> Provenance:
     return grant.provenance
 
 
-def _limits(feature: Feature, chosen: Sequence[Grant], lives: Lives) -> tuple[Limit, ...]:
+def _limits(feature: Feature, chosen: Sequence[Grant]) -> tuple[Limit, ...]:
     if feature.kind not in {FeatureKind.METERED, FeatureKind.SEATS}:
         return ()
-    return merge_limits(tuple(_begun(limit, grant, lives) for limit in grant.limits) for grant in chosen)
+    return merge_limits(grant.limits for grant in chosen)
 
 
-def _begun(limit: Limit, grant: Grant, lives: Lives) -> Limit:
-    """A limit that may carry over says since when the tenant has it: before, there was nothing to save."""
-    if not limit.carry_over_cap:
-        return limit
-    return msgspec.structs.replace(limit, since=_since(grant, lives))
+def _with_what_was_before(
+    snapshot: Snapshot, feature: Feature, limits: tuple[Limit, ...], now: datetime
+) -> tuple[Limit, ...]:
+    """Limits that may carry over say what the tenant had of them when the window before this one ended."""
+    return tuple(
+        msgspec.structs.replace(limit, before=_had(snapshot, feature, limit, now))
+        if limit.carry_over_cap
+        else limit
+        for limit in limits
+    )
+
+
+def _had(snapshot: Snapshot, feature: Feature, limit: Limit, now: datetime) -> int | None:
+    start = window_at(limit.window, now).start
+    granted = _chosen(snapshot, feature, start - timedelta(microseconds=1))
+    return next((one.amount for one in _limits(feature, granted) if one.key == limit.key), None)
+
+
+def _chosen(snapshot: Snapshot, feature: Feature, now: datetime) -> list[Grant]:
+    """The grants that apply at an instant; none where the tenant's state denies everything."""
+    lives = lives_at(snapshot, now)
+    if state_denial(lives):
+        return []
+    weighed = weigh(snapshot, feature, lives, now)
+    applying = [one.grant for one in weighed if one.standing is Standing.APPLIES]
+    return [] if _denial(feature, weighed, applying) else applying
 
 
 def _since(grant: Grant, lives: Lives) -> datetime | None:
@@ -288,13 +317,11 @@ def merge_limits(groups: Iterable[tuple[Limit, ...]]) -> tuple[Limit, ...]:
 
 def _sum(one: Limit, other: Limit) -> Limit:
     unlimited = one.amount is None or other.amount is None
-    always = one.since is None or other.since is None
     return msgspec.structs.replace(
         one,
         amount=None if unlimited else min((one.amount or 0) + (other.amount or 0), MAX_QUANTITY),
         carry_over_cap=min(one.carry_over_cap + other.carry_over_cap, MAX_QUANTITY),
         overage_price=one.overage_price or other.overage_price,
-        since=None if always else min(one.since or _NEVER, other.since or _NEVER),
     )
 
 
@@ -359,7 +386,7 @@ def _next_change(
     for subscription in subscriptions:
         for phase in subscription.phases:
             instants += (phase.since, phase.until)
-    return min((instant for instant in instants if instant is not None and instant > now), default=None)
+    return _earliest(instant for instant in instants if instant is not None and instant > now)
 
 
 def _ends_at(chosen: Sequence[Grant], lives: Lives) -> datetime | None:

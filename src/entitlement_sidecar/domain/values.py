@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -17,6 +18,16 @@ def value_allowed(granted: Any, requested: Any) -> bool:  # noqa: ANN401 - confi
     if _is_number(granted) and _is_number(requested):
         return bool(requested <= granted)
     return _same(granted, requested)
+
+
+def any_allows(granted: Sequence[Any], requested: Any) -> bool:  # noqa: ANN401 - config values are JSON
+    """Whether values that are all granted allow a requested one: one of them, or lists and texts together."""
+    if any(value_allowed(value, requested) for value in granted):
+        return True
+    if not any(isinstance(value, list) for value in granted):
+        return False
+    listed = [value if isinstance(value, list) else [value] for value in granted if not _is_number(value)]
+    return value_allowed([item for items in listed for item in items], requested)
 
 
 def _is_number(value: Any) -> bool:  # noqa: ANN401

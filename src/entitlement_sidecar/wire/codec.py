@@ -255,6 +255,8 @@ def usage_to_proto(usage: LimitUsage) -> quota_pb2.LimitUsage:
         reset_at=maybe_timestamp(usage.reset_at),
         used=usage.used,
         outstanding=usage.outstanding,
+        carried=usage.carried,
+        taken=usage.taken,
     )
 
 
@@ -268,6 +270,8 @@ def usage_from_proto(message: quota_pb2.LimitUsage) -> LimitUsage:
         reset_at=from_timestamp(message.reset_at) if message.HasField("reset_at") else None,
         used=message.used,
         outstanding=message.outstanding,
+        carried=message.carried,
+        taken=message.taken,
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +164,16 @@ def compile_file(
             compiled_at=now,
             catalogue_version=version,
             subscriptions=tuple(Subscription(one.id, one.plan, 1, one.phases) for one in entry.subscriptions),
-            grants=(*_bought(entry.subscriptions, catalogue), *entry.grants),
+            grants=(*_bought(entry.subscriptions, catalogue), *map(partial(_anchored, entry), entry.grants)),
         )
         for tenant, entry in file.tenants.items()
     }
+
+
+def _anchored(entry: TenantEntry, grant: Grant) -> Grant:
+    """An override's billing cycles are those of the tenant's first subscription."""
+    anchor = entry.subscriptions[0].since if entry.subscriptions else None
+    return msgspec.structs.replace(grant, limits=tuple(limit.bought(1, anchor) for limit in grant.limits))
 
 
 def _bought(subscriptions: Iterable[SubscriptionEntry], catalogue: Catalogue) -> Iterator[Grant]:

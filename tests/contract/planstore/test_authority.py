@@ -11,6 +11,7 @@ import pytest
 
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, Limit
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, InvalidInputError
+from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
 from entitlement_sidecar.planstore.db import Database
@@ -136,7 +137,7 @@ def used(value: int, at: datetime) -> tuple[tuple[str, str], UsageEvent]:
 def test_usage_without_a_grant_takes_room(database: Database, consume: Consume, clock: FakeClock) -> None:
     """Unadmitted usage may pass the limit and then refuses what comes after (DESIGN 7)."""
     limits = (Limit(5, DAY),)
-    in_force = {("acme", "calls"): limits}
+    in_force = {("acme", "calls"): Resolution(None, limits=limits)}
     with database.writing() as session:
         add_all_unadmitted(session, [used(4, clock.now())], in_force)
     assert consume(2, "one", *limits).admitted is False

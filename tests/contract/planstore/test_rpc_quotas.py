@@ -96,7 +96,7 @@ def test_a_feature_that_is_not_metered_has_no_quota(shop: Any, consume: Any) -> 
 
     assert (code, details) == (
         grpc.StatusCode.INVALID_ARGUMENT,
-        "feature: 'sso' is boolean; expected a metered feature",
+        "feature: 'sso' is boolean; expected one that is counted",
     )
 
 

@@ -56,7 +56,7 @@ class QuotaChecks:
     def _consume(self, session: Session, request: CheckRequest) -> Decision:
         now = self._clock.now()
         decision, usage = self._decide(session, request, now)
-        if not decision.allowed or decision.kind != FeatureKind.METERED:
+        if not decision.allowed or decision.kind not in {FeatureKind.METERED, FeatureKind.CREDITS}:
             return decision
         event = _event(session, request, usage.lease_id, now)
         if event is None:
@@ -90,9 +90,10 @@ def _held(session: Session, tenant_id: str, now: datetime) -> Held:
 
 
 def _admission(request: CheckRequest, ask: QuotaAsk) -> Admission:
-    return Admission(
-        request.tenant_id, request.feature, ask.quantity, request.request_id, ask.resolution.limits
-    )
+    # A sidecar names it so too: the same consumption here and there is one.
+    name = consumption_event_id(request.tenant_id, request.feature, request.request_id)
+    admission = Admission.of(request.tenant_id, ask.feature, ask.resolution, ask.quantity, name)
+    return msgspec.structs.replace(admission, subject=request.subject)
 
 
 def _event(session: Session, request: CheckRequest, lease_id: str, now: datetime) -> UsageEvent | None:
@@ -110,7 +111,6 @@ def _event(session: Session, request: CheckRequest, lease_id: str, now: datetime
         occurred_at=now,
         recorded_at=now,
         correlation_id=request.correlation_id or request.request_id,
-        emitter=EMITTER,
         recorded_by=EMITTER,
         subject=request.subject,
         classification=metric.classification,

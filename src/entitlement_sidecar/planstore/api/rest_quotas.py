@@ -34,7 +34,9 @@ class CheckBody(Body):
         "", max_length=MAX_REQUEST_ID, description="Makes `record_usage` safe to retry.", examples=["job-17"]
     )
     requested_value: Any = Field(None, description="Config features: the value that the caller wants to use.")
-    subject: str = Field("", max_length=MAX_NAME, examples=["user-7"])
+    subject: str = Field(
+        "", max_length=MAX_NAME, description="Who: required to take a seat.", examples=["user-7"]
+    )
     correlation_id: str = Field("", max_length=MAX_NAME)
 
 
@@ -50,6 +52,17 @@ class WarningView(View):
 
     kind: str
     detail: str
+
+
+class CreditView(View):
+    """One credit grant, in burn order."""
+
+    grant: str = Field(examples=["welcome"])
+    amount: int
+    used: int
+    remaining: int
+    burnt: int = Field(description="What this call took of it.")
+    expires_at: datetime | None
 
 
 class DecisionView(View):
@@ -76,6 +89,7 @@ class DecisionView(View):
     evaluation_required: bool
     governance_required: bool
     notes: list[str] = Field(examples=[["billing:quota-exceeded:requests"]])
+    credits: list[CreditView] = Field(description="Credits: every grant in the order in which they burn.")
 
 
 def quotas(dependencies: ApiDependencies) -> APIRouter:
@@ -137,4 +151,15 @@ def _view(decision: Decision) -> DecisionView:
         evaluation_required=decision.evaluation_required,
         governance_required=decision.governance_required,
         notes=list(decision.notes),
+        credits=[
+            CreditView(
+                grant=use.grant,
+                amount=use.amount,
+                used=use.used,
+                remaining=use.remaining,
+                burnt=use.burnt,
+                expires_at=use.expires_at,
+            )
+            for use in decision.credits
+        ],
     )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import grpc
+from collections.abc import Iterator, Sequence
 
-from entitlement_sidecar.domain.catalogue import MAX_QUANTITY
+import grpc
+import msgspec
+from sqlalchemy.orm import Session
+
+from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, FeatureKind
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import InvalidInputError, Violation
 from entitlement_sidecar.domain.quota import QuotaUsage
@@ -15,6 +19,7 @@ from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthori
 from entitlement_sidecar.wire.codec import to_timestamp, usage_to_proto
 from entitlement_sidecar.wire.fields import (
     KEY_FORM,
+    MAX_NAME,
     MAX_REQUEST_ID,
     TENANT_FORM,
     expected,
@@ -22,6 +27,9 @@ from entitlement_sidecar.wire.fields import (
     is_tenant,
 )
 from entitlement_sidecar.wire.v1 import quota_pb2, quota_pb2_grpc
+
+MAX_ITEMS = 100
+"""Amounts admitted at once at most."""
 
 
 class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
@@ -39,19 +47,57 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         with answering(context):
             return self._consume(request)
 
+    def ConsumeAll(  # noqa: N802 - the contract's name
+        self, request: quota_pb2.ConsumeAllRequest, context: grpc.ServicerContext
+    ) -> quota_pb2.ConsumeAllResponse:
+        """Admits several amounts of one tenant at once, or none of them."""
+        with answering(context):
+            return self._consume_all(request)
+
     def _consume(self, request: quota_pb2.ConsumeRequest) -> quota_pb2.ConsumeResponse:
-        _validate(request)
+        _validate(list(_violations(request)))
         begin = self._database.writing if request.quantity else self._database.reading
         with begin() as session:
-            held = in_force(session, request.tenant_id, request.feature, self._clock.now())
-            if not held.live:
-                usage = QuotaUsage(as_of=self._clock.now())
-            else:
-                admission = Admission(
-                    request.tenant_id, request.feature, request.quantity, request.request_id, held.limits
-                )
-                usage = self._authority.admit(session, admission)
-        return _response(usage, held.snapshot_version)
+            admission, version = self._admission(session, request.tenant_id, request)
+            if admission is None:
+                return _response(QuotaUsage(as_of=self._clock.now()), version)
+            return _response(self._authority.admit(session, admission), version)
+
+    def _consume_all(self, request: quota_pb2.ConsumeAllRequest) -> quota_pb2.ConsumeAllResponse:
+        _validate(list(_all_violations(request)))
+        with self._database.writing() as session:
+            asked = [self._admission(session, request.tenant_id, item) for item in request.items]
+            known = [admission for admission, _ in asked if admission is not None]
+            if len(known) < len(asked):
+                # The tenant lacks one of the features now: nothing is admitted, the others are looked at.
+                return self._refused(session, asked)
+            admitted, usages = self._authority.admit_all(session, known)
+        results = [_response(usage, version) for usage, (_, version) in zip(usages, asked, strict=True)]
+        return quota_pb2.ConsumeAllResponse(admitted=admitted, results=results)
+
+    def _refused(self, session: Session, asked: Sequence[_Asked]) -> quota_pb2.ConsumeAllResponse:
+        results = []
+        for admission, version in asked:
+            usage = QuotaUsage(as_of=self._clock.now())
+            if admission is not None:
+                look = msgspec.structs.replace(admission, quantity=0)
+                usage = msgspec.structs.replace(self._authority.admit(session, look), admitted=True)
+            results.append(_response(usage, version))
+        return quota_pb2.ConsumeAllResponse(admitted=False, results=results)
+
+    def _admission(self, session: Session, tenant_id: str, request: quota_pb2.ConsumeRequest) -> _Asked:
+        """What to admit, and the version of the snapshot that says so; None where the tenant lacks it now."""
+        held = in_force(session, tenant_id, request.feature, self._clock.now())
+        if held.feature is None or held.resolution is None:
+            return None, held.snapshot_version
+        quantity = request.quantity
+        if held.feature.kind is FeatureKind.SEATS:
+            quantity = min(quantity, 1)
+        admission = Admission.of(tenant_id, held.feature, held.resolution, quantity, request.request_id)
+        return msgspec.structs.replace(admission, subject=request.subject), held.snapshot_version
+
+
+_Asked = tuple[Admission | None, int]
 
 
 def _response(usage: QuotaUsage, snapshot_version: int) -> quota_pb2.ConsumeResponse:
@@ -61,22 +107,42 @@ def _response(usage: QuotaUsage, snapshot_version: int) -> quota_pb2.ConsumeResp
         snapshot_version=snapshot_version,
         as_of=None if usage.as_of is None else to_timestamp(usage.as_of),
         lease_id=usage.lease_id,
+        holds=usage.holds,
     )
 
 
-def _validate(request: quota_pb2.ConsumeRequest) -> None:
-    wrong = []
-    if not is_tenant(request.tenant_id):
-        wrong.append(Violation("tenant_id", expected(TENANT_FORM, request.tenant_id)))
-    if not is_key(request.feature):
-        wrong.append(Violation("feature", expected(KEY_FORM, request.feature)))
-    if not 0 <= request.quantity <= MAX_QUANTITY:
-        wrong.append(Violation("quantity", expected(f"0 to {MAX_QUANTITY}", request.quantity)))
-    if not _is_request_id(request):
-        form = f"1 to {MAX_REQUEST_ID} printable characters when quantity is above 0"
-        wrong.append(Violation("request_id", expected(form, request.request_id)))
+def _validate(wrong: list[Violation]) -> None:
     if wrong:
         raise InvalidInputError(wrong)
+
+
+def _all_violations(request: quota_pb2.ConsumeAllRequest) -> Iterator[Violation]:
+    if not is_tenant(request.tenant_id):
+        yield Violation("tenant_id", expected(TENANT_FORM, request.tenant_id))
+    if not 1 <= len(request.items) <= MAX_ITEMS:
+        yield Violation("items", f"expected 1 to {MAX_ITEMS}, got {len(request.items)}")
+        return
+    for index, item in enumerate(request.items):
+        if item.tenant_id:
+            yield Violation(f"items[{index}].tenant_id", "expected to be empty: all are of one tenant")
+        if not item.quantity:
+            yield Violation(f"items[{index}].quantity", "expected 1 or more")
+        for one in _violations(item, tenant=False):
+            yield Violation(f"items[{index}].{one.field}", one.description)
+
+
+def _violations(request: quota_pb2.ConsumeRequest, *, tenant: bool = True) -> Iterator[Violation]:
+    if tenant and not is_tenant(request.tenant_id):
+        yield Violation("tenant_id", expected(TENANT_FORM, request.tenant_id))
+    if not is_key(request.feature):
+        yield Violation("feature", expected(KEY_FORM, request.feature))
+    if not 0 <= request.quantity <= MAX_QUANTITY:
+        yield Violation("quantity", expected(f"0 to {MAX_QUANTITY}", request.quantity))
+    if not _is_request_id(request):
+        form = f"1 to {MAX_REQUEST_ID} printable characters when quantity is above 0"
+        yield Violation("request_id", expected(form, request.request_id))
+    if len(request.subject) > MAX_NAME or not request.subject.isprintable():
+        yield Violation("subject", expected(f"up to {MAX_NAME} printable characters", request.subject))
 
 
 def _is_request_id(request: quota_pb2.ConsumeRequest) -> bool:

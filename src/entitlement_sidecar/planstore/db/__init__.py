@@ -16,7 +16,7 @@ from entitlement_sidecar.planstore.db.catalogue_tables import (
     PlanRow,
 )
 from entitlement_sidecar.planstore.db.engine import create_engine_for
-from entitlement_sidecar.planstore.db.quota_tables import QuotaAdmissionRow, QuotaCounterRow
+from entitlement_sidecar.planstore.db.quota_tables import QuotaAdmissionRow, QuotaCounterRow, QuotaSeatRow
 from entitlement_sidecar.planstore.db.snapshot_tables import (
     FeedStateRow,
     RedisFeedStateRow,
@@ -42,6 +42,7 @@ __all__ = [
     "PlanRow",
     "QuotaAdmissionRow",
     "QuotaCounterRow",
+    "QuotaSeatRow",
     "RedisFeedStateRow",
     "SnapshotOutboxRow",
     "SubscriptionAddOnRow",

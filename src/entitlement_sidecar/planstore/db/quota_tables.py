@@ -11,7 +11,10 @@ from entitlement_sidecar.planstore.db.base import Base
 
 
 class QuotaCounterRow(Base):
-    """One limit in one window: what was admitted, what was used without asking, what Redis may grant."""
+    """One limit in one window, or one credit grant: admitted, used without asking, what Redis may grant.
+
+    `carried` came from the window before, fixed at the first grant; null before that.
+    """
 
     __tablename__ = "quota_counters"
     __table_args__ = (
@@ -28,6 +31,20 @@ class QuotaCounterRow(Base):
     admitted: Mapped[int] = mapped_column(BigInteger, server_default="0")
     unadmitted: Mapped[int] = mapped_column(BigInteger, server_default="0")
     delegated: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    carried: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class QuotaSeatRow(Base):
+    """Who holds a seat of a limit in a window; the counter of the limit says how many do."""
+
+    __tablename__ = "quota_seats"
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    feature: Mapped[str] = mapped_column(primary_key=True)
+    limit_key: Mapped[str] = mapped_column(primary_key=True)
+    window_start: Mapped[datetime] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    taken_at: Mapped[datetime]
 
 
 class QuotaAdmissionRow(Base):

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 
 import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from entitlement_sidecar.domain.catalogue import FeatureKind, Limit
+from entitlement_sidecar.domain.catalogue import COUNTED, Feature, FeatureKind
 from entitlement_sidecar.domain.errors import InvalidInputError, TenantUnknownError
-from entitlement_sidecar.domain.resolve import resolve
-from entitlement_sidecar.domain.snapshot import Snapshot
+from entitlement_sidecar.domain.resolve import Resolution, resolve
+from entitlement_sidecar.domain.snapshot import Phase, Snapshot, SubscriptionState
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import TenantSnapshotRow
 from entitlement_sidecar.planstore.usage.bulk import among
 from entitlement_sidecar.wire.snapshot_codec import snapshot_from_proto
 from entitlement_sidecar.wire.v1 import snapshot_pb2
 
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+_USED = frozenset({FeatureKind.METERED, FeatureKind.CREDITS})
+"""Kinds whose use is an event."""
+
 
 class InForce(msgspec.Struct, frozen=True):
-    """The limits of one feature for one tenant at one instant.
+    """What one tenant has of one counted feature at one instant.
 
-    `live` False: the tenant has no entitlement to the feature now. Live without limits is unlimited.
+    `resolution` None: the tenant has no entitlement to the feature now. Without limits it is unlimited.
     """
 
-    live: bool
-    limits: tuple[Limit, ...]
+    feature: Feature | None
+    resolution: Resolution | None
     snapshot_version: int
 
 
@@ -39,45 +44,56 @@ def newest_snapshot(session: Session, tenant_id: str) -> Snapshot | None:
 
 
 def in_force(session: Session, tenant_id: str, feature_key: str, now: datetime) -> InForce:
-    """The limits that hold for a tenant's use of a metered feature (DESIGN 7: the limit in force).
+    """The limits that hold for a tenant's use of a counted feature (DESIGN 7: the limit in force).
 
     A feature that no catalogue names is one that nobody has.
 
     Raises:
         TenantUnknownError: There is no such tenant.
-        InvalidInputError: The feature is not metered.
+        InvalidInputError: The feature is not counted.
     """
     snapshot = newest_snapshot(session, tenant_id)
     if snapshot is None:
         raise TenantUnknownError(tenant_id)
     feature = current_document(session).features.get(feature_key)
     if feature is None:
-        return InForce(live=False, limits=(), snapshot_version=snapshot.version)
-    if feature.kind is not FeatureKind.METERED:
+        return InForce(None, None, snapshot.version)
+    if feature.kind not in COUNTED:
         kind = feature.kind.name.lower()
-        raise InvalidInputError.of("feature", f"{feature_key!r} is {kind}; expected a metered feature")
+        raise InvalidInputError.of("feature", f"{feature_key!r} is {kind}; expected one that is counted")
     resolution = resolve(snapshot, feature, now)
-    return InForce(resolution.denied is None, resolution.limits, snapshot.version)
+    live = resolution.denied is None and resolution.understood
+    return InForce(feature, resolution if live else None, snapshot.version)
 
 
 def limits_of(
     session: Session, wanted: Collection[tuple[str, str]], instant: datetime
-) -> dict[tuple[str, str], tuple[Limit, ...]]:
-    """The limits that usage without a grant counts against, of many (tenant, feature) at once.
+) -> dict[tuple[str, str], Resolution]:
+    """What usage without a grant counts against, of many (tenant, feature) at once.
 
-    What is unlimited, unknown or not metered is absent.
+    Also while the tenant is suspended or has ended: what happened is counted, so that it is known when the
+    tenant comes back. What is unlimited, unknown or not counted is absent.
     """
     features = current_document(session).features
-    metered = {key for key in wanted if key[1] in features and features[key[1]].kind is FeatureKind.METERED}
+    used = {key for key in wanted if key[1] in features and features[key[1]].kind in _USED}
     row = TenantSnapshotRow
-    tenants = {tenant for tenant, _ in metered}
+    tenants = {tenant for tenant, _ in used}
     query = select(row.tenant_id, row.envelope).where(among(session, row.tenant_id, tenants))
-    snapshots = {tenant: _opened(envelope) for tenant, envelope in session.execute(query).all()}
-    return {
-        (tenant, feature): limits
-        for tenant, feature in metered
-        if tenant in snapshots and (limits := resolve(snapshots[tenant], features[feature], instant).limits)
+    snapshots = {tenant: _always_live(_opened(envelope)) for tenant, envelope in session.execute(query).all()}
+    found = {
+        (tenant, feature): resolve(snapshots[tenant], features[feature], instant)
+        for tenant, feature in used
+        if tenant in snapshots
     }
+    return {key: resolution for key, resolution in found.items() if resolution.limits or resolution.buckets}
+
+
+def _always_live(snapshot: Snapshot) -> Snapshot:
+    live = (Phase(SubscriptionState.ACTIVE, _BEGINNING),)
+    return msgspec.structs.replace(
+        snapshot,
+        subscriptions=tuple(msgspec.structs.replace(one, phases=live) for one in snapshot.subscriptions),
+    )
 
 
 @lru_cache(maxsize=4096)

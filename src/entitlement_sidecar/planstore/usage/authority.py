@@ -1,9 +1,10 @@
 """The root authority: one row per (tenant, feature, limit, window), and no grant beyond it (DESIGN 7).
 
-    admitted + unadmitted + delegated + n <= amount
+    admitted + unadmitted + delegated + n <= amount + carried
 
 holds for every grant of a hard limit, because it is the condition of the very statement that adds `n`. Soft
-limits always admit and are counted alike. All limits of a feature admit together, or none does.
+limits always admit and are counted alike. All limits of a feature admit together, or none does. A seat is one
+of a limit, taken once per subject and window; credits are taken from grants in burn order.
 """
 
 from __future__ import annotations
@@ -12,33 +13,56 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Row, select, update
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 from uuid6 import uuid7
 
-from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, Limit
+from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, Feature, FeatureKind, Limit
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, InvalidInputError
-from entitlement_sidecar.domain.quota import LimitUsage, QuotaUsage
-from entitlement_sidecar.domain.window import Window, window_at
-from entitlement_sidecar.planstore.db import Database, QuotaAdmissionRow, QuotaCounterRow
+from entitlement_sidecar.domain.quota import LimitUsage, QuotaUsage, bucket_usage, burn
+from entitlement_sidecar.domain.resolve import Bucket, Resolution
+from entitlement_sidecar.domain.window import window_at
+from entitlement_sidecar.planstore.db import Database, QuotaAdmissionRow, QuotaCounterRow, QuotaSeatRow
 from entitlement_sidecar.planstore.db.upsert import insert_for
+from entitlement_sidecar.planstore.usage.counters import Counters, Place, usage_of
 from entitlement_sidecar.telemetry import metrics
-
-_COUNTER_MAX = 2**62
-"""What a counter of a soft limit may reach: beyond it the next addition could leave 64 bits."""
-
-Amounts = Row[int, int, int] | tuple[int, int, int]
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """What is asked of the authority. `request_id` may be empty only when `quantity` is 0, which reads."""
+    """What is asked of the authority. `request_id` may be empty only when `quantity` is 0, which reads.
+
+    Seats need the `subject` that takes one; credits have `buckets` instead of limits.
+    """
 
     tenant_id: str
     feature: str
     quantity: int
     request_id: str
-    limits: tuple[Limit, ...]
+    limits: tuple[Limit, ...] = ()
+    buckets: tuple[Bucket, ...] = ()
+    subject: str = ""
+    seats: bool = False
+
+    @classmethod
+    def of(
+        cls, tenant_id: str, feature: Feature, resolution: Resolution, quantity: int, request_id: str
+    ) -> Admission:
+        """What a feature needs that resolves so, but for the subject of a seat."""
+        return cls(
+            tenant_id,
+            feature.key,
+            quantity,
+            request_id,
+            resolution.limits,
+            resolution.buckets,
+            seats=feature.kind is FeatureKind.SEATS,
+        )
+
+    @property
+    def counters(self) -> Counters:
+        """Where it is counted."""
+        return Counters(self.tenant_id, self.feature)
 
 
 class _FullError(Exception):
@@ -47,6 +71,10 @@ class _FullError(Exception):
 
 class _RepeatedError(Exception):
     """Another transaction has just admitted the same request id."""
+
+
+class _NotAllError(Exception):
+    """One of several admissions was refused: undoes the others."""
 
 
 class RootAuthority:
@@ -59,7 +87,7 @@ class RootAuthority:
     def consume(
         self, tenant_id: str, feature: str, quantity: int, request_id: str, limits: tuple[Limit, ...]
     ) -> QuotaUsage:
-        """As `admit`, in a transaction of its own."""
+        """As `admit` of a metered feature, in a transaction of its own."""
         admission = Admission(tenant_id, feature, quantity, request_id, limits)
         if quantity == 0:
             with self._database.reading() as session:
@@ -74,25 +102,52 @@ class RootAuthority:
 
         Raises:
             IdempotencyConflictError: The request id came before with another feature or quantity.
-            InvalidInputError: The quantity is out of range, or the request id is missing.
+            InvalidInputError: The quantity is out of range, or the request id or a seat's subject is missing.
         """
         _validate(admission)
-        now = self._clock.now()
-        outcome, usage = _judged(session, admission, now)
+        outcome, usage = _judged(session, admission, self._clock.now())
         metrics.admissions.labels(outcome).inc()
         return usage
+
+    def admit_all(self, session: Session, admissions: Sequence[Admission]) -> tuple[bool, list[QuotaUsage]]:
+        """Admits everything in the caller's transaction, or nothing; raises as `admit`.
+
+        Where one is refused, `admitted` of the others says whether they would have been.
+        """
+        answers: list[QuotaUsage] = []
+        try:
+            with session.begin_nested():
+                answers += [self.admit(session, admission) for admission in admissions]
+                if not all(answer.admitted for answer in answers):
+                    raise _NotAllError
+        except _NotAllError:
+            return False, answers
+        return True, answers
+
+    def release_seat(self, session: Session, admission: Admission) -> bool:
+        """Gives the subject's seat of the windows that run now back. Says whether it had one."""
+        mine = _my_seats(admission, [place for place, _ in _places(admission.limits, self._clock.now())])
+        freed = session.execute(
+            delete(QuotaSeatRow).where(*mine).returning(QuotaSeatRow.limit_key, QuotaSeatRow.window_start)
+        ).all()
+        for limit_key, window_start in sorted((key, start) for key, start in freed):
+            admission.counters.give_back(session, (limit_key, window_start), 1)
+        return bool(freed)
 
 
 def _judged(session: Session, admission: Admission, now: datetime) -> tuple[str, QuotaUsage]:
     if admission.quantity == 0:
-        return "viewed", QuotaUsage(_view(session, admission, now), None, now)
+        return "viewed", _view(session, admission, now)
     if repeated := _repeated(session, admission):
         return "repeated", repeated
     try:
         with session.begin_nested():
             return "admitted", _take(session, admission, now)
     except _FullError:
-        return "refused", QuotaUsage(_view(session, admission, now), admitted=False, as_of=now)
+        # It may be full of this very request, admitted by another transaction meanwhile.
+        if repeated := _repeated(session, admission):
+            return "repeated", repeated
+        return "refused", msgspec.structs.replace(_view(session, admission, now), admitted=False)
     except _RepeatedError:
         repeated = _repeated(session, admission)
         if repeated is None:
@@ -105,9 +160,14 @@ def _validate(admission: Admission) -> None:
         raise InvalidInputError.of("quantity", f"expected 0 to {MAX_QUANTITY}")
     if admission.quantity and not admission.request_id:
         raise InvalidInputError.of("request_id", "required when quantity is above 0")
+    if admission.quantity and admission.seats and not admission.subject:
+        raise InvalidInputError.of("subject", f"expected who takes the seat of {admission.feature!r}")
 
 
 def _repeated(session: Session, admission: Admission) -> QuotaUsage | None:
+    if admission.seats:
+        # A seat is taken once per subject, whatever the request is called.
+        return None
     query = select(QuotaAdmissionRow).where(
         QuotaAdmissionRow.tenant_id == admission.tenant_id,
         QuotaAdmissionRow.request_id == admission.request_id,
@@ -124,10 +184,62 @@ def _repeated(session: Session, admission: Admission) -> QuotaUsage | None:
 
 
 def _take(session: Session, admission: Admission, now: datetime) -> QuotaUsage:
-    limits = tuple(_take_from(session, admission, limit, now) for limit in _ordered(admission.limits))
+    if admission.seats:
+        return _take_seat(session, admission, now)
+    if admission.buckets:
+        limits = _burn(session, admission)
+    else:
+        limits = tuple(_take_from(session, admission, limit, now) for limit in _ordered(admission.limits))
     usage = QuotaUsage(limits, admitted=True, as_of=now, lease_id=f"root:{uuid7().hex}")
     _remember(session, admission, usage, now)
     return usage
+
+
+def _take_from(session: Session, admission: Admission, limit: Limit, now: datetime) -> LimitUsage:
+    usage = admission.counters.take(session, limit, admission.quantity, now)
+    if usage is None:
+        raise _FullError
+    return usage
+
+
+def _take_seat(session: Session, admission: Admission, now: datetime) -> QuotaUsage:
+    """One seat of every limit in which the subject has none yet."""
+    for limit in _ordered(admission.limits):
+        window = window_at(limit.window, now)
+        seat = insert_for(session, QuotaSeatRow).values(
+            tenant_id=admission.tenant_id,
+            feature=admission.feature,
+            limit_key=limit.key,
+            window_start=window.start,
+            subject=admission.subject,
+            taken_at=now,
+        )
+        if session.execute(seat.on_conflict_do_nothing().returning(QuotaSeatRow.subject)).first() is None:
+            continue
+        if admission.counters.take(session, limit, 1, now) is None:
+            raise _FullError
+    return msgspec.structs.replace(_view(session, admission, now), admitted=True, lease_id="root:seat")
+
+
+def _burn(session: Session, admission: Admission) -> tuple[LimitUsage, ...]:
+    """Takes the quantity from credit grants in their order."""
+    places = {(bucket.key, bucket.since): bucket.until for bucket in admission.buckets}
+    rows = admission.counters.hold(session, places)
+    held = [rows[bucket.key, bucket.since] for bucket in admission.buckets]
+    left = [
+        max(0, (bucket.amount or 0) - row.admitted - row.unadmitted - row.delegated)
+        for bucket, row in zip(admission.buckets, held, strict=True)
+    ]
+    shares = burn(left, admission.quantity)
+    if shares is None:
+        raise _FullError
+    for row, share in zip(held, shares, strict=True):
+        row.admitted += share
+    session.flush()
+    return tuple(
+        bucket_usage(bucket, row.admitted + row.unadmitted, share, row.delegated)
+        for bucket, row, share in zip(admission.buckets, held, shares, strict=True)
+    )
 
 
 def _remember(session: Session, admission: Admission, usage: QuotaUsage, now: datetime) -> None:
@@ -145,75 +257,53 @@ def _remember(session: Session, admission: Admission, usage: QuotaUsage, now: da
         raise _RepeatedError
 
 
-def _take_from(session: Session, admission: Admission, limit: Limit, now: datetime) -> LimitUsage:
+def _view(session: Session, admission: Admission, now: datetime) -> QuotaUsage:
+    if admission.buckets:
+        return QuotaUsage(_view_of_credits(session, admission), as_of=now)
+    placed = _places(admission.limits, now)
+    found = admission.counters.find(session, [place for place, _ in placed])
+    limits = tuple(_told(session, admission, limit, found.get(place), now) for place, limit in placed)
+    return QuotaUsage(limits, as_of=now, holds=_holds(session, admission, [place for place, _ in placed]))
+
+
+def _told(
+    session: Session, admission: Admission, limit: Limit, row: QuotaCounterRow | None, now: datetime
+) -> LimitUsage:
     window = window_at(limit.window, now)
-    row = _counter(admission.tenant_id, admission.feature, limit, window)
-    session.execute(insert_for(session, QuotaCounterRow).values(**row).on_conflict_do_nothing())
-    counter = QuotaCounterRow
-    spent = counter.admitted + counter.unadmitted + counter.delegated
-    taking = (
-        update(counter)
-        .where(
-            counter.tenant_id == admission.tenant_id,
-            counter.feature == admission.feature,
-            counter.limit_key == limit.key,
-            counter.window_start == window.start,
-            spent <= _room(limit) - admission.quantity,
-        )
-        .values(admitted=counter.admitted + admission.quantity)
-        .returning(counter.admitted, counter.unadmitted, counter.delegated)
-        .execution_options(synchronize_session=False)
-    )
-    amounts = session.execute(taking).first()
-    if amounts is None:
-        raise _FullError
-    return _usage(limit, window, amounts)
+    fixed = row is not None and row.carried is not None
+    carried = 0 if fixed else admission.counters.carried_into(session, limit, window)
+    return usage_of(limit, window, row, carried)
 
 
-def _room(limit: Limit) -> int:
-    return _COUNTER_MAX if limit.soft or limit.amount is None else limit.amount
-
-
-def _view(session: Session, admission: Admission, now: datetime) -> tuple[LimitUsage, ...]:
-    counter = QuotaCounterRow
-    query = select(counter).where(
-        counter.tenant_id == admission.tenant_id,
-        counter.feature == admission.feature,
-        counter.limit_key.in_([limit.key for limit in admission.limits]),
-        counter.window_start.in_({window_at(limit.window, now).start for limit in admission.limits}),
-    )
-    fresh = session.scalars(query, execution_options={"populate_existing": True})
-    found = {
-        (row.limit_key, row.window_start): (row.admitted, row.unadmitted, row.delegated) for row in fresh
-    }
-    views = []
-    for limit in _ordered(admission.limits):
-        window = window_at(limit.window, now)
-        views.append(_usage(limit, window, found.get((limit.key, window.start), (0, 0, 0))))
-    return tuple(views)
-
-
-def _usage(limit: Limit, window: Window, amounts: Amounts) -> LimitUsage:
-    admitted, unadmitted, delegated = amounts
-    return LimitUsage(
-        key=limit.key,
-        amount=limit.amount,
-        soft=limit.soft,
-        window_start=window.start,
-        reset_at=window.end,
-        used=admitted + unadmitted,
-        outstanding=delegated,
+def _view_of_credits(session: Session, admission: Admission) -> tuple[LimitUsage, ...]:
+    found = admission.counters.find(session, [(bucket.key, bucket.since) for bucket in admission.buckets])
+    rows = [(bucket, found.get((bucket.key, bucket.since))) for bucket in admission.buckets]
+    return tuple(
+        bucket_usage(bucket, row.admitted + row.unadmitted if row else 0, 0, row.delegated if row else 0)
+        for bucket, row in rows
     )
 
 
-def _counter(tenant_id: str, feature: str, limit: Limit, window: Window) -> dict[str, str | datetime | None]:
-    return {
-        "tenant_id": tenant_id,
-        "feature": feature,
-        "limit_key": limit.key,
-        "window_start": window.start,
-        "window_end": window.end,
-    }
+def _holds(session: Session, admission: Admission, places: Sequence[Place]) -> bool:
+    if not (admission.seats and admission.subject):
+        return False
+    mine = _my_seats(admission, places)
+    return len(session.scalars(select(QuotaSeatRow.limit_key).where(*mine)).all()) == len(places)
+
+
+def _my_seats(admission: Admission, places: Sequence[Place]) -> list[ColumnElement[bool]]:
+    seat = QuotaSeatRow
+    return [
+        seat.tenant_id == admission.tenant_id,
+        seat.feature == admission.feature,
+        seat.subject == admission.subject,
+        seat.limit_key.in_([key for key, _ in places]),
+        seat.window_start.in_([start for _, start in places]),
+    ]
+
+
+def _places(limits: Sequence[Limit], now: datetime) -> list[tuple[Place, Limit]]:
+    return [((limit.key, window_at(limit.window, now).start), limit) for limit in _ordered(limits)]
 
 
 def _ordered(limits: Sequence[Limit]) -> list[Limit]:

@@ -18,20 +18,21 @@ import msgspec
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Limit, Metric
+from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Metric
 from entitlement_sidecar.domain.errors import SourceUnavailableError
+from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 from entitlement_sidecar.planstore.catalogue.plans import current_document
-from entitlement_sidecar.planstore.db import UsageEventKeyRow, UsageEventRow
+from entitlement_sidecar.planstore.db import QuotaAdmissionRow, UsageEventKeyRow, UsageEventRow
 from entitlement_sidecar.planstore.usage.aggregates import Counted, add_to_aggregates
-from entitlement_sidecar.planstore.usage.bulk import insert_rows
+from entitlement_sidecar.planstore.usage.bulk import among, insert_rows
 from entitlement_sidecar.planstore.usage.unadmitted import add_all_unadmitted
 from entitlement_sidecar.wire.codec import event_to_proto
 
 TenantFeature = tuple[str, str]
 
-LimitsOf = Callable[[Session, Collection[TenantFeature], datetime], Mapping[TenantFeature, tuple[Limit, ...]]]
-"""The limits in force at an instant, of many (tenant, feature) at once; absent where there are none."""
+LimitsOf = Callable[[Session, Collection[TenantFeature], datetime], Mapping[TenantFeature, Resolution]]
+"""What usage counts against at an instant, of many (tenant, feature) at once; absent where it is nothing."""
 
 _Identity = tuple[str, str]
 
@@ -88,11 +89,17 @@ class Ledger:
     def _count_unadmitted(
         self, session: Session, events: Sequence[UsageEvent], catalogue: CatalogueDocument, now: datetime
     ) -> None:
-        """Usage that no admission covered uses up quota too: the next check says so (S0.8)."""
+        """Usage that no admission covered uses up quota too: the next check says so (S0.8).
+
+        Nor did one whose admission its sender never heard of: it has the event's id.
+        """
+        using = [event for event in events if _uses_quota(event)]
+        admitted = _admitted(session, using)
         charged = [
             ((event.tenant_id, feature), event)
-            for event in events
-            if _uses_quota(event) and (feature := event.feature or catalogue.metrics[event.metric].feature)
+            for event in using
+            if (event.tenant_id, event.id) not in admitted
+            and (feature := event.feature or catalogue.metrics[event.metric].feature)
         ]
         if charged:
             limits = self._limits_of(session, {key for key, _ in charged}, now)
@@ -170,6 +177,18 @@ def _mismatch(event: UsageEvent, metric: Metric) -> str:
     if billable and not (event.correlation_id or event.consumption_id):
         return f"correlation_id: required, because usage of {metric.key!r} is billable"
     return ""
+
+
+def _admitted(session: Session, events: Sequence[UsageEvent]) -> set[_Identity]:
+    """Those that the authority has admitted, whatever their sender knows of it."""
+    if not events:
+        return set()
+    row = QuotaAdmissionRow
+    query = select(row.tenant_id, row.request_id).where(
+        among(session, row.request_id, {event.id for event in events}),
+        among(session, row.tenant_id, {event.tenant_id for event in events}),
+    )
+    return {(tenant_id, request_id) for tenant_id, request_id in session.execute(query)}
 
 
 def _uses_quota(event: UsageEvent) -> bool:

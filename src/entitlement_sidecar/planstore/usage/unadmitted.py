@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import case
 from sqlalchemy.orm import Session
 
-from entitlement_sidecar.domain.catalogue import Limit
+from entitlement_sidecar.domain.resolve import Bucket, Resolution
 from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.domain.window import Window, window_at
 from entitlement_sidecar.planstore.db import QuotaCounterRow
 from entitlement_sidecar.planstore.usage.bulk import insert_rows
+from entitlement_sidecar.planstore.usage.counters import Counters
 
 _MOST = 2**61
 """Where a counter stays: sums of a row's three counters have to fit into 64 bits."""
@@ -25,22 +27,48 @@ _KEY_COLUMNS = ("tenant_id", "feature", "limit_key", "window_start")
 def add_all_unadmitted(
     session: Session,
     charged: Iterable[tuple[tuple[str, str], UsageEvent]],
-    limits: Mapping[tuple[str, str], tuple[Limit, ...]],
+    resolutions: Mapping[tuple[str, str], Resolution],
 ) -> None:
     """Adds each event to every limit in force of the (tenant, feature) that it is charged to.
 
-    It may pass the limit: what happened is observed, not refused, and counts as overage.
+    It may pass the limit: what happened is observed, not refused, and counts as overage. Of credits it burns
+    what is left in their order, and the last grant takes what is beyond them.
     """
     amounts: dict[_Key, int] = {}
     windows: dict[_Key, Window] = {}
+    burnt: dict[tuple[str, str], int] = defaultdict(int)
     for (tenant_id, feature), event in charged:
-        for limit in limits.get((tenant_id, feature), ()):
+        resolution = resolutions.get((tenant_id, feature))
+        if resolution is not None and resolution.buckets:
+            burnt[tenant_id, feature] = min(burnt[tenant_id, feature] + event.value, _MOST)
+        for limit in resolution.limits if resolution else ():
             window = window_at(limit.window, event.occurred_at)
             key = (tenant_id, feature, limit.key, window.start)
             amounts[key] = min(amounts.get(key, 0) + event.value, _MOST)
             windows[key] = window
+    for (tenant_id, feature), quantity in sorted(burnt.items()):
+        for bucket, share in _shares(session, Counters(tenant_id, feature), resolutions, quantity):
+            key = (tenant_id, feature, bucket.key, bucket.since)
+            amounts[key], windows[key] = share, Window(bucket.since, bucket.until)
     if amounts:
         _add(session, [_row(key, windows[key], amounts[key]) for key in sorted(amounts)])
+
+
+def _shares(
+    session: Session,
+    counters: Counters,
+    resolutions: Mapping[tuple[str, str], Resolution],
+    quantity: int,
+) -> Iterator[tuple[Bucket, int]]:
+    buckets = resolutions[counters.tenant_id, counters.feature].buckets
+    rows = counters.hold(session, {(bucket.key, bucket.since): bucket.until for bucket in buckets})
+    for bucket in buckets:
+        row = rows[bucket.key, bucket.since]
+        left = max(0, (bucket.amount or 0) - row.admitted - row.unadmitted - row.delegated)
+        share = quantity if bucket is buckets[-1] else min(left, quantity)
+        quantity -= share
+        if share:
+            yield bucket, share
 
 
 def _row(key: _Key, window: Window, amount: int) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 import grpc.aio
 
@@ -37,36 +39,60 @@ class PlanStoreAuthority:
 
     async def view(self, tenant_id: str, ask: QuotaAsk, max_age: float | None) -> QuotaUsage:  # noqa: ARG002 - always now
         """Usage now."""
-        usage = await self._call(tenant_id, ask, 0, "")
+        usage = await self._consume(tenant_id, ask, 0, "")
         metrics.authority_calls.labels("unavailable" if usage.unavailable else "viewed").inc()
         return usage
 
     async def consume(self, tenant_id: str, ask: QuotaAsk, request_id: str) -> QuotaUsage:
         """Admits all or nothing."""
-        usage = await self._call(tenant_id, ask, ask.quantity, request_id)
+        usage = await self._consume(tenant_id, ask, ask.quantity, request_id)
         metrics.authority_calls.labels(_outcome(usage)).inc()
         return usage
 
-    async def _call(self, tenant_id: str, ask: QuotaAsk, quantity: int, request_id: str) -> QuotaUsage:
-        request = quota_pb2.ConsumeRequest(
-            tenant_id=tenant_id,
-            feature=ask.feature.key,
-            quantity=quantity,
-            request_id=request_id,
-            holder=self._holder,
-        )
+    async def consume_all(
+        self, tenant_id: str, asks: Sequence[tuple[QuotaAsk, str]]
+    ) -> tuple[bool, list[QuotaUsage]]:
+        """Admits everything or nothing, in one call. A plan store that does not know how is unavailable."""
+        items = [_request("", ask, ask.quantity, request_id) for ask, request_id in asks]
+        request = quota_pb2.ConsumeAllRequest(tenant_id=tenant_id, items=items, holder=self._holder)
+        try:
+            response = await self._stub.ConsumeAll(request, timeout=CONSUME_TIMEOUT, metadata=self._metadata)
+        except grpc.RpcError as error:
+            metrics.authority_calls.labels("unavailable").inc()
+            return False, [_without_answer(from_rpc_error(error)) for _ in asks]
+        metrics.authority_calls.labels("admitted" if response.admitted else "refused").inc()
+        return response.admitted, [_usage(one, one.admitted) for one in response.results]
+
+    async def _consume(self, tenant_id: str, ask: QuotaAsk, quantity: int, request_id: str) -> QuotaUsage:
+        request = _request(tenant_id, ask, quantity, request_id)
+        request.holder.CopyFrom(self._holder)
         try:
             timeout = CONSUME_TIMEOUT if quantity else VIEW_TIMEOUT
             response = await self._stub.Consume(request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             return _without_answer(from_rpc_error(error))
-        return QuotaUsage(
-            limits=tuple(usage_from_proto(usage) for usage in response.usage),
-            admitted=response.admitted if quantity else None,
-            as_of=from_timestamp(response.as_of),
-            snapshot_version=response.snapshot_version,
-            lease_id=response.lease_id,
-        )
+        return _usage(response, response.admitted if quantity else None)
+
+
+def _request(tenant_id: str, ask: QuotaAsk, quantity: int, request_id: str) -> quota_pb2.ConsumeRequest:
+    return quota_pb2.ConsumeRequest(
+        tenant_id=tenant_id,
+        feature=ask.feature.key,
+        quantity=quantity,
+        request_id=request_id,
+        subject=ask.subject,
+    )
+
+
+def _usage(response: quota_pb2.ConsumeResponse, admitted: bool | None) -> QuotaUsage:  # noqa: FBT001 - as it was answered
+    return QuotaUsage(
+        limits=tuple(usage_from_proto(usage) for usage in response.usage),
+        admitted=admitted,
+        as_of=from_timestamp(response.as_of),
+        snapshot_version=response.snapshot_version,
+        lease_id=response.lease_id,
+        holds=response.holds,
+    )
 
 
 def _without_answer(error: EntitlementsError) -> QuotaUsage:

@@ -180,9 +180,9 @@ def _is_of_same_limits(view: _View, resolution: Resolution) -> bool:
     ) == _carrying(resolution)
 
 
-def _carrying(resolution: Resolution) -> list[tuple[str, int, datetime | None]]:
+def _carrying(resolution: Resolution) -> list[tuple[str, int, int | None]]:
     """What decides how much of the window before is carried over."""
-    return [(one.key, one.carry_over_cap, one.since) for one in resolution.limits]
+    return [(one.key, one.carry_over_cap, one.before) for one in resolution.limits]
 
 
 def first_end(limits: Sequence[LimitUsage]) -> datetime | None:

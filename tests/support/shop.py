@@ -1,0 +1,152 @@
+"""A plan store's core in this process: put together as `bootstrap` does, with a clock that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from sqlalchemy import select
+
+from entitlement_sidecar.domain.snapshot import Snapshot
+from entitlement_sidecar.planstore.api.app import create_app
+from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
+from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
+from entitlement_sidecar.planstore.catalogue import ApplyResult, apply_catalogue
+from entitlement_sidecar.planstore.db import Database, SnapshotOutboxRow, TenantSnapshotRow
+from entitlement_sidecar.planstore.snapshots import SignedSnapshots, limits_of
+from entitlement_sidecar.planstore.subscriptions import (
+    SubscriptionChange,
+    SubscriptionRequest,
+    Subscriptions,
+)
+from entitlement_sidecar.planstore.usage.authority import RootAuthority
+from entitlement_sidecar.planstore.usage.ledger import Ledger
+from entitlement_sidecar.testing.clock import FakeClock
+from entitlement_sidecar.wire.catalogue_file import parse_catalogue
+from entitlement_sidecar.wire.envelopes import open_snapshot
+from entitlement_sidecar.wire.signing import KeyRing, SigningKey
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+TOKEN = "of-this-test"
+AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
+
+CATALOGUE = """
+catalogue: shop
+features:
+  calls: {kind: metered, metric: calls}
+  reports: {kind: metered, metric: reports}
+  sso: {kind: boolean}
+  packs: {kind: config}
+metrics:
+  calls: {domain: api, unit: call, aggregation: sum, window: month, classification: billable, feature: calls}
+  reports: {domain: api, unit: report, aggregation: sum, window: month, classification: billable,
+            feature: reports}
+plans:
+  basic:
+    title: Basic
+    price: {amount: "29.90", currency: EUR}
+    billing_period: month
+    entitlements:
+      calls: {limits: [{amount: 5, window: day}, {amount: 50, window: billing_cycle}]}
+      reports: true
+      packs: {value: 2}
+  trial:
+    title: With a trial
+    price: {amount: "99.00", currency: EUR}
+    billing_period: year
+    trial_days: 14
+    entitlements:
+      calls: {limits: [{amount: 100, window: month, soft: true}]}
+      sso: true
+  free:
+    title: Free
+    price: {amount: "0", currency: EUR}
+    billing_period: none
+    entitlements:
+      packs: {value: 1}
+add_ons:
+  more:
+    title: More calls
+    entitlements:
+      calls: {limits: [{amount: 3, window: day}]}
+      sso: true
+"""
+
+
+class Rest:
+    """Calls an app as a client would, without a network. Thread-safe."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    def request(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """One call, with the token unless headers are given."""
+
+        async def call() -> httpx.Response:
+            # What a server would answer, also to what nobody expected.
+            transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://planstore") as client:
+                return await client.request(method, path, **{"headers": AUTHORISED, **more})
+
+        return asyncio.run(call())
+
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        """A GET."""
+        return self.request("GET", path, **more)
+
+    def post(self, path: str, **more: Any) -> httpx.Response:
+        """A POST."""
+        return self.request("POST", path, **more)
+
+
+class Shop:
+    """A plan store's core, put together as `bootstrap` does, with a clock that stands still."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.clock = FakeClock(NOW)
+        self.key = SigningKey.generate()
+        self.ring = KeyRing({self.key.key_id: self.key.public_bytes})
+        self.subscriptions = Subscriptions(SignedSnapshots(self.key, self.clock), self.clock)
+        self.authority = RootAuthority(database, self.clock)
+        self.announced = 0
+        self.rest = Rest(create_app(self._dependencies()))
+
+    def _dependencies(self) -> ApiDependencies:
+        return ApiDependencies(
+            database=self.database,
+            subscriptions=self.subscriptions,
+            checks=QuotaChecks(self.database, self.authority, Ledger(limits_of), self.clock),
+            key=self.key,
+            clock=self.clock,
+            token=TOKEN,
+            changed=self._announce,
+        )
+
+    def _announce(self) -> None:
+        self.announced += 1
+
+    def apply(self, content: str = CATALOGUE) -> ApplyResult:
+        """Puts a catalogue into force."""
+        with self.database.writing() as session:
+            return apply_catalogue(session, parse_catalogue(content, "test"), self.key, self.clock.now())
+
+    def subscribe(self, tenant: str = "acme", plan: str = "basic", **wanted: Any) -> SubscriptionChange:
+        """Subscribes a tenant."""
+        with self.database.writing() as session:
+            return self.subscriptions.upsert(session, tenant, SubscriptionRequest(plan=plan, **wanted))
+
+    def snapshot(self, tenant: str = "acme") -> Snapshot:
+        """The tenant's newest snapshot, verified."""
+        with self.database.reading() as session:
+            row = session.get_one(TenantSnapshotRow, tenant)
+        return open_snapshot(self.ring, row.envelope, tenant)
+
+    def outbox(self) -> list[tuple[str, str, int]]:
+        """What waits to be published."""
+        with self.database.reading() as session:
+            rows = session.scalars(select(SnapshotOutboxRow).order_by(SnapshotOutboxRow.id)).all()
+        return [(row.kind, row.tenant_id, row.version) for row in rows]
