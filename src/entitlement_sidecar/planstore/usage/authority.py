@@ -114,15 +114,16 @@ class RootAuthority:
 
         Where one is refused, `admitted` of the others says whether they would have been.
         """
-        answers: list[QuotaUsage] = []
+        answers: dict[int, QuotaUsage] = {}
         try:
             with session.begin_nested():
-                answers += [self.admit(session, admission) for admission in admissions]
-                if not all(answer.admitted for answer in answers):
+                for index in sorted(range(len(admissions)), key=lambda n: _turn(admissions[n])):
+                    answers[index] = self.admit(session, admissions[index])
+                if not all(answer.admitted for answer in answers.values()):
                     raise _NotAllError
         except _NotAllError:
-            return False, answers
-        return True, answers
+            return False, [answers[index] for index in range(len(admissions))]
+        return True, [answers[index] for index in range(len(admissions))]
 
     def release_seat(self, session: Session, admission: Admission) -> bool:
         """Gives the subject's seat of the windows that run now back. Says whether it had one."""
@@ -304,6 +305,11 @@ def _my_seats(admission: Admission, places: Sequence[Place]) -> list[ColumnEleme
 
 def _places(limits: Sequence[Limit], now: datetime) -> list[tuple[Place, Limit]]:
     return [((limit.key, window_at(limit.window, now).start), limit) for limit in _ordered(limits)]
+
+
+def _turn(admission: Admission) -> tuple[str, str]:
+    """One order for everyone here too."""
+    return admission.feature, admission.request_id
 
 
 def _ordered(limits: Sequence[Limit]) -> list[Limit]:
