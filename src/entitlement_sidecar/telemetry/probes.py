@@ -18,6 +18,9 @@ from entitlement_sidecar.domain.address import tcp_address
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.telemetry import metrics
 
+GRACE = 5
+"""Seconds that requests under way may take while stopping."""
+
 Readiness = Callable[[], dict[str, object]]
 """What `/readyz` shows; it is ready when the key `ready` is true."""
 
@@ -53,7 +56,11 @@ class HttpServer(uvicorn.Server):
     """
 
     def __init__(self, app: ASGIApp, address: str, *, allow_remote: bool) -> None:
-        super().__init__(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE
+            )
+        )
         self._socket = _bind(address, allow_remote=allow_remote)
         self.port: int = self._socket.getsockname()[1]
 
@@ -67,7 +74,7 @@ class HttpServer(uvicorn.Server):
         await self.serve(sockets=[self._socket])
 
     def stop(self) -> None:
-        """Ends `run_until_stopped` once requests under way are answered."""
+        """Ends `run_until_stopped` once requests under way are answered, or after `GRACE`."""
         self.should_exit = True
 
     def close(self) -> None:

@@ -20,8 +20,18 @@ _ACCEPTED = (
 )
 _BUSY_TIMEOUT = 30
 """Seconds that SQLite waits for another process' write; threads of this one queue before it."""
-_CONNECT_TIMEOUT = 5
-"""Seconds that connecting to PostgreSQL may take, unless the URL says otherwise."""
+STATEMENT_TIMEOUT = 30
+"""Seconds that one statement may take in PostgreSQL, waiting for locks included."""
+_WAITS: dict[str, Any] = {
+    "connect_timeout": 5,
+    # A server that is silently gone is noticed within half a minute, also while it is waited for.
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""How long PostgreSQL is waited for, in libpq's words, unless the URL says otherwise."""
 
 
 def create_engine_for(url: str) -> Engine:
@@ -34,7 +44,8 @@ def create_engine_for(url: str) -> Engine:
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed)
-    waits = {} if "connect_timeout" in parsed.query else {"connect_timeout": _CONNECT_TIMEOUT}
+    waits = _WAITS | {"options": f"-c statement_timeout={STATEMENT_TIMEOUT}s"}
+    waits = {name: value for name, value in waits.items() if name not in parsed.query}
     return create_engine(parsed, connect_args=waits, pool_pre_ping=True, pool_size=10, max_overflow=20)
 
 

@@ -65,6 +65,8 @@ def migrations_folder() -> Path:
 def _upgrade(engine: Engine) -> str:
     with engine.execution_options(**{WRITING: True}).begin() as connection:
         if engine.dialect.name == "postgresql":
+            # Rewriting a large table takes as long as it takes, and so does waiting for who does it.
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         before = _revision(connection)
         config = _config()

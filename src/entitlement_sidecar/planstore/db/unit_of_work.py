@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Engine, func, select
+import psycopg
+from sqlalchemy import Engine, event, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from entitlement_sidecar.planstore.db.engine import WRITING
@@ -22,6 +26,10 @@ class Database:
         self._writers = sessionmaker(engine.execution_options(**{WRITING: True}), expire_on_commit=False)
         # SQLite has one writer at a time and lets others poll for their turn; a lock queues them instead.
         self._turn = threading.Lock() if self.is_sqlite else nullcontext()
+        self._in_use: set[psycopg.Connection[Any]] = set()
+        if not self.is_sqlite:
+            event.listen(engine, "checkout", lambda connection, *_: self._in_use.add(connection))
+            event.listen(engine, "checkin", lambda connection, *_: self._in_use.discard(connection))
 
     @property
     def is_sqlite(self) -> bool:
@@ -54,5 +62,13 @@ class Database:
             session.execute(select(1))
 
     def close(self) -> None:
-        """Closes every pooled connection."""
+        """Closes every connection. Who still waits for a PostgreSQL that does not answer is told so."""
+        for connection in tuple(self._in_use):
+            _hang_up(connection)
         self.engine.dispose()
+
+
+def _hang_up(connection: psycopg.Connection[Any]) -> None:
+    # Closing would race with the thread that waits on it; this only wakes that thread, with an error.
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)

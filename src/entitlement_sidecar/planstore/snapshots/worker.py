@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
+PATIENCE = 5.0
+"""Seconds that a step under way may take while stopping."""
+
 _backoff = wait_random_exponential(multiplier=0.2, max=5)
 _log = logging.getLogger(__name__)
 
@@ -19,7 +22,7 @@ class Worker:
         self._step = step
         self._pause = pause
         self._woken = threading.Event()
-        self._stopping = False
+        self._stopped = threading.Event()
         # Tenacity keeps the count that its wait strategy reads.
         self._failures = RetryCallState(Retrying(), None, (), {})
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -33,14 +36,16 @@ class Worker:
         self._woken.set()
 
     def stop(self) -> None:
-        """Ends after the step under way."""
-        self._stopping = True
+        """Ends after the step under way, or leaves it behind when it does not end."""
+        self._stopped.set()
         self._woken.set()
-        self._thread.join()
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            _log.warning("%s: does not end; left behind", self._thread.name)
 
     def _run(self) -> None:
         failing = False
-        while not self._stopping:
+        while not self._stopped.is_set():
             self._woken.clear()
             try:
                 self._step()
@@ -59,8 +64,7 @@ class Worker:
 
     def _sleep(self, seconds: float) -> None:
         """Waits, also when woken: what is away does not come back for being asked more often."""
-        if not self._stopping:
-            threading.Event().wait(seconds)
+        self._stopped.wait(seconds)
 
 
 def _told(error: Exception) -> str:
