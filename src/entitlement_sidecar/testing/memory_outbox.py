@@ -12,6 +12,7 @@ from entitlement_sidecar.domain.errors import OutboxFullError
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 from entitlement_sidecar.sidecar.usage.outbox import (
     KEEP_CONSUMPTIONS,
+    USUAL_BYTES,
     Batch,
     Consumption,
     OutboxRecord,
@@ -71,6 +72,15 @@ class MemoryOutbox:
                 self._keep(record)
         done.set_result(results)
         return done
+
+    async def require_room(self, events: int) -> None:
+        """Says beforehand whether so many events of the usual size can be kept.
+
+        Raises:
+            OutboxFullError: They cannot.
+        """
+        if self._bytes + events * USUAL_BYTES > self._max_bytes:
+            raise OutboxFullError(f"the outbox holds {self._bytes} of {self._max_bytes} bytes", 1.0)
 
     def _judge(self, records: Sequence[OutboxRecord]) -> tuple[list[UsageResult], list[OutboxRecord]]:
         """Outcomes, and which records are new."""

@@ -16,7 +16,13 @@ from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import open_reader,
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Kept
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_writer import RETRY_AFTER, OutboxWriter, Rows
 from entitlement_sidecar.sidecar.adapters.state_folder import StateFolder
-from entitlement_sidecar.sidecar.usage.outbox import Batch, Consumption, OutboxRecord, OutboxStats
+from entitlement_sidecar.sidecar.usage.outbox import (
+    USUAL_BYTES,
+    Batch,
+    Consumption,
+    OutboxRecord,
+    OutboxStats,
+)
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.wire.codec import event_to_proto, microseconds
 
@@ -69,20 +75,34 @@ class SqliteOutbox:
         """
         self._check_open()
         rows = Rows([_kept(record) for record in records], durability is Durability.DURABLE, atomic)
-        if not self._has_room(rows):
+        if not self._has_room(rows.size):
             if self._writer.purge_is_due():
                 return asyncio.ensure_future(self._append_after_purge(rows))
             self._refuse()
         return self._writer.append(rows)
 
+    async def require_room(self, events: int) -> None:
+        """Says beforehand whether so many events of the usual size can be kept.
+
+        Raises:
+            OutboxFullError: They cannot.
+            DrainingError: It is closed.
+        """
+        self._check_open()
+        size = events * USUAL_BYTES
+        if not self._has_room(size) and self._writer.purge_is_due():
+            await self._writer.make_room()
+        if not self._has_room(size):
+            self._refuse()
+
     async def _append_after_purge(self, rows: Rows) -> list[UsageResult]:
         await self._writer.make_room()
-        if not self._has_room(rows):
+        if not self._has_room(rows.size):
             self._refuse()
         return await self._writer.append(rows)
 
-    def _has_room(self, rows: Rows) -> bool:
-        return self._writer.file.bytes_used + self._writer.waiting_bytes + rows.size <= self._max_bytes
+    def _has_room(self, size: int) -> bool:
+        return self._writer.file.bytes_used + self._writer.waiting_bytes + size <= self._max_bytes
 
     def _check_open(self) -> None:
         if self._closed:

@@ -97,6 +97,7 @@ class AtomicBatches:
         for question in questions:
             held = await self._knowing.in_time(question.request)
             self._judge(question, held)
+        await self._consumptions.require_room(len(questions))
         await self._admit(questions)
         if all(q.decision is not None and q.decision.allowed for q in questions):
             return Outcome(await self._keep(questions), consumed=True)

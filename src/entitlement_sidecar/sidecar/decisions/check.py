@@ -154,6 +154,7 @@ class Decisions:
         self, request: CheckRequest, held: Held, outcome: Decision | QuotaAsk, claim: Claim
     ) -> Decision:
         usage = QuotaUsage()
+        await self._consumptions.require_room()
         if isinstance(outcome, QuotaAsk):
             try:
                 usage = await self._admitted(request, outcome, claim.event_id)

@@ -75,6 +75,14 @@ class Consumptions:
             if not turn.waiting:
                 del self._turns[event_id]
 
+    async def require_room(self, events: int = 1) -> None:
+        """Refuses before anything is admitted that could not be kept.
+
+        Raises:
+            OutboxFullError: There is no room.
+        """
+        await self._outbox.require_room(events)
+
     async def _earlier(self, request: CheckRequest, event_id: str) -> Decision | None:
         first = await self._outbox.consumption(request.tenant_id, event_id)
         if first is None:

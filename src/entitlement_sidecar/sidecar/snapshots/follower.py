@@ -111,7 +111,8 @@ class Follower:
     def _changed(self, event: Changed) -> None:
         if event.snapshot is not None and self._store.get(event.tenant_id) is not None:
             self._store.put(HeldTenant(event.snapshot, Source.MEMORY, None, followed=True))
-        self._store.raise_floor(event.tenant_id, event.version, self._freshness.as_of)
+        freshness = self._freshness
+        self._store.raise_floor(event.tenant_id, event.version, freshness.as_of, freshness.received)
 
     def _catalogue_changed(self, event: CatalogueChanged) -> None:
         if event.document is not None:
@@ -121,13 +122,13 @@ class Follower:
             self.backlog.add(_CATALOGUE)
 
     def _began(self, event: Began) -> None:
-        as_of = self._freshness.as_of
+        as_of, received = self._freshness.as_of, self._freshness.received
         self._freshness.begin(event.shards)
         self._loader.feed_began()
         self._store.doubt_catalogue()
         # First: without it nothing can be decided.
         self.backlog.add(_CATALOGUE)
-        self._read_later(self._store.unfollow_all(as_of))
+        self._read_later(self._store.unfollow_all(as_of, received))
 
     def _settled(self, name: str) -> bool:
         return self._store.catalogue_current if name == _CATALOGUE else self._store.is_settled(name)

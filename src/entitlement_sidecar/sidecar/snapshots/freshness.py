@@ -71,9 +71,20 @@ class Freshness:
         """Seconds since `as_of`; infinite before the first beats."""
         return float("inf") if self._weakest is None else self.age_of(self._weakest.true_at)
 
-    def age_of(self, instant: datetime) -> float:
-        """Seconds since an instant, at least as long as the feed has been silent about it."""
+    @property
+    def received(self) -> float | None:
+        """When the beats that `as_of` rests on were read, on this process' monotonic clock."""
+        return None if self._weakest is None else self._weakest.received
+
+    def age_of(self, instant: datetime, received: float | None = None) -> float:
+        """Seconds since an instant of which it was learned at `received`, on the monotonic clock.
+
+        An instant of the feed's own beats needs no `received`: it is known here.
+        """
         age = (self._clock.now() - instant).total_seconds()
         if self._weakest is not None and instant == self._weakest.true_at:
-            age = max(age, self._clock.monotonic() - self._weakest.received)
+            # Whoever heard of it last has heard of it; none knows more than that.
+            received = self._weakest.received if received is None else max(received, self._weakest.received)
+        if received is not None:
+            age = max(age, self._clock.monotonic() - received)
         return max(0.0, age)

@@ -101,8 +101,12 @@ class SnapshotStore:
         if tenant.snapshot.version < self.floor(tenant_id):
             # Better than nothing, and known to be old: it must not count as current.
             tenant.followed = False
-            tenant.confirmed_at = None
+            tenant.confirmed_at = tenant.received = None
             tenant.told = None
+        elif held is not None and held.snapshot.version == tenant.snapshot.version:
+            # Nobody has taken back what was known of this version.
+            _confirm(tenant, held.confirmed_at, held.received)
+            tenant.followed = tenant.followed or held.followed
         _count_unknown("grant", (grant.understood for grant in tenant.snapshot.grants))
         self._tenants[tenant_id] = tenant
         self._tenants.move_to_end(tenant_id)
@@ -134,10 +138,13 @@ class SnapshotStore:
         self._floors.pop(tenant_id, None)
         self._named.pop(tenant_id, None)
 
-    def raise_floor(self, tenant_id: str, version: int, as_of: datetime | None) -> bool:
+    def raise_floor(
+        self, tenant_id: str, version: int, as_of: datetime | None, received: float | None = None
+    ) -> bool:
         """Notes that a version exists. Says whether what is held is older, and has to be read again.
 
-        What is older was current as of `as_of`, the last that the feed confirmed, and stays so.
+        What is older was current as of `as_of`, the last that the feed confirmed (at `received` on the
+        monotonic clock), and stays so.
         """
         self._unknown.pop(tenant_id, None)
         self._disowned.pop(tenant_id, None)
@@ -149,7 +156,7 @@ class SnapshotStore:
         self._named[tenant_id] = max(version, self._named.get(tenant_id, 0))
         if held is None or held.snapshot.version >= version:
             return False
-        _unfollow(held, as_of)
+        _unfollow(held, as_of, received)
         self.on_unfollowed(tenant_id)
         return True
 
@@ -162,12 +169,12 @@ class SnapshotStore:
         held = self._tenants.get(tenant_id)
         return held is None or held.followed
 
-    def unfollow_all(self, as_of: datetime | None) -> list[str]:
+    def unfollow_all(self, as_of: datetime | None, received: float | None = None) -> list[str]:
         """The feed may have missed something: nothing held is confirmed by it. Returns what to read again."""
         self._unknown.clear()
         self._named.clear()
         for held in self._tenants.values():
-            _unfollow(held, as_of)
+            _unfollow(held, as_of, received)
         return list(self._tenants)
 
     def note_unknown(self, tenant_id: str, now: float) -> None:
@@ -248,8 +255,14 @@ def _count_unknown(what: str, understood: Iterable[bool]) -> None:
         metrics.not_understood.labels(what).inc(unknown)
 
 
-def _unfollow(held: HeldTenant, as_of: datetime | None) -> None:
+def _unfollow(held: HeldTenant, as_of: datetime | None, received: float | None) -> None:
     held.told = None
     if held.followed and as_of is not None:
-        held.confirmed_at = as_of if held.confirmed_at is None else max(as_of, held.confirmed_at)
+        _confirm(held, as_of, received)
     held.followed = False
+
+
+def _confirm(held: HeldTenant, at: datetime | None, received: float | None) -> None:
+    """Keeps the later of two confirmations, each with when it was received."""
+    if at is not None and (held.confirmed_at is None or at > held.confirmed_at):
+        held.confirmed_at, held.received = at, received

@@ -14,6 +14,10 @@ KEEP_CONSUMPTIONS = 60.0
 """Seconds that the first answer of a CONSUME is kept after its event was settled, at least."""
 
 
+USUAL_BYTES = 2048
+"""What an event with its first answer takes at most, as a rule; a larger one may be refused after all."""
+
+
 class Consumption(msgspec.Struct, frozen=True):
     """The first allowed answer of a CONSUME, kept so that a retry gets it again.
 
@@ -84,6 +88,14 @@ class Outbox(Protocol):
 
         Raises:
             OutboxFullError: Nothing of the call was kept.
+        """
+        ...
+
+    async def require_room(self, events: int) -> None:
+        """Says beforehand whether so many events of the usual size can be kept.
+
+        Raises:
+            OutboxFullError: They cannot: nothing may be admitted that could not be kept.
         """
         ...
 

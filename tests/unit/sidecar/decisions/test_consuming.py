@@ -15,7 +15,7 @@ from entitlement_sidecar.domain.catalogue import (
     WhenUnknown,
 )
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Degradation, Reason
-from entitlement_sidecar.domain.errors import IdempotencyConflictError, InvalidInputError
+from entitlement_sidecar.domain.errors import IdempotencyConflictError, InvalidInputError, OutboxFullError
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
@@ -147,3 +147,14 @@ async def test_an_atomic_batch_may_live_on_its_allowance(site: Deciding) -> None
     assert [one.degradation for one in within.decisions] == [Degradation.OFFLINE_ALLOWANCE] * 2
     # One allowance for all that this sidecar is asked.
     assert not (await site.decide(use("spare", 1, "c"))).allowed
+
+
+async def test_a_full_outbox_admits_nothing(site: Deciding) -> None:
+    """What could not be kept is refused before it is counted."""
+    site.outbox._max_bytes = 0
+    with pytest.raises(OutboxFullError):
+        await site.decide(use("calls", 5))
+    with pytest.raises(OutboxFullError):
+        await site.atomic.check([use("calls", 5)])
+    assert site.authority.consumed == 0
+    assert (await site.decide(CheckRequest("acme", "calls"))).used == 0
