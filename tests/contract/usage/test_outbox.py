@@ -253,7 +253,6 @@ async def test_a_full_outbox_refuses_all_of_a_call(outbox: Outbox) -> None:
     while batch := await outbox.next_batch(500, MIB):
         await outbox.settle(batch, settled(batch))
     await _append_when_there_is_room(outbox, record("later"))
-    await outbox.require_room(1)
 
 
 async def test_first_answers_alone_do_not_keep_an_outbox_full(outbox: Outbox, clock: FakeClock) -> None:
