@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -83,6 +84,13 @@ class Planstore(msgspec.Struct, frozen=True):
     http: HttpServer
     grpc: grpc.Server
     grpc_port: int
+    health: health.HealthServicer
+    leaving: threading.Event
+
+    def leave(self) -> None:
+        """Says that it is not ready any more, and goes on answering."""
+        self.leaving.set()
+        self.health.enter_graceful_shutdown()
 
 
 def build(config: PlanstoreConfig) -> Planstore:
@@ -98,7 +106,7 @@ def build(config: PlanstoreConfig) -> Planstore:
     with database.writing() as session:
         if set_feed_shards(session, config.feed_shards, key, clock.now()):
             _log.info("the feed has %d shards from now on", config.feed_shards)
-    signal = FeedSignal()
+    signal, leaving = FeedSignal(), threading.Event()
     publisher = Publisher(database, signal, clock, _redis_publisher(config, database, key, clock))
     authority, ledger = RootAuthority(database, clock), Ledger(limits_of)
     app = create_app(
@@ -111,6 +119,7 @@ def build(config: PlanstoreConfig) -> Planstore:
             token=token,
             feed_shards=config.feed_shards,
             changed=publisher.notify,
+            leaving=leaving,
         )
     )
     server = grpc.server(
@@ -126,7 +135,7 @@ def build(config: PlanstoreConfig) -> Planstore:
     usage_pb2_grpc.add_UsageIngestServiceServicer_to_server(
         UsageIngestServicer(database, ledger, clock), server
     )
-    _add_standard_services(server)
+    health_servicer = _add_standard_services(server)
     grpc_port = _listen(server, config)
     return Planstore(
         database=database,
@@ -135,6 +144,8 @@ def build(config: PlanstoreConfig) -> Planstore:
         http=HttpServer(app, config.http, allow_remote=config.allow_remote),
         grpc=server,
         grpc_port=grpc_port,
+        health=health_servicer,
+        leaving=leaving,
     )
 
 
@@ -185,13 +196,14 @@ def _redis_publisher(
     return RedisPublisher(database, RedisFeedWriter(client), key, config.feed_shards, clock)
 
 
-def _add_standard_services(server: grpc.Server) -> None:
+def _add_standard_services(server: grpc.Server) -> health.HealthServicer:
     names = [service.full_name for service in _SERVICES]
     servicer = health.HealthServicer()
     for name in ("", *names):
         servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    return servicer
 
 
 def _listen(server: grpc.Server, config: PlanstoreConfig) -> int:

@@ -1,7 +1,8 @@
 """One plan store process: start, run, stop.
 
 start   database reachable and current → publisher → gRPC → HTTP
-stop    readiness 503 → HTTP requests end → gRPC calls end → publisher → database
+stop    readiness 503 and health NOT_SERVING for a while → HTTP requests end
+        → gRPC calls end → publisher → database
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from entitlement_sidecar.telemetry.signals import stop_on_signals
 
 GRACE = 3.0
 """Seconds that gRPC calls under way may take while stopping."""
+
+LINGER = 2.0
+"""Seconds that it still answers while load balancers learn of it; none where only this machine calls."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,10 +52,15 @@ async def serve(config: PlanstoreConfig, stopping: asyncio.Event, started: Start
             started(planstore.http.port, planstore.grpc_port)
         await stopping.wait()
         _log.info("stopping")
+        planstore.leave()
+        await _linger(LINGER if config.allow_remote else 0.0)
         planstore.http.stop()
         await http
     finally:
         await asyncio.to_thread(_close, planstore)
+
+
+_linger = asyncio.sleep
 
 
 def _close(planstore: Planstore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import msgspec
@@ -25,6 +26,7 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
         token: The bearer token that every call needs, probes aside.
         feed_shards: Shards of the feed, as catalogue documents say.
         changed: Called after a commit that put something into the snapshot outbox.
+        leaving: Set when the process is about to stop: it still answers, but is not ready any more.
     """
 
     database: Database
@@ -35,3 +37,4 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     feed_shards: int = 1
     changed: Callable[[], None] = lambda: None
+    leaving: threading.Event = msgspec.field(default_factory=threading.Event)

@@ -23,7 +23,7 @@ def probes(dependencies: ApiDependencies) -> APIRouter:
 
     @router.get("/readyz")
     def readyz() -> Response:
-        """The database answers and has the schema that this version expects."""
+        """The database answers and has the schema that this version expects, and the process stays."""
         cause = _unready(dependencies)
         return PlainTextResponse(f"{cause or 'ok'}\n", 503 if cause else 200)
 
@@ -36,6 +36,8 @@ def probes(dependencies: ApiDependencies) -> APIRouter:
 
 
 def _unready(dependencies: ApiDependencies) -> str:
+    if dependencies.leaving.is_set():
+        return "the process is about to stop"
     try:
         current = is_current(dependencies.database.engine)
     except SQLAlchemyError:
