@@ -50,7 +50,9 @@ class Freshness:
         """A heartbeat was read, and the feed up to it."""
         self._shards[shard] = _Confirmation(true_at, self._clock.monotonic())
         if len(self._shards) >= self._expected:
-            self._weakest = min(self._shards.values(), key=lambda c: c.true_at)
+            heard = self._shards.values()
+            # Both apart: a silent shard counts also where the clock that beats are of was set back.
+            self._weakest = _Confirmation(min(c.true_at for c in heard), min(c.received for c in heard))
             self.generation += 1
 
     @property

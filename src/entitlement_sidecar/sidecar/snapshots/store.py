@@ -103,7 +103,7 @@ class SnapshotStore:
             tenant.followed = False
             tenant.confirmed_at = tenant.received = None
             tenant.told = None
-        elif held is not None and held.snapshot.version == tenant.snapshot.version:
+        if held is not None and held.snapshot.version == tenant.snapshot.version:
             # Nobody has taken back what was known of this version.
             _confirm(tenant, held.confirmed_at, held.received)
             tenant.followed = tenant.followed or held.followed

@@ -49,3 +49,26 @@ def test_a_feed_that_begins_again_confirms_nothing_yet() -> None:
     freshness.begin(1)
     assert freshness.as_of is None
     assert freshness.age() == float("inf")
+
+
+def test_a_source_s_own_word_ages_though_the_wall_clock_is_set_back() -> None:
+    """With the monotonic time since it was received."""
+    clock = FakeClock()
+    freshness = Freshness(clock)
+    said, received = clock.now(), clock.monotonic()
+    clock.advance(10)
+    clock.jump(-3600)
+    assert freshness.age_of(said, received) == 10
+
+
+def test_a_silent_shard_counts_though_the_beats_of_others_are_of_an_earlier_time() -> None:
+    """The clock that beats are of was set back."""
+    clock = FakeClock()
+    freshness = Freshness(clock)
+    freshness.begin(2)
+    freshness.beat(0, clock.now())
+    clock.advance(10)
+    clock.jump(-10)
+    freshness.beat(1, clock.now() - timedelta(seconds=1))
+    assert freshness.age() == 10
+    assert not freshness.is_fresh(clock.now())

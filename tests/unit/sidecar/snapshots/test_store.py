@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.sidecar.snapshots.store import UNKNOWN_FOR, HeldTenant, SnapshotStore
@@ -104,3 +104,46 @@ def test_an_older_catalogue_never_replaces_a_newer_one() -> None:
     store.put_catalogue(document(version=3))
     store.put_catalogue(document(version=2))
     assert store.catalogue.version == 3
+
+
+def test_the_same_version_read_again_keeps_what_was_known_of_it() -> None:
+    """A cache that cannot know takes back neither what the feed nor what the plan store has confirmed."""
+    store = SnapshotStore(10)
+    store.put(HeldTenant(snapshot("acme"), Source.PLAN_STORE, NOW, followed=True, received=7.0))
+    store.put(HeldTenant(snapshot("acme"), Source.REDIS, None, followed=False))
+    found = store.get("acme")
+    assert found is not None
+    assert (found.confirmed_at, found.received, found.followed) == (NOW, 7.0, True)
+
+
+def test_the_later_of_two_confirmations_of_a_version_counts() -> None:
+    """With when it was received, in whichever order they come."""
+    earlier, later = (NOW, 1.0), (NOW + timedelta(seconds=5), 6.0)
+    for order in ((earlier, later), (later, earlier)):
+        store = SnapshotStore(10)
+        for at, received in order:
+            store.put(HeldTenant(snapshot("acme"), Source.PLAN_STORE, at, followed=False, received=received))
+        found = store.get("acme")
+        assert found is not None
+        assert (found.confirmed_at, found.received) == later
+
+
+def test_an_old_version_read_again_stays_true_as_of_when_it_was() -> None:
+    """It is below its floor: no newer word counts, and the older one stays."""
+    store = SnapshotStore(10)
+    store.put(held(5))
+    store.raise_floor("acme", 6, NOW, 7.0)
+    store.put(HeldTenant(snapshot("acme", version=5), Source.PLAN_STORE, NOW + timedelta(9), followed=True))
+    found = store.get("acme")
+    assert found is not None
+    assert (found.confirmed_at, found.received, found.followed) == (NOW, 7.0, False)
+
+
+def test_a_newer_version_is_not_confirmed_by_what_was_known_of_an_older_one() -> None:
+    """Each version stands on its own."""
+    store = SnapshotStore(10)
+    store.put(HeldTenant(snapshot("acme"), Source.PLAN_STORE, NOW, followed=True, received=7.0))
+    store.put(HeldTenant(snapshot("acme", version=2), Source.REDIS, None, followed=False))
+    found = store.get("acme")
+    assert found is not None
+    assert (found.confirmed_at, found.received, found.followed) == (None, None, False)
