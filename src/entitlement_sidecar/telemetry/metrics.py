@@ -152,5 +152,8 @@ ingest_seconds = Histogram(
     "entitlement_ingest_seconds", "Duration of the ingest of a batch.", buckets=_SLOW, registry=REGISTRY
 )
 rest_requests = Counter(
-    "entitlement_rest_requests", "REST requests, by route and status.", ["route", "status"], registry=REGISTRY
+    "entitlement_rest_requests",
+    "REST requests, by route, method and class of status. Route none: refused before, or no such route.",
+    ["route", "method", "status"],
+    registry=REGISTRY,
 )

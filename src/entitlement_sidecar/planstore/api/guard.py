@@ -1,6 +1,6 @@
-"""What stands before every route: the bearer token and the size of the body.
+"""What stands before every route: the bearer token and the size of the body, and requests are counted.
 
-Both are judged before anything of a request is read or parsed.
+Token and size are judged before anything of a request is read or parsed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from entitlement_sidecar.domain.errors import UnauthenticatedError
 from entitlement_sidecar.planstore.api import problems
+from entitlement_sidecar.telemetry import metrics
 
 MAX_BODY = 8 * 1024 * 1024
 """Bytes of a request at most; the largest are catalogues."""
 
 OPEN = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json", "/docs"})
 """Paths that need no token."""
+
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+"""Methods that are counted by name: callers may send any word."""
 
 
 class Guard:
@@ -34,6 +38,21 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        status = 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, sending)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            metrics.rest_requests.labels(route, method, f"{status // 100}xx").inc()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         if scope["path"] not in OPEN and not self._authorised(headers):
             await _refuse_unknown()(scope, receive, send)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import redis
 import uuid6
-from sqlalchemy import exists, select, update
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.clock import Clock
@@ -115,6 +115,7 @@ class RedisPublisher:
         Raises:
             redis.RedisError: Redis is away; nothing was marked that it does not have.
         """
+        self._count_waiting()
         try:
             states = self._states()
             while self._publish_some(states):
@@ -127,6 +128,12 @@ class RedisPublisher:
         except redis.RedisError:
             metrics.publish_failures.inc()
             raise
+
+    def _count_waiting(self) -> None:
+        """Before Redis is asked for anything: the number matters most while it does not answer."""
+        with self._database.reading() as session:
+            waiting = select(func.count()).where(SnapshotOutboxRow.published_at.is_(None))
+            metrics.unpublished_changes.set(session.scalar(waiting) or 0)
 
     def _states(self) -> list[ShardState]:
         """Where each shard is, after refilling those that are not what the database knows."""
@@ -210,7 +217,6 @@ class RedisPublisher:
         query = select(SnapshotOutboxRow).where(SnapshotOutboxRow.published_at.is_(None))
         query = query.order_by(SnapshotOutboxRow.id).limit(BATCH).with_for_update(skip_locked=True)
         rows = session.scalars(query).all()
-        metrics.unpublished_changes.set(len(rows))
         envelopes = newest_envelopes(session, rows)
         for (kind, tenant_id), (version, envelope) in envelopes.items():
             self._put(CATALOGUE_KEY if kind == CATALOGUE else snapshot_key(tenant_id), version, envelope)
