@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from entitlement_sidecar.planstore.bootstrap import seed
+from entitlement_sidecar.domain.errors import ConfigurationError
+from entitlement_sidecar.planstore.bootstrap import build, seed
 from entitlement_sidecar.planstore.catalogue import current_catalogue
 from entitlement_sidecar.planstore.config import PlanstoreConfig, prepare_state
 from entitlement_sidecar.planstore.db import Database
+from entitlement_sidecar.planstore.db.migrate import migrate
 from entitlement_sidecar.planstore.subscriptions import latest_subscription
 from entitlement_sidecar.wire.catalogue_file import parse_catalogue
 
@@ -75,3 +77,37 @@ def test_a_plan_that_is_not_for_sale_is_no_reason_to_fail(
     seed(config, parse_catalogue(catalogue_text, "example"), "acme", "no-such")
 
     assert found(shop.database) == ("shop", None, False)
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("foo=bar", 'invalid connection option "foo"'),
+        ("connect_timeout=soon", "connect_timeout: 'soon'"),
+        ("host=127.0.0.1&port=soon", "soon"),
+    ],
+)
+def test_an_option_that_no_driver_knows_is_named(tmp_path: Path, option: str, named: str) -> None:
+    """A wrong option of the URL is an error of the setting, for the plan store and for its migration."""
+    config = PlanstoreConfig(
+        database=f"postgresql://user:secret@127.0.0.1:1/name?{option}", state_dir=tmp_path / "state"
+    )
+    for start in (build, lambda config: migrate(config.database_url)):
+        with pytest.raises(ConfigurationError, match=named) as caught:
+            start(config)
+
+        assert "secret" not in str(caught.value)
+
+
+def test_a_database_that_is_away_is_told(tmp_path: Path, free_port: int) -> None:
+    """Nobody at the port: in a line, without the password."""
+    config = PlanstoreConfig(
+        database=f"postgresql://user:secret@127.0.0.1:{free_port}/name", state_dir=tmp_path / "state"
+    )
+    with pytest.raises(
+        ConfigurationError, match=rf"^--database: cannot be reached: .*{free_port}.*"
+    ) as caught:
+        build(config)
+
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)

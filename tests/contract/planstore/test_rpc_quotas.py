@@ -145,3 +145,61 @@ def test_a_reused_request_id_conflicts(shop: Any, consume: Any) -> None:
 
     assert again == first
     assert (code, "'one'" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+
+
+@pytest.fixture
+def consume_all(shop: Any) -> Any:
+    """Calls ConsumeAll; answers (response, code, details)."""
+    servicer = QuotaServicer(shop.database, shop.authority, shop.clock)
+    server = grpc_testing.server_from_dictionary({SERVICE: servicer}, grpc_testing.strict_real_time())
+
+    def call(*items: dict[str, Any], tenant_id: str = "acme") -> Any:
+        asked = [quota_pb2.ConsumeRequest(**item) for item in items]
+        request = quota_pb2.ConsumeAllRequest(tenant_id=tenant_id, items=asked)
+        method = SERVICE.methods_by_name["ConsumeAll"]
+        response, _, code, details = server.invoke_unary_unary(method, {}, request, None).termination()
+        return response, code, details
+
+    return call
+
+
+def test_several_amounts_are_admitted_together(shop: Any, consume_all: Any) -> None:
+    """All or none; a feature that the tenant lacks takes the others with it."""
+    shop.subscribe()
+    calls = {"feature": "calls", "quantity": 3, "request_id": "a"}
+    reports = {"feature": "reports", "quantity": 9, "request_id": "b"}
+
+    response, code, _ = consume_all(calls, reports)
+    assert (code, response.admitted) == (grpc.StatusCode.OK, True)
+    assert [one.admitted for one in response.results] == [True, True]
+
+    response, _, _ = consume_all({**calls, "request_id": "c"}, {**reports, "request_id": "d"})
+    assert (response.admitted, [one.admitted for one in response.results]) == (False, [False, True])
+
+    response, _, _ = consume_all(
+        {**calls, "quantity": 1, "request_id": "e"}, {**reports, "feature": "nothing", "request_id": "f"}
+    )
+    assert (response.admitted, [len(one.usage) for one in response.results]) == (False, [2, 0])
+    assert {limit.used for limit in response.results[0].usage} == {3}
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([], "items: expected 1 to 100, got 0"),
+        ([{"feature": "calls", "quantity": 1, "request_id": "a"}] * 101, "items: expected 1 to 100, got 101"),
+        ([{"feature": "calls", "request_id": "a"}], "items[0].quantity: expected 1 or more"),
+        ([{"feature": "calls", "quantity": 1}], "items[0].request_id"),
+        ([{"feature": "A", "quantity": 1, "request_id": "a"}], "items[0].feature"),
+        ([{"tenant_id": "x", "feature": "a", "quantity": 1, "request_id": "a"}], "items[0].tenant_id"),
+        ([{"feature": "a", "quantity": 1, "request_id": "a", "subject": "\0"}], "items[0].subject"),
+    ],
+    ids=range(7),
+)
+def test_what_is_wrong_in_an_item_is_named_by_its_place(
+    consume_all: Any, items: list[dict[str, Any]], said: str
+) -> None:
+    """INVALID_ARGUMENT with the path of the field."""
+    _, code, details = consume_all(*items)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert said in details
