@@ -337,3 +337,15 @@ def test_pages_of_events(books: Books) -> None:
 
     assert [row.event_id for row in (*first, *second)] == ["e4", "e3", "e2", "e1", "e0"]
     assert not others
+
+
+def test_a_batch_that_adds_up_to_too_much_is_stored(shop: Any) -> None:
+    """More in one batch than 64 bits hold: every event is kept, and the sum stays at the largest number."""
+    books = Books(shop)
+    events = [usage(f"e{number}", value=MAX_QUANTITY) for number in range(1100)]
+
+    results = books.append(*events)
+    books.append(usage("one-more"))
+
+    assert {result.outcome for result in results} == {UsageOutcome.ACCEPTED}
+    assert [(row.value, row.event_count) for row in books.totals()] == [(2**63 - 1, 1101)]

@@ -134,7 +134,7 @@ def _row(key: _Key, total: _Total, watermark: int) -> dict[str, object]:
     return row | {
         "window_end": total.window.end,
         "unit": total.metric.unit,
-        "value": total.value,
+        "value": min(total.value, _LARGEST),
         "event_count": total.count,
         "first_event_at": total.first,
         "last_event_at": total.last,
