@@ -35,7 +35,7 @@ from entitlement_sidecar.planstore.config import (
     prepare_state,
 )
 from entitlement_sidecar.planstore.db import Database, OrganizationRow, create_engine_for
-from entitlement_sidecar.planstore.db.away import AWAY
+from entitlement_sidecar.planstore.db.away import AWAY, MISNAMED, told
 from entitlement_sidecar.planstore.db.migrate import is_current
 from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
 from entitlement_sidecar.planstore.snapshots import SignedSnapshots, limits_of
@@ -176,9 +176,11 @@ def _open_database(config: PlanstoreConfig) -> Database:
         current = is_current(database.engine)
     except AWAY as error:
         database.close()
-        # The driver's message names host and role, never the password.
-        why = getattr(error, "orig", None) or "no connection in time"
+        why = told(error) if hasattr(error, "orig") else "no connection in time"
         raise ConfigurationError(f"--database: cannot be reached: {why}") from error
+    except MISNAMED as error:
+        database.close()
+        raise ConfigurationError(f"--database: cannot be used: {told(error)}") from error
     if not current:
         database.close()
         raise ConfigurationError("--database: has another schema; run `entitlements planstore migrate` first")

@@ -46,7 +46,11 @@ def create_engine_for(url: str) -> Engine:
         return _sqlite(parsed)
     waits = _WAITS | {"options": f"-c statement_timeout={STATEMENT_TIMEOUT}s"}
     waits = {name: value for name, value in waits.items() if name not in parsed.query}
-    return create_engine(parsed, connect_args=waits, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    try:
+        return create_engine(parsed, connect_args=waits, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    except ArgumentError as error:
+        # It names the option, not the URL.
+        raise ConfigurationError(f"database: {error}; {_ACCEPTED}") from error
 
 
 def _parse(url: str) -> URL:

@@ -11,9 +11,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from entitlement_sidecar.domain.errors import ConfigurationError
+from entitlement_sidecar.planstore.db.away import AWAY, MISNAMED, told
 from entitlement_sidecar.planstore.db.engine import WRITING, create_engine_for
 
 _LOCK = 0x656E7469746C65
@@ -36,10 +36,9 @@ def migrate(url: str) -> str:
     engine = create_engine_for(url)
     try:
         return _upgrade(engine)
-    except (OperationalError, ProgrammingError) as error:
-        # The driver's message names host and role, never the password.
+    except (*AWAY, *MISNAMED) as error:
         where = engine.url.database if engine.dialect.name == "sqlite" else "PostgreSQL"
-        raise ConfigurationError(f"database {where}: cannot be reached or changed: {error.orig}") from error
+        raise ConfigurationError(f"database {where}: cannot be reached or changed: {told(error)}") from error
     finally:
         engine.dispose()
 
