@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,7 +25,6 @@ from entitlement_sidecar.planstore.catalogue import (
     apply_catalogue,
     current_catalogue,
     list_plans,
-    set_feed_shards,
 )
 from entitlement_sidecar.planstore.config import (
     PlanstoreConfig,
@@ -42,6 +40,7 @@ from entitlement_sidecar.planstore.snapshots import SignedSnapshots, limits_of
 from entitlement_sidecar.planstore.snapshots.feed import Beats, FeedSignal
 from entitlement_sidecar.planstore.snapshots.publisher import Publisher, RedisPublisher
 from entitlement_sidecar.planstore.snapshots.redis_feed import RedisFeedWriter
+from entitlement_sidecar.planstore.snapshots.resealing import holds_signed, put_into_force
 from entitlement_sidecar.planstore.subscriptions import SubscriptionRequest, Subscriptions
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
@@ -72,9 +71,6 @@ _SERVICES = (
 )
 
 
-_log = logging.getLogger(__name__)
-
-
 class Planstore(msgspec.Struct, frozen=True):
     """Everything that runs in one plan store process."""
 
@@ -101,11 +97,9 @@ def build(config: PlanstoreConfig) -> Planstore:
     """
     clock = SystemClock()
     prepare_state(config)
-    token, key = load_or_create_token(config.token_path), load_or_create_key(config)
-    database = _open_database(config)
-    with database.writing() as session:
-        if set_feed_shards(session, config.feed_shards, key, clock.now()):
-            _log.info("the feed has %d shards from now on", config.feed_shards)
+    token = load_or_create_token(config.token_path)
+    database, key = _open(config)
+    put_into_force(database, key, config.feed_shards, clock)
     signal, leaving = FeedSignal(), threading.Event()
     publisher = Publisher(database, signal, clock, _redis_publisher(config, database, key, clock))
     authority, ledger = RootAuthority(database, clock), Ledger(limits_of)
@@ -156,8 +150,7 @@ def seed(config: PlanstoreConfig, catalogue: Catalogue, tenant_id: str, plan: st
     of its subscription. Where the catalogue in force does not sell the plan, the tenant is left out.
     """
     clock = SystemClock()
-    key = load_or_create_key(config)
-    database = _open_database(config)
+    database, key = _open(config)
     try:
         with database.writing() as session:
             if current_catalogue(session) is None:
@@ -168,6 +161,18 @@ def seed(config: PlanstoreConfig, catalogue: Catalogue, tenant_id: str, plan: st
                 subscriptions.upsert(session, tenant_id, SubscriptionRequest(plan=plan))
     finally:
         database.close()
+
+
+def _open(config: PlanstoreConfig) -> tuple[Database, SigningKey]:
+    """The database, and the key that signs what it holds."""
+    database = _open_database(config)
+    try:
+        with database.reading() as session:
+            signed = holds_signed(session)
+        return database, load_or_create_key(config, signed=signed)
+    except BaseException:
+        database.close()
+        raise
 
 
 def _open_database(config: PlanstoreConfig) -> Database:

@@ -91,14 +91,20 @@ def load_or_create_token(path: Path) -> str:
     return read_token(path, "--token-file")
 
 
-def load_or_create_key(config: PlanstoreConfig) -> SigningKey:
+def load_or_create_key(config: PlanstoreConfig, *, signed: bool) -> SigningKey:
     """The signing key; a fresh one where there is none. Writes its public half for sidecars.
 
+    Args:
+        config: Names the file.
+        signed: The database holds what a key signed, so that a fresh one would be another.
+
     Raises:
-        ConfigurationError: The file cannot be read or written, or holds no key.
+        ConfigurationError: The file cannot be read or written, holds no key, or is missing where one was.
     """
     path = config.key_path
     if not path.exists():
+        if signed:
+            raise ConfigurationError(_lost(config))
         try:
             SigningKey.generate().save(path)
         except FileExistsError:
@@ -108,3 +114,13 @@ def load_or_create_key(config: PlanstoreConfig) -> SigningKey:
     key = SigningKey.load(path)
     config.trusted_keys_path.write_text(key.trust_line())
     return key
+
+
+def _lost(config: PlanstoreConfig) -> str:
+    path = config.key_path
+    return (
+        f"--signing-key {path}: missing, but the database holds what a key signed: give that key's file. "
+        "Where it is lost, make another: "
+        f"`(umask 077; head -c 32 /dev/urandom | base64 > {path})`; with it everything is signed again at "
+        f"the next start, and sidecars with --trusted-keys need the line in {config.trusted_keys_path}"
+    )

@@ -104,6 +104,11 @@ def sign(  # noqa: PLR0913, PLR0917 - the parts that the signature covers
     return envelope.SerializeToString()
 
 
+def signer_of(envelope: bytes) -> str:
+    """Id of the key that an envelope says it was signed with; nothing is verified."""
+    return snapshot_pb2.SignedEnvelope.FromString(envelope).key_id
+
+
 def _covered(envelope: snapshot_pb2.SignedEnvelope) -> bytes:
     parts = (
         _CONTEXT,

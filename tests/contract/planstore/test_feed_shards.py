@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from entitlement_sidecar.planstore.catalogue import current_document, set_feed_shards
+from entitlement_sidecar.planstore.catalogue import current_document, seal_catalogue_again
 from entitlement_sidecar.planstore.config import PlanstoreConfig, prepare_state
 from entitlement_sidecar.planstore.db import Database, RedisFeedStateRow
 from entitlement_sidecar.planstore.process import serve
@@ -59,7 +59,7 @@ async def test_another_number_reaches_those_who_read(database: Database, redis_d
         await reader.began()
         for shards in (5, 2, 5):
             with database.writing() as session:
-                assert set_feed_shards(session, shards, store.key, store.clock.now())
+                assert seal_catalogue_again(session, shards, store.key, store.clock.now())
             through.publish()
             assert (await reader.began()).shards == shards
 

@@ -4,7 +4,7 @@
 becomes a new version; whoever bought the old one keeps it. `plans` reads versions back.
 """
 
-from entitlement_sidecar.planstore.catalogue.apply import ApplyResult, apply_catalogue, set_feed_shards
+from entitlement_sidecar.planstore.catalogue.apply import ApplyResult, apply_catalogue, seal_catalogue_again
 from entitlement_sidecar.planstore.catalogue.plans import (
     active_add_on,
     add_on_of,
@@ -25,5 +25,5 @@ __all__ = [
     "find_plan",
     "list_plans",
     "plan_of",
-    "set_feed_shards",
+    "seal_catalogue_again",
 ]

@@ -25,7 +25,7 @@ from entitlement_sidecar.planstore.db import (
     SnapshotOutboxRow,
 )
 from entitlement_sidecar.wire.envelopes import seal_catalogue
-from entitlement_sidecar.wire.signing import SigningKey
+from entitlement_sidecar.wire.signing import SigningKey, signer_of
 
 
 class ApplyResult(msgspec.Struct, frozen=True):
@@ -63,18 +63,19 @@ def apply_catalogue(
     return ApplyResult(version, True, tuple(plans), tuple(add_ons), tuple(retired))
 
 
-def set_feed_shards(session: Session, feed_shards: int, key: SigningKey, now: datetime) -> bool:
-    """Seals the catalogue in force again where it says another number of shards; whether it did.
+def seal_catalogue_again(session: Session, feed_shards: int, key: SigningKey, now: datetime) -> bool:
+    """Seals the catalogue in force anew where it says other shards or another key; whether it did.
 
-    Publishers and sidecars both go by that document, so this is what puts a number into force.
+    Publishers and sidecars both go by that document, so this is what puts a number of shards into force.
     """
     _take_turn(session)
     row = current_row(session)
-    if row is None or row.feed_shards == feed_shards:
+    if row is None or (row.feed_shards == feed_shards and signer_of(row.envelope) == key.key_id):
         return False
     catalogue = decode_catalogue(row.document)
     _store(session, catalogue, _seal(catalogue, row.version + 1, feed_shards, key, now))
-    _begin_shards_anew(session)
+    if row.feed_shards != feed_shards:
+        _begin_shards_anew(session)
     return True
 
 

@@ -1,0 +1,115 @@
+"""The key that signs: never replaced unasked, and where another is given, all is signed with that one."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from entitlement_sidecar.domain.clock import SystemClock
+from entitlement_sidecar.domain.errors import ConfigurationError
+from entitlement_sidecar.planstore.bootstrap import build, seed
+from entitlement_sidecar.planstore.catalogue import current_document
+from entitlement_sidecar.planstore.config import PlanstoreConfig, prepare_state
+from entitlement_sidecar.planstore.db import Database
+from entitlement_sidecar.planstore.process import serve
+from entitlement_sidecar.planstore.snapshots import resealing
+from entitlement_sidecar.planstore.snapshots.feed import newest_catalogue
+from entitlement_sidecar.planstore.snapshots.resealing import put_into_force
+from entitlement_sidecar.wire.catalogue_file import parse_catalogue
+from entitlement_sidecar.wire.envelopes import open_catalogue, open_snapshot
+from entitlement_sidecar.wire.signing import KeyRing, SigningKey
+from support.transports import Store
+
+TENANTS = [f"tenant-{number}" for number in range(5)]
+
+
+def configure(database: Database, folder: Path) -> PlanstoreConfig:
+    """Settings of a plan store on the database, with a state folder that holds nothing."""
+    url = database.engine.url.render_as_string(hide_password=False)
+    config = PlanstoreConfig(
+        database=url, http="127.0.0.1:0", grpc="127.0.0.1:0", state_dir=folder / "state", feed_shards=1
+    )
+    prepare_state(config)
+    return config
+
+
+async def start_and_stop(config: PlanstoreConfig) -> None:
+    """One life of a plan store."""
+    stopping = asyncio.Event()
+    await serve(config, stopping, lambda *_: stopping.set())
+
+
+def versions(store: Store, ring: KeyRing) -> list[int]:
+    """Versions of the catalogue and of each tenant's snapshot, all verified with a ring."""
+    with store.database.reading() as session:
+        newest = newest_catalogue(session)
+    assert newest is not None
+    snapshots = [open_snapshot(ring, store.envelope(tenant), tenant).version for tenant in TENANTS]
+    return [open_catalogue(ring, newest[1]).version, *snapshots]
+
+
+def test_a_lost_key_is_not_replaced_unasked(database: Database, tmp_path: Path, catalogue_text: str) -> None:
+    """A database with signed snapshots and an empty state folder: the start is refused, and nothing made."""
+    Store(database)
+    config = configure(database, tmp_path)
+
+    with pytest.raises(
+        ConfigurationError, match=r"--signing-key .*signing\.key: missing.*give that key"
+    ) as no:
+        build(config)
+    with pytest.raises(ConfigurationError):
+        seed(config, parse_catalogue(catalogue_text, "example"), "acme", "basic")
+
+    assert not config.key_path.exists()
+    assert not config.trusted_keys_path.exists()
+    # What it says to do makes a key that is accepted.
+    subprocess.run(["sh", "-c", str(no.value).split("`")[1]], check=True)
+    assert SigningKey.load(config.key_path).key_id
+    assert config.key_path.stat().st_mode & 0o077 == 0
+
+
+async def test_another_key_signs_everything_again(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started with a new key, all that the database holds verifies with it; started again, nothing moves."""
+    monkeypatch.setattr(resealing, "PAGE", 2)
+    store = Store(database)
+    for tenant in TENANTS:
+        store.change(tenant)
+    config = configure(database, tmp_path)
+    new = SigningKey.generate()
+    new.save(config.key_path)
+
+    for _ in range(2):
+        await start_and_stop(config)
+
+        ring = KeyRing({new.key_id: new.public_bytes}, pinned=True)
+        assert versions(store, ring) == [2, 2, 2, 2, 2, 2]
+
+
+def test_signing_again_goes_on_where_it_was_cut_short(database: Database) -> None:
+    """What has the new key already is not signed once more."""
+    store = Store(database)
+    old = store.key
+    for tenant in TENANTS:
+        store.change(tenant)
+    new = SigningKey.generate()
+    store.sign_with(new)
+    store.change(TENANTS[0])
+
+    put_into_force(database, new, 1, store.clock)
+
+    assert versions(store, KeyRing({new.key_id: new.public_bytes}, pinned=True)) == [2] * 6
+    put_into_force(database, old, 1, store.clock)
+    assert versions(store, store.ring) == [3] * 6
+
+
+def test_an_empty_database_needs_nothing_signed(database: Database) -> None:
+    """Before the first catalogue there is nothing that another key could have signed."""
+    put_into_force(database, SigningKey.generate(), 1, SystemClock())
+
+    with database.reading() as session:
+        assert current_document(session).version == 0
