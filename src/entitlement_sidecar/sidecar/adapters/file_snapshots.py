@@ -1,8 +1,8 @@
 """Snapshots from a file: for tests, and for sites without a plan store.
 
 The file is the plan store's word: a tenant that it does not name does not exist, nor does one that it
-names no longer. It is looked at once a second; a changed one is read whole and takes effect
-whole, a bad one is refused and the last good one stays.
+names no longer. It is looked at once a second; a changed one is read whole and takes effect whole. While it
+is gone or bad the last good one is served, and nothing confirms it: answers say STALE until it is good again.
 """
 
 from __future__ import annotations
@@ -39,12 +39,20 @@ _log = logging.getLogger(__name__)
 class FileSnapshots:
     """Both ports in one: the file's snapshots, and the feed of its changes."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, look_every: float = LOOK_EVERY) -> None:
+        """Reads the file for the first time; `look_every` is in seconds.
+
+        Raises:
+            InvalidInputError: It is not a good snapshot file.
+        """
         self._path = path
+        self._look_every = look_every
+        self._wrong = ""
         self._clock = clock
         self._version = 0
         self._seen = self._stamp()
         self._document, self._snapshots = self._read()
+        self._good_at = clock.now()
 
     async def snapshot(self, tenant_id: str, min_version: int = 0) -> Fetched | None:
         """A tenant as the file has it.
@@ -57,7 +65,7 @@ class FileSnapshots:
             raise TenantUnknownError(tenant_id)
         if snapshot.version < min_version:
             return None
-        return Fetched(snapshot, Source.DISK, self._clock.now())
+        return Fetched(snapshot, Source.DISK, self._clock.now() if not self._wrong else self._good_at)
 
     async def catalogue(self) -> CatalogueDocument:
         """The file's catalogue."""
@@ -65,17 +73,20 @@ class FileSnapshots:
 
     def everything(self) -> list[Fetched]:
         """Every tenant, to be held from the start."""
-        return [Fetched(snapshot, Source.DISK, self._clock.now()) for snapshot in self._snapshots.values()]
+        return [Fetched(snapshot, Source.DISK, self._good_at) for snapshot in self._snapshots.values()]
 
     async def events(self) -> AsyncIterator[FeedEvent]:
         """A beat each second, and what changed when the file did."""
         yield Began(self._position(), shards=1)
         while True:
-            if self._stamp() != self._seen:
+            # A bad one is read again without a change that shows: it may be its permissions that were wrong.
+            if self._wrong or self._stamp() != self._seen:
                 for event in self._reload():
                     yield event
-            yield Beat(self._position(), self._clock.now())
-            await asyncio.sleep(LOOK_EVERY)
+            if not self._wrong:
+                self._good_at = self._clock.now()
+                yield Beat(self._position(), self._good_at)
+            await asyncio.sleep(self._look_every)
 
     def _position(self) -> Position:
         return Position(0, str(self._path), self._version)
@@ -98,9 +109,9 @@ class FileSnapshots:
         try:
             self._document, self._snapshots = self._read()
         except InvalidInputError as error:
-            metrics.source_errors.labels("file").inc()
-            _log.error("keeping the last good snapshots: %s", error)
+            self._refuse(str(error))
             return []
+        self._wrong = ""
         _log.info("%s read again: %d tenants", self._path, len(self._snapshots))
         position = self._position()
         return [
@@ -108,3 +119,9 @@ class FileSnapshots:
             *(Changed(position, tenant, self._version, one) for tenant, one in self._snapshots.items()),
             *(Gone(position, tenant) for tenant in before.keys() - self._snapshots.keys()),
         ]
+
+    def _refuse(self, wrong: str) -> None:
+        if wrong != self._wrong:
+            metrics.source_errors.labels("file").inc()
+            _log.error("keeping the last good snapshots: %s", wrong)
+        self._wrong = wrong

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 from entitlement_sidecar.domain.clock import SystemClock
 from entitlement_sidecar.sidecar.adapters.file_snapshots import FileSnapshots
@@ -13,6 +15,7 @@ from entitlement_sidecar.sidecar.snapshots.follower import Follower
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
 from entitlement_sidecar.sidecar.snapshots.store import SnapshotStore
+from entitlement_sidecar.telemetry import metrics
 
 HEAD = """
 catalogue: shop
@@ -39,7 +42,7 @@ class Site:
         path.write_text(BOTH)
         self.clock = SystemClock()
         self.store, self.freshness = SnapshotStore(10), Freshness(self.clock)
-        self.file = FileSnapshots(path, self.clock)
+        self.file = FileSnapshots(path, self.clock, look_every=0.01)
         self.loader = Loader(self.store, [self.file], self.clock)
         self.follower = Follower(self.file, self.store, self.loader, self.freshness)
 
@@ -84,3 +87,37 @@ async def test_a_tenant_that_the_file_names_no_longer_is_unknown(tmp_path: Path)
         await eventually(lambda: site.is_unknown("acme"))
         await eventually(lambda: site.store.is_settled("other"))
         assert site.store.get("other") is not None
+
+
+async def _bad(site: Site) -> None:
+    site.write(BOTH.replace("plan: basic", "plan: missing"))
+
+
+async def _gone(site: Site) -> None:
+    site.path.unlink()
+
+
+@pytest.mark.parametrize("spoil", [_bad, _gone])
+async def test_a_file_that_is_gone_or_bad_confirms_nothing(
+    tmp_path: Path, spoil: Callable[[Site], Awaitable[None]]
+) -> None:
+    """The last good one is served, as of when it was; a good one is confirmed again."""
+    async with following(tmp_path / "tenants.yaml") as site:
+        refused = metrics.source_errors.labels("file")
+        before = refused._value.get()
+        await spoil(site)
+        await eventually(lambda: refused._value.get() > before)
+        as_of = site.freshness.as_of
+        assert as_of is not None
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+        assert site.freshness.as_of == as_of
+        fetched = await site.file.snapshot("acme")
+        assert fetched is not None
+        assert fetched.true_at is not None
+        assert fetched.true_at <= as_of
+        assert site.store.get("acme") is not None
+
+        site.write(ONE)
+        await eventually(lambda: site.freshness.as_of != as_of)
+        assert site.is_unknown("acme")
