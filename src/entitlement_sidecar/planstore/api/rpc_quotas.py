@@ -67,23 +67,10 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         _validate(list(_all_violations(request)))
         with self._database.writing() as session:
             asked = [self._admission(session, request.tenant_id, item) for item in request.items]
-            known = [admission for admission, _ in asked if admission is not None]
-            if len(known) < len(asked):
-                # The tenant lacks one of the features now: nothing is admitted, the others are looked at.
-                return self._refused(session, asked)
-            admitted, usages = self._authority.admit_all(session, known)
+            _validate(list(_without_subject(asked)))
+            admitted, usages = self._authority.admit_all(session, [admission for admission, _ in asked])
         results = [_response(usage, version) for usage, (_, version) in zip(usages, asked, strict=True)]
         return quota_pb2.ConsumeAllResponse(admitted=admitted, results=results)
-
-    def _refused(self, session: Session, asked: Sequence[_Asked]) -> quota_pb2.ConsumeAllResponse:
-        results = []
-        for admission, version in asked:
-            usage = QuotaUsage(as_of=self._clock.now())
-            if admission is not None:
-                look = msgspec.structs.replace(admission, quantity=0)
-                usage = msgspec.structs.replace(self._authority.admit(session, look), admitted=True)
-            results.append(_response(usage, version))
-        return quota_pb2.ConsumeAllResponse(admitted=False, results=results)
 
     def _admission(self, session: Session, tenant_id: str, request: quota_pb2.ConsumeRequest) -> _Asked:
         """What to admit, and the version of the snapshot that says so; None where the tenant lacks it now."""
@@ -122,13 +109,25 @@ def _all_violations(request: quota_pb2.ConsumeAllRequest) -> Iterator[Violation]
     if not 1 <= len(request.items) <= MAX_ITEMS:
         yield Violation("items", f"expected 1 to {MAX_ITEMS}, got {len(request.items)}")
         return
+    first: dict[str, int] = {}
     for index, item in enumerate(request.items):
+        if item.request_id and first.setdefault(item.request_id, index) != index:
+            other = f"items[{first[item.request_id]}]"
+            yield Violation(f"items[{index}].request_id", f"expected one of its own, got that of {other}")
         if item.tenant_id:
             yield Violation(f"items[{index}].tenant_id", "expected to be empty: all are of one tenant")
         if not item.quantity:
             yield Violation(f"items[{index}].quantity", "expected 1 or more")
         for one in _violations(item, tenant=False):
             yield Violation(f"items[{index}].{one.field}", one.description)
+
+
+def _without_subject(asked: Sequence[_Asked]) -> Iterator[Violation]:
+    for index, (admission, _) in enumerate(asked):
+        if admission is not None and admission.seats and not admission.subject:
+            yield Violation(
+                f"items[{index}].subject", f"expected who takes the seat of {admission.feature!r}"
+            )
 
 
 def _violations(request: quota_pb2.ConsumeRequest, *, tenant: bool = True) -> Iterator[Violation]:

@@ -79,13 +79,24 @@ def limits_of(
     row = TenantSnapshotRow
     tenants = {tenant for tenant, _ in used}
     query = select(row.tenant_id, row.envelope).where(among(session, row.tenant_id, tenants))
-    snapshots = {tenant: _always_live(_opened(envelope)) for tenant, envelope in session.execute(query).all()}
+    snapshots = {tenant: _opened(envelope) for tenant, envelope in session.execute(query).all()}
     found = {
-        (tenant, feature): resolve(snapshots[tenant], features[feature], instant)
+        (tenant, feature): _counting(snapshots[tenant], features[feature], instant)
         for tenant, feature in used
         if tenant in snapshots
     }
     return {key: resolution for key, resolution in found.items() if resolution.limits or resolution.buckets}
+
+
+def _counting(snapshot: Snapshot, feature: Feature, instant: datetime) -> Resolution:
+    """As it resolves; as it would if every subscription were live where the tenant has nothing of it now.
+
+    Not the latter alone: a subscription that ended neither lends its credits nor lifts a limit.
+    """
+    resolution = resolve(snapshot, feature, instant)
+    if resolution.denied is None:
+        return resolution
+    return resolve(_always_live(snapshot), feature, instant)
 
 
 def _always_live(snapshot: Snapshot) -> Snapshot:

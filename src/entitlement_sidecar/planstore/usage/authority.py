@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, delete, select, tuple_
 from sqlalchemy.orm import Session
 from uuid6 import uuid7
 
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, Feature, FeatureKind, Limit
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, InvalidInputError
+from entitlement_sidecar.domain.joining import Bucket
 from entitlement_sidecar.domain.quota import LimitUsage, QuotaUsage, bucket_usage, burn
-from entitlement_sidecar.domain.resolve import Bucket, Resolution
+from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.window import window_at
 from entitlement_sidecar.planstore.db import Database, QuotaAdmissionRow, QuotaCounterRow, QuotaSeatRow
 from entitlement_sidecar.planstore.db.upsert import insert_for
@@ -109,21 +110,33 @@ class RootAuthority:
         metrics.admissions.labels(outcome).inc()
         return usage
 
-    def admit_all(self, session: Session, admissions: Sequence[Admission]) -> tuple[bool, list[QuotaUsage]]:
+    def admit_all(
+        self, session: Session, admissions: Sequence[Admission | None]
+    ) -> tuple[bool, list[QuotaUsage]]:
         """Admits everything in the caller's transaction, or nothing; raises as `admit`.
 
-        Where one is refused, `admitted` of the others says whether they would have been.
+        None stands for what the tenant lacks, and is refused. Where one is refused, `admitted` of the others
+        says whether they would have been, after those before them; nothing is used then.
         """
-        answers: dict[int, QuotaUsage] = {}
+        for admission in admissions:
+            if admission is not None:
+                _validate(admission)
+        now = self._clock.now()
+        answers: list[_Answer] = []
         try:
             with session.begin_nested():
-                for index in sorted(range(len(admissions)), key=lambda n: _turn(admissions[n])):
-                    answers[index] = self.admit(session, admissions[index])
-                if not all(answer.admitted for answer in answers.values()):
+                answers += _all_judged(session, admissions, now)
+                if not all(usage.admitted for _, usage in answers):
                     raise _NotAllError
         except _NotAllError:
-            return False, [answers[index] for index in range(len(admissions))]
-        return True, [answers[index] for index in range(len(admissions))]
+            answers = [
+                _undone(session, admission, answer, now)
+                for admission, answer in zip(admissions, answers, strict=True)
+            ]
+        for outcome, _ in answers:
+            metrics.admissions.labels(outcome).inc()
+        usages = [usage for _, usage in answers]
+        return all(outcome in {"admitted", "repeated"} for outcome, _ in answers), usages
 
     def release_seat(self, session: Session, admission: Admission) -> bool:
         """Gives the subject's seat of the windows that run now back. Says whether it had one."""
@@ -136,7 +149,28 @@ class RootAuthority:
         return bool(freed)
 
 
-def _judged(session: Session, admission: Admission, now: datetime) -> tuple[str, QuotaUsage]:
+_Answer = tuple[str, QuotaUsage]
+"""An outcome, as it is counted, and what is answered."""
+
+
+def _all_judged(session: Session, admissions: Sequence[Admission | None], now: datetime) -> list[_Answer]:
+    """Feature by feature, in one order for everyone here too; of one feature in the order given."""
+    answers: dict[int, _Answer] = {}
+    for index, admission in sorted(enumerate(admissions), key=lambda one: one[1].feature if one[1] else ""):
+        lacking = ("refused", QuotaUsage(admitted=False, as_of=now))
+        answers[index] = lacking if admission is None else _judged(session, admission, now)
+    return [answers[index] for index in range(len(admissions))]
+
+
+def _undone(session: Session, admission: Admission | None, answer: _Answer, now: datetime) -> _Answer:
+    """What is said of one of several after all: what it had taken is there again."""
+    outcome, _ = answer
+    if admission is None or outcome != "admitted":
+        return answer
+    return "refused", msgspec.structs.replace(_view(session, admission, now), admitted=True)
+
+
+def _judged(session: Session, admission: Admission, now: datetime) -> _Answer:
     if admission.quantity == 0:
         return "viewed", _view(session, admission, now)
     if repeated := _repeated(session, admission):
@@ -298,18 +332,13 @@ def _my_seats(admission: Admission, places: Sequence[Place]) -> list[ColumnEleme
         seat.tenant_id == admission.tenant_id,
         seat.feature == admission.feature,
         seat.subject == admission.subject,
-        seat.limit_key.in_([key for key, _ in places]),
-        seat.window_start.in_([start for _, start in places]),
+        # Pairs: another limit's window may have begun when an earlier one of this limit did.
+        tuple_(seat.limit_key, seat.window_start).in_(places),
     ]
 
 
 def _places(limits: Sequence[Limit], now: datetime) -> list[tuple[Place, Limit]]:
     return [((limit.key, window_at(limit.window, now).start), limit) for limit in _ordered(limits)]
-
-
-def _turn(admission: Admission) -> tuple[str, str]:
-    """One order for everyone here too."""
-    return admission.feature, admission.request_id
 
 
 def _ordered(limits: Sequence[Limit]) -> list[Limit]:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, func, select, update
+from sqlalchemy import ColumnElement, Row, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import Limit
@@ -116,13 +116,8 @@ class Counters(msgspec.Struct, frozen=True):
         session.execute(insert_for(session, QuotaCounterRow).values(**row).on_conflict_do_nothing())
 
     def _among(self, places: Sequence[Place]) -> list[ColumnElement[bool]]:
-        """At these places, and at some that have the key of one and the start of another."""
         counter = QuotaCounterRow
-        return [
-            self._mine(),
-            counter.limit_key.in_({key for key, _ in places}),
-            counter.window_start.in_({start for _, start in places}),
-        ]
+        return [self._mine(), tuple_(counter.limit_key, counter.window_start).in_(places)]
 
     def _mine(self) -> ColumnElement[bool]:
         counter = QuotaCounterRow
@@ -154,4 +149,5 @@ def usage_of(limit: Limit, window: Window, row: Counted | None, carried: int = 0
 def _room(limit: Limit) -> Any:  # noqa: ANN401 - a number, or an SQL expression
     if limit.soft or limit.amount is None:
         return _COUNTER_MAX
-    return limit.amount + func.coalesce(QuotaCounterRow.carried, 0) if limit.carry_over_cap else limit.amount
+    # What was carried once stays for its window, also when the limit no longer carries over.
+    return limit.amount + func.coalesce(QuotaCounterRow.carried, 0)

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import case
 from sqlalchemy.orm import Session
 
-from entitlement_sidecar.domain.resolve import Bucket, Resolution
+from entitlement_sidecar.domain.joining import Bucket
+from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.domain.window import Window, window_at
 from entitlement_sidecar.planstore.db import QuotaCounterRow
@@ -46,12 +47,15 @@ def add_all_unadmitted(
             key = (tenant_id, feature, limit.key, window.start)
             amounts[key] = min(amounts.get(key, 0) + event.value, _MOST)
             windows[key] = window
+    rows = {key: _row(key, windows[key], amounts[key]) for key in sorted(amounts)}
     for (tenant_id, feature), quantity in sorted(burnt.items()):
+        # Features are held in one order for everyone, so that nobody waits in a circle: what comes before
+        # these credits is added before they are held.
+        _add(session, [rows.pop(key) for key in list(rows) if key[:2] < (tenant_id, feature)])
         for bucket, share in _shares(session, Counters(tenant_id, feature), resolutions, quantity):
             key = (tenant_id, feature, bucket.key, bucket.since)
-            amounts[key], windows[key] = share, Window(bucket.since, bucket.until)
-    if amounts:
-        _add(session, [_row(key, windows[key], amounts[key]) for key in sorted(amounts)])
+            _add(session, [_row(key, Window(bucket.since, bucket.until), share)])
+    _add(session, list(rows.values()))
 
 
 def _shares(
@@ -82,4 +86,5 @@ def _add(session: Session, rows: list[dict[str, object]]) -> None:
         total = case((old > _MOST - new, _MOST), else_=old + new)
         return insert.on_conflict_do_update(index_elements=_KEY_COLUMNS, set_={"unadmitted": total})
 
-    insert_rows(session, QuotaCounterRow, rows, adding)
+    if rows:
+        insert_rows(session, QuotaCounterRow, rows, adding)
