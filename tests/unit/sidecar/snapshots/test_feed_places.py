@@ -29,9 +29,10 @@ class Stream:
         self._events = feed.events()
 
     async def append(self, sequence: int, tenant: str, version: int) -> None:
-        """One entry."""
+        """One entry, and the state after it."""
         entry = {"epoch": "epoch", "sequence": sequence, "kind": "snapshot", "tenant": tenant}
         await self._redis.xadd(feed_key(0), {**entry, "version": version})
+        await self._redis.hset(feed_state_key(0), "sequence", sequence)
 
     async def next(self) -> Any:
         """The next event."""
