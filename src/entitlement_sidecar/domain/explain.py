@@ -16,8 +16,8 @@ from entitlement_sidecar.domain.catalogue import Feature, FeatureKind, Limit
 from entitlement_sidecar.domain.decision import CheckRequest, Decision, Provenance, ProvenanceKind, Reason
 from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import LimitUsage, QuotaUsage
-from entitlement_sidecar.domain.resolve import Lives, Standing, Weighed, lives_at, state_denial, weigh
 from entitlement_sidecar.domain.snapshot import LIVE, Grant, GrantEffect, Snapshot, Subscription
+from entitlement_sidecar.domain.weighing import Lives, Standing, Weighed, lives_at, state_denial, weigh
 
 
 class Step(msgspec.Struct, frozen=True):

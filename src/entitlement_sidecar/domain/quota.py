@@ -13,7 +13,8 @@ import msgspec
 
 from entitlement_sidecar.domain.catalogue import Feature, FeatureKind, Limit
 from entitlement_sidecar.domain.decision import CheckRequest
-from entitlement_sidecar.domain.resolve import Bucket, Resolution
+from entitlement_sidecar.domain.joining import Bucket
+from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.window import Window, window_at
 
 

@@ -49,11 +49,14 @@ class Subscription(msgspec.Struct, frozen=True):
     phases: tuple[Phase, ...]
 
     def phase_at(self, now: datetime) -> Phase | None:
-        """The phase that holds an instant; None before the first and in gaps."""
+        """The phase that holds an instant: ended, where those before are over; None before the first."""
+        over: datetime | None = None
         for phase in self.phases:
             if phase.since <= now and (phase.until is None or now < phase.until):
                 return phase
-        return None
+            if phase.until is not None and phase.until <= now:
+                over = phase.until
+        return None if over is None else Phase(SubscriptionState.ENDED, over)
 
     def live_during(self, now: datetime) -> tuple[datetime | None, datetime | None]:
         """The interval without a gap, around an instant in which it is live, where its grants apply.

@@ -241,6 +241,6 @@ def test_time_alone_ends_a_trial(question: Question, after: SubscriptionState | 
         is {
             SubscriptionState.ENDED: Reason.SUBSCRIPTION_ENDED,
             SubscriptionState.SUSPENDED: Reason.SUBSCRIPTION_SUSPENDED,
-            None: Reason.SUBSCRIPTION_MISSING,
+            None: Reason.SUBSCRIPTION_ENDED,
         }[after]
     )

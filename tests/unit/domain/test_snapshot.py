@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from entitlement_sidecar.domain.decision import Provenance, ProvenanceKind, Reason
-from entitlement_sidecar.domain.resolve import merge_limits, resolve
+from entitlement_sidecar.domain.joining import merge_limits
+from entitlement_sidecar.domain.resolve import resolve
 from entitlement_sidecar.domain.snapshot import Grant, GrantEffect, Phase, SubscriptionState
 from entitlement_sidecar.domain.window import WindowUnit
 from entitlement_sidecar.testing.builders import (
@@ -91,7 +92,8 @@ def test_soft_and_hard_limits_of_one_window_both_hold() -> None:
 def test_unlimited_together_with_anything_is_unlimited() -> None:
     """A grant without limits lifts the others."""
     assert merge_limits([(limit(10),), ()]) == ()
-    assert merge_limits([(limit(10),), (limit(None),)])[0].amount is None
+    assert merge_limits([(limit(10),), (limit(None),)]) == ()
+    assert [one.key for one in merge_limits([(limit(10), limit(None, WindowUnit.DAY))])] == ["month"]
 
 
 def test_a_deny_override_beats_every_grant() -> None:

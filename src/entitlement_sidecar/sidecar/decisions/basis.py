@@ -53,6 +53,7 @@ class Basis(msgspec.Struct, frozen=True):
             and self.tenant.followed
             and store.get(self.tenant.snapshot.tenant_id) is self.tenant
             and store.catalogue is self.catalogue
+            and store.catalogue_current
             and self.knowledge.freshness.is_fresh(now)
             and (self.look is None or self.look() is self.usage)
         )

@@ -85,7 +85,7 @@ class Knowing:
             tenant.snapshot,
             tenant.source if tenant.source is Source.DISK else source,
             self._as_of(tenant),
-            stale=age > STALE_AFTER,
+            stale=age > STALE_AFTER or not self._store.catalogue_current,
             stale_for=age,
             resolver=tenant.resolver,
         )
@@ -135,7 +135,7 @@ class Knowing:
 
     def _told(self, tenant: HeldTenant, now: datetime) -> Held:
         """As `held` from memory, remembered while the feed confirms the tenant and says nothing new."""
-        if not (tenant.followed and self._freshness.is_fresh(now)):
+        if not (tenant.followed and self._store.catalogue_current and self._freshness.is_fresh(now)):
             return self.held(tenant, Source.MEMORY)
         told = tenant.told
         if (
@@ -161,7 +161,9 @@ class Knowing:
 
     def _age(self, tenant: HeldTenant) -> float:
         as_of = self._as_of(tenant)
-        return float("inf") if as_of is None else self._freshness.age_of(as_of)
+        if as_of is None:
+            return float("inf")
+        return self._freshness.age_of(as_of, tenant.received if as_of == tenant.confirmed_at else None)
 
 
 def _pauses() -> Iterator[float]:

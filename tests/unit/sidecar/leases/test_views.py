@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from entitlement_sidecar.domain.catalogue import Feature, FeatureKind
+from entitlement_sidecar.domain.joining import Bucket
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
-from entitlement_sidecar.domain.resolve import Bucket, Resolution
+from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority
 from entitlement_sidecar.sidecar.leases.views import MAX_AGE, REFRESH_AFTER, UsageViews
 from entitlement_sidecar.testing import FakeClock
