@@ -5,12 +5,15 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from entitlement_sidecar.planstore.db import Base, Database, create_engine_for
-from entitlement_sidecar.planstore.db.migrate import head, is_current, migrate
+from entitlement_sidecar.planstore.db.engine import WRITING
+from entitlement_sidecar.planstore.db.migrate import head, is_current, migrate, migrations_folder
 
 
 def test_migrations_match_the_models(database: Database) -> None:
@@ -54,3 +57,28 @@ def test_an_unmigrated_database_is_not_current(database_url: str) -> None:
 def test_tables_that_others_write_exist(database: Database, table: str) -> None:
     """The tables of ingest, publisher and authority are part of the first revision."""
     assert inspect(database.engine).has_table(table)
+
+
+COUNTER = """
+    INSERT INTO quota_counters (tenant_id, feature, limit_key, window_start, admitted)
+    VALUES ('acme', 'calls', 'month', '2026-01-01 00:00:00+00:00', 7)
+"""
+
+
+def test_what_was_counted_before_a_migration_is_there_after_it(database_url: str) -> None:
+    """Counters of the first version keep what they count; nothing is carried over in them yet."""
+    engine = create_engine_for(database_url)
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    try:
+        with engine.execution_options(**{WRITING: True}).begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0001")
+            connection.execute(text(COUNTER))
+        migrate(database_url)
+        with engine.begin() as connection:
+            rows = connection.execute(text("SELECT admitted, carried FROM quota_counters")).all()
+    finally:
+        engine.dispose()
+
+    assert [tuple(row) for row in rows] == [(7, None)]
