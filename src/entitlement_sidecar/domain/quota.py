@@ -22,7 +22,7 @@ class LimitUsage(msgspec.Struct, frozen=True):
     """Usage of one limit in its current window, or of one credit grant.
 
     `used` includes what was just admitted, `taken` is what this call took of a credit grant. `carried` came
-    from the window before and is there besides `amount`.
+    from the window before and is there besides `amount`. `holds`: the subject asked about has a seat of it.
     """
 
     key: str
@@ -34,6 +34,7 @@ class LimitUsage(msgspec.Struct, frozen=True):
     outstanding: int = 0
     carried: int = 0
     taken: int = 0
+    holds: bool = False
 
     @property
     def whole(self) -> int | None:
@@ -149,5 +150,8 @@ def wanted(feature: Feature | None, request: CheckRequest) -> int:
 
 
 def fits(limits: Sequence[LimitUsage], quantity: int) -> bool:
-    """Whether a quantity is left of every hard limit."""
-    return all(limit.soft or limit.remaining is None or quantity <= limit.remaining for limit in limits)
+    """Whether a quantity is left of every hard limit; a seat that the subject has is left for it."""
+    return all(
+        limit.soft or limit.holds or limit.remaining is None or quantity <= limit.remaining
+        for limit in limits
+    )

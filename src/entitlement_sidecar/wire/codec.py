@@ -257,6 +257,7 @@ def usage_to_proto(usage: LimitUsage) -> quota_pb2.LimitUsage:
         outstanding=usage.outstanding,
         carried=usage.carried,
         taken=usage.taken,
+        holds=usage.holds,
     )
 
 
@@ -272,6 +273,7 @@ def usage_from_proto(message: quota_pb2.LimitUsage) -> LimitUsage:
         outstanding=message.outstanding,
         carried=message.carried,
         taken=message.taken,
+        holds=message.holds,
     )
 
 

@@ -297,8 +297,12 @@ def _view(session: Session, admission: Admission, now: datetime) -> QuotaUsage:
         return QuotaUsage(_view_of_credits(session, admission), as_of=now)
     placed = _places(admission.limits, now)
     found = admission.counters.find(session, [place for place, _ in placed])
-    limits = tuple(_told(session, admission, limit, found.get(place), now) for place, limit in placed)
-    return QuotaUsage(limits, as_of=now, holds=_holds(session, admission, [place for place, _ in placed]))
+    seats = _seats(session, admission, [place for place, _ in placed])
+    limits = tuple(
+        msgspec.structs.replace(_told(session, admission, limit, found.get(place), now), holds=place in seats)
+        for place, limit in placed
+    )
+    return QuotaUsage(limits, as_of=now, holds=bool(seats) and len(seats) == len(placed))
 
 
 def _told(
@@ -319,11 +323,13 @@ def _view_of_credits(session: Session, admission: Admission) -> tuple[LimitUsage
     )
 
 
-def _holds(session: Session, admission: Admission, places: Sequence[Place]) -> bool:
+def _seats(session: Session, admission: Admission, places: Sequence[Place]) -> set[Place]:
+    """Where the subject has its seat."""
     if not (admission.seats and admission.subject):
-        return False
+        return set()
     mine = _my_seats(admission, places)
-    return len(session.scalars(select(QuotaSeatRow.limit_key).where(*mine)).all()) == len(places)
+    query = select(QuotaSeatRow.limit_key, QuotaSeatRow.window_start).where(*mine)
+    return {(key, start) for key, start in session.execute(query)}
 
 
 def _my_seats(admission: Admission, places: Sequence[Place]) -> list[ColumnElement[bool]]:

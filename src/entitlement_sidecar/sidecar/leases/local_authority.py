@@ -81,7 +81,7 @@ class LocalAuthority:
         if (
             view is not None
             and max_age is None
-            and view.resolution is ask.resolution
+            and (view.resolution is ask.resolution or view.resolution == ask.resolution)
             and view.since <= now < view.until
         ):
             return view.usage
@@ -138,7 +138,14 @@ class LocalAuthority:
         key = (tenant_id, ask.feature.key, limit.key, window.start)
         spent = self._spent.get(key) or Spent(0, self._carried(key, limit, window))
         return LimitUsage(
-            limit.key, limit.amount, limit.soft, window.start, window.end, spent.used, carried=spent.carried
+            limit.key,
+            limit.amount,
+            limit.soft,
+            window.start,
+            window.end,
+            spent.used,
+            carried=spent.carried,
+            holds=(key, ask.subject) in self._seats,
         )
 
     def _carried(self, key: _Key, limit: Limit, window: Window) -> int:

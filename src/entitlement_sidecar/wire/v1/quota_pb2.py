@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'entitlement_sidecar/wire/v1/quota.proto\x12\x0e\x65ntitlement.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\")\n\x06Holder\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\xea\x01\n\nLimitUsage\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x06\x61mount\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0c\n\x04soft\x18\x03 \x01(\x08\x12\x30\n\x0cwindow_start\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08reset_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04used\x18\x06 \x01(\x03\x12\x13\n\x0boutstanding\x18\x07 \x01(\x03\x12\x0f\n\x07\x63\x61rried\x18\x08 \x01(\x03\x12\r\n\x05taken\x18\t \x01(\x03\x42\t\n\x07_amount\"\x93\x01\n\x0e\x43onsumeRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12&\n\x06holder\x18\x05 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x0f\n\x07subject\x18\x06 \x01(\t\"\xb4\x01\n\x0f\x43onsumeResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12)\n\x05usage\x18\x02 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\x12\x18\n\x10snapshot_version\x18\x03 \x01(\x03\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08lease_id\x18\x05 \x01(\t\x12\r\n\x05holds\x18\x06 \x01(\x08\"}\n\x11\x43onsumeAllRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12-\n\x05items\x18\x02 \x03(\x0b\x32\x1e.entitlement.v1.ConsumeRequest\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.entitlement.v1.Holder\"X\n\x12\x43onsumeAllResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12\x30\n\x07results\x18\x02 \x03(\x0b\x32\x1f.entitlement.v1.ConsumeResponse\"\xe1\x01\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03has\x18\x02 \x01(\x03\x12\r\n\x05wants\x18\x03 \x01(\x03\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rrefresh_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07\x65nds_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05usage\x18\x07 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\"\x84\x01\n\x13\x41\x63quireLeaseRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\r\n\x05wants\x18\x03 \x01(\x03\x12&\n\x06holder\x18\x04 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x81\x01\n\x14\x41\x63quireLeaseResponse\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.entitlement.v1.Lease\x12)\n\x05usage\x18\x02 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\x12\x18\n\x10snapshot_version\x18\x03 \x01(\x03\"~\n\x11RenewLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05wants\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12&\n\x06holder\x18\x04 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x12\n\nrequest_id\x18\x05 \x01(\t\":\n\x12RenewLeaseResponse\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.entitlement.v1.Lease\"p\n\x12SettleLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\"\n\x13SettleLeaseResponse\x12\x0b\n\x03has\x18\x01 \x01(\x03\"p\n\x12ReturnLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\'\n\x13ReturnLeaseResponse\x12\x10\n\x08returned\x18\x01 \x01(\x03\"\x94\x01\n\x17ReportUnadmittedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12/\n\x0boccurred_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"E\n\x18ReportUnadmittedResponse\x12)\n\x05usage\x18\x01 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage2\xf6\x04\n\x0cQuotaService\x12Y\n\x0c\x41\x63quireLease\x12#.entitlement.v1.AcquireLeaseRequest\x1a$.entitlement.v1.AcquireLeaseResponse\x12S\n\nRenewLease\x12!.entitlement.v1.RenewLeaseRequest\x1a\".entitlement.v1.RenewLeaseResponse\x12V\n\x0bSettleLease\x12\".entitlement.v1.SettleLeaseRequest\x1a#.entitlement.v1.SettleLeaseResponse\x12V\n\x0bReturnLease\x12\".entitlement.v1.ReturnLeaseRequest\x1a#.entitlement.v1.ReturnLeaseResponse\x12J\n\x07\x43onsume\x12\x1e.entitlement.v1.ConsumeRequest\x1a\x1f.entitlement.v1.ConsumeResponse\x12S\n\nConsumeAll\x12!.entitlement.v1.ConsumeAllRequest\x1a\".entitlement.v1.ConsumeAllResponse\x12\x65\n\x10ReportUnadmitted\x12\'.entitlement.v1.ReportUnadmittedRequest\x1a(.entitlement.v1.ReportUnadmittedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'entitlement_sidecar/wire/v1/quota.proto\x12\x0e\x65ntitlement.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\")\n\x06Holder\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\xf9\x01\n\nLimitUsage\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x06\x61mount\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0c\n\x04soft\x18\x03 \x01(\x08\x12\x30\n\x0cwindow_start\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08reset_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04used\x18\x06 \x01(\x03\x12\x13\n\x0boutstanding\x18\x07 \x01(\x03\x12\x0f\n\x07\x63\x61rried\x18\x08 \x01(\x03\x12\r\n\x05taken\x18\t \x01(\x03\x12\r\n\x05holds\x18\n \x01(\x08\x42\t\n\x07_amount\"\x93\x01\n\x0e\x43onsumeRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12&\n\x06holder\x18\x05 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x0f\n\x07subject\x18\x06 \x01(\t\"\xb4\x01\n\x0f\x43onsumeResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12)\n\x05usage\x18\x02 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\x12\x18\n\x10snapshot_version\x18\x03 \x01(\x03\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08lease_id\x18\x05 \x01(\t\x12\r\n\x05holds\x18\x06 \x01(\x08\"}\n\x11\x43onsumeAllRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12-\n\x05items\x18\x02 \x03(\x0b\x32\x1e.entitlement.v1.ConsumeRequest\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.entitlement.v1.Holder\"X\n\x12\x43onsumeAllResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12\x30\n\x07results\x18\x02 \x03(\x0b\x32\x1f.entitlement.v1.ConsumeResponse\"\xe1\x01\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03has\x18\x02 \x01(\x03\x12\r\n\x05wants\x18\x03 \x01(\x03\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rrefresh_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07\x65nds_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05usage\x18\x07 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\"\x84\x01\n\x13\x41\x63quireLeaseRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\r\n\x05wants\x18\x03 \x01(\x03\x12&\n\x06holder\x18\x04 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x81\x01\n\x14\x41\x63quireLeaseResponse\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.entitlement.v1.Lease\x12)\n\x05usage\x18\x02 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\x12\x18\n\x10snapshot_version\x18\x03 \x01(\x03\"~\n\x11RenewLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05wants\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12&\n\x06holder\x18\x04 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x12\n\nrequest_id\x18\x05 \x01(\t\":\n\x12RenewLeaseResponse\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.entitlement.v1.Lease\"p\n\x12SettleLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\"\n\x13SettleLeaseResponse\x12\x0b\n\x03has\x18\x01 \x01(\x03\"p\n\x12ReturnLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\'\n\x13ReturnLeaseResponse\x12\x10\n\x08returned\x18\x01 \x01(\x03\"\x94\x01\n\x17ReportUnadmittedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12/\n\x0boccurred_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"E\n\x18ReportUnadmittedResponse\x12)\n\x05usage\x18\x01 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage2\xf6\x04\n\x0cQuotaService\x12Y\n\x0c\x41\x63quireLease\x12#.entitlement.v1.AcquireLeaseRequest\x1a$.entitlement.v1.AcquireLeaseResponse\x12S\n\nRenewLease\x12!.entitlement.v1.RenewLeaseRequest\x1a\".entitlement.v1.RenewLeaseResponse\x12V\n\x0bSettleLease\x12\".entitlement.v1.SettleLeaseRequest\x1a#.entitlement.v1.SettleLeaseResponse\x12V\n\x0bReturnLease\x12\".entitlement.v1.ReturnLeaseRequest\x1a#.entitlement.v1.ReturnLeaseResponse\x12J\n\x07\x43onsume\x12\x1e.entitlement.v1.ConsumeRequest\x1a\x1f.entitlement.v1.ConsumeResponse\x12S\n\nConsumeAll\x12!.entitlement.v1.ConsumeAllRequest\x1a\".entitlement.v1.ConsumeAllResponse\x12\x65\n\x10ReportUnadmitted\x12\'.entitlement.v1.ReportUnadmittedRequest\x1a(.entitlement.v1.ReportUnadmittedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,37 +36,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOLDER']._serialized_start=124
   _globals['_HOLDER']._serialized_end=165
   _globals['_LIMITUSAGE']._serialized_start=168
-  _globals['_LIMITUSAGE']._serialized_end=402
-  _globals['_CONSUMEREQUEST']._serialized_start=405
-  _globals['_CONSUMEREQUEST']._serialized_end=552
-  _globals['_CONSUMERESPONSE']._serialized_start=555
-  _globals['_CONSUMERESPONSE']._serialized_end=735
-  _globals['_CONSUMEALLREQUEST']._serialized_start=737
-  _globals['_CONSUMEALLREQUEST']._serialized_end=862
-  _globals['_CONSUMEALLRESPONSE']._serialized_start=864
-  _globals['_CONSUMEALLRESPONSE']._serialized_end=952
-  _globals['_LEASE']._serialized_start=955
-  _globals['_LEASE']._serialized_end=1180
-  _globals['_ACQUIRELEASEREQUEST']._serialized_start=1183
-  _globals['_ACQUIRELEASEREQUEST']._serialized_end=1315
-  _globals['_ACQUIRELEASERESPONSE']._serialized_start=1318
-  _globals['_ACQUIRELEASERESPONSE']._serialized_end=1447
-  _globals['_RENEWLEASEREQUEST']._serialized_start=1449
-  _globals['_RENEWLEASEREQUEST']._serialized_end=1575
-  _globals['_RENEWLEASERESPONSE']._serialized_start=1577
-  _globals['_RENEWLEASERESPONSE']._serialized_end=1635
-  _globals['_SETTLELEASEREQUEST']._serialized_start=1637
-  _globals['_SETTLELEASEREQUEST']._serialized_end=1749
-  _globals['_SETTLELEASERESPONSE']._serialized_start=1751
-  _globals['_SETTLELEASERESPONSE']._serialized_end=1785
-  _globals['_RETURNLEASEREQUEST']._serialized_start=1787
-  _globals['_RETURNLEASEREQUEST']._serialized_end=1899
-  _globals['_RETURNLEASERESPONSE']._serialized_start=1901
-  _globals['_RETURNLEASERESPONSE']._serialized_end=1940
-  _globals['_REPORTUNADMITTEDREQUEST']._serialized_start=1943
-  _globals['_REPORTUNADMITTEDREQUEST']._serialized_end=2091
-  _globals['_REPORTUNADMITTEDRESPONSE']._serialized_start=2093
-  _globals['_REPORTUNADMITTEDRESPONSE']._serialized_end=2162
-  _globals['_QUOTASERVICE']._serialized_start=2165
-  _globals['_QUOTASERVICE']._serialized_end=2795
+  _globals['_LIMITUSAGE']._serialized_end=417
+  _globals['_CONSUMEREQUEST']._serialized_start=420
+  _globals['_CONSUMEREQUEST']._serialized_end=567
+  _globals['_CONSUMERESPONSE']._serialized_start=570
+  _globals['_CONSUMERESPONSE']._serialized_end=750
+  _globals['_CONSUMEALLREQUEST']._serialized_start=752
+  _globals['_CONSUMEALLREQUEST']._serialized_end=877
+  _globals['_CONSUMEALLRESPONSE']._serialized_start=879
+  _globals['_CONSUMEALLRESPONSE']._serialized_end=967
+  _globals['_LEASE']._serialized_start=970
+  _globals['_LEASE']._serialized_end=1195
+  _globals['_ACQUIRELEASEREQUEST']._serialized_start=1198
+  _globals['_ACQUIRELEASEREQUEST']._serialized_end=1330
+  _globals['_ACQUIRELEASERESPONSE']._serialized_start=1333
+  _globals['_ACQUIRELEASERESPONSE']._serialized_end=1462
+  _globals['_RENEWLEASEREQUEST']._serialized_start=1464
+  _globals['_RENEWLEASEREQUEST']._serialized_end=1590
+  _globals['_RENEWLEASERESPONSE']._serialized_start=1592
+  _globals['_RENEWLEASERESPONSE']._serialized_end=1650
+  _globals['_SETTLELEASEREQUEST']._serialized_start=1652
+  _globals['_SETTLELEASEREQUEST']._serialized_end=1764
+  _globals['_SETTLELEASERESPONSE']._serialized_start=1766
+  _globals['_SETTLELEASERESPONSE']._serialized_end=1800
+  _globals['_RETURNLEASEREQUEST']._serialized_start=1802
+  _globals['_RETURNLEASEREQUEST']._serialized_end=1914
+  _globals['_RETURNLEASERESPONSE']._serialized_start=1916
+  _globals['_RETURNLEASERESPONSE']._serialized_end=1955
+  _globals['_REPORTUNADMITTEDREQUEST']._serialized_start=1958
+  _globals['_REPORTUNADMITTEDREQUEST']._serialized_end=2106
+  _globals['_REPORTUNADMITTEDRESPONSE']._serialized_start=2108
+  _globals['_REPORTUNADMITTEDRESPONSE']._serialized_end=2177
+  _globals['_QUOTASERVICE']._serialized_start=2180
+  _globals['_QUOTASERVICE']._serialized_end=2810
 # @@protoc_insertion_point(module_scope)

@@ -19,7 +19,7 @@ class Holder(_message.Message):
     def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class LimitUsage(_message.Message):
-    __slots__ = ("key", "amount", "soft", "window_start", "reset_at", "used", "outstanding", "carried", "taken")
+    __slots__ = ("key", "amount", "soft", "window_start", "reset_at", "used", "outstanding", "carried", "taken", "holds")
     KEY_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     SOFT_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class LimitUsage(_message.Message):
     OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
     CARRIED_FIELD_NUMBER: _ClassVar[int]
     TAKEN_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
     key: str
     amount: int
     soft: bool
@@ -38,7 +39,8 @@ class LimitUsage(_message.Message):
     outstanding: int
     carried: int
     taken: int
-    def __init__(self, key: _Optional[str] = ..., amount: _Optional[int] = ..., soft: _Optional[bool] = ..., window_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reset_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., used: _Optional[int] = ..., outstanding: _Optional[int] = ..., carried: _Optional[int] = ..., taken: _Optional[int] = ...) -> None: ...
+    holds: bool
+    def __init__(self, key: _Optional[str] = ..., amount: _Optional[int] = ..., soft: _Optional[bool] = ..., window_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reset_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., used: _Optional[int] = ..., outstanding: _Optional[int] = ..., carried: _Optional[int] = ..., taken: _Optional[int] = ..., holds: _Optional[bool] = ...) -> None: ...
 
 class ConsumeRequest(_message.Message):
     __slots__ = ("tenant_id", "feature", "quantity", "request_id", "holder", "subject")
