@@ -1,4 +1,4 @@
-"""Seats, and what a window carries over.
+"""Seats, what a window carries over, and first answers to consumptions.
 
 Revision: 0002, after 0001. Only adds, so that a plan store of the version before goes on beside it.
 """
@@ -30,9 +30,19 @@ def upgrade() -> None:
             "tenant_id", "feature", "limit_key", "window_start", "subject", name="pk_quota_seats"
         ),
     )
+    op.create_table(
+        "consumptions",
+        sa.Column("tenant_id", sa.String(), nullable=False),
+        sa.Column("event_id", sa.String(), nullable=False),
+        sa.Column("quantity", sa.BigInteger(), nullable=False),
+        sa.Column("answered_at", INSTANT, nullable=False),
+        sa.Column("answer", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "event_id", name="pk_consumptions"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("consumptions")
     op.drop_table("quota_seats")
     with op.batch_alter_table("quota_counters") as table:
         table.drop_column("carried")

@@ -15,7 +15,11 @@ _COLUMNS = ("feature", "allowed", "reason", "value", "limit", "used", "remaining
 @click.command("watch", epilog="Ends with Ctrl-C, or with --once after the first state.")
 @click.argument("tenant")
 @click.option(
-    "--after-version", type=click.IntRange(0), default=0, metavar="N", help="Only states after this version."
+    "--after-version",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="No state older than this version.",
 )
 @click.option("--once", is_flag=True, help="Print one state and end.")
 @click.option(

@@ -197,7 +197,7 @@ class EntitlementsClient(_Client):
             raise self._translated(error) from error
 
     def watch(self, tenant_id: str, after_version: int = 0) -> Iterator[TenantState]:
-        """The current state of a tenant, then each change; after `after_version` only what is newer.
+        """The current state of a tenant, then each change; none older than `after_version`.
 
         Ends by closing the iterator. After a RetryableError watch again, after the last version seen.
 

@@ -65,7 +65,7 @@ def _outage(raw: dict[str, Any]) -> OutagePolicy:
         after_stale=AfterStale[raw.get("after_stale", "last_known").upper()],
         when_unknown=WhenUnknown[chosen.upper()] if chosen else None,
         allowance=raw.get("allowance", 0),
-        allowance_window=_window(raw["allowance_window"]) if "allowance_window" in raw else None,
+        allowance_window=build_window(raw["allowance_window"]) if "allowance_window" in raw else None,
         value=raw.get("value"),
     )
 
@@ -80,7 +80,7 @@ def _metric(key: str, raw: dict[str, Any]) -> Metric:
         domain=raw["domain"],
         unit=raw["unit"],
         aggregation=Aggregation[raw.get("aggregation", "sum").upper()],
-        window=_window(raw.get("window", "month")),
+        window=build_window(raw.get("window", "month")),
         classification=Classification[raw.get("classification", "billable").upper()],
         feature=raw.get("feature", ""),
         durability=Durability[raw.get("durability", "durable").upper()],
@@ -129,7 +129,7 @@ def build_entitlement(feature: str, granted: Any) -> PlanEntitlement:  # noqa: A
 def _limits(granted: dict[str, Any]) -> tuple[Limit, ...]:
     for name in ("seats", "credits"):
         if name in granted:
-            return (Limit(_amount(granted[name]), _window(granted.get("window", "lifetime"))),)
+            return (Limit(_amount(granted[name]), build_window(granted.get("window", "lifetime"))),)
     return tuple(_limit(limit) for limit in granted.get("limits", ()))
 
 
@@ -140,13 +140,14 @@ def _amount(raw: int | str) -> int | None:
 def _limit(raw: dict[str, Any]) -> Limit:
     return Limit(
         amount=_amount(raw["amount"]),
-        window=_window(raw["window"]),
+        window=build_window(raw["window"]),
         soft=raw.get("soft", False),
         carry_over_cap=raw.get("carry_over_cap", 0),
     )
 
 
-def _window(raw: str | dict[str, str]) -> WindowSpec:
+def build_window(raw: str | dict[str, str]) -> WindowSpec:
+    """A window as it is written: its unit, or a mapping with the unit's zone and week start."""
     if isinstance(raw, str):
         return WindowSpec(WindowUnit[raw.upper()])
     return WindowSpec(

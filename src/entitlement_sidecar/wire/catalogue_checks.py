@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from entitlement_sidecar.domain.errors import CatalogueProblem
-from entitlement_sidecar.domain.window import zone_exists
+from entitlement_sidecar.domain.window import WindowSpec, WindowUnit, zone_exists
+from entitlement_sidecar.wire.catalogue_build import build_window
 from entitlement_sidecar.wire.catalogue_schema import unknown
 from entitlement_sidecar.wire.yaml_source import Path, YamlDocument
 
@@ -178,9 +179,11 @@ def _limits(limits: list[Any], path: Path) -> Problems:
         window, soft = limit.get("window"), limit.get("soft") is True
         yield from _window(window, (*path, index, "window"))
         yield from _later(limit, _LATER_LIMIT, (*path, index))
-        if limit.get("carry_over_cap") and (window == "lifetime" or limit.get("amount") == "unlimited"):
+        spec = _spec(window)
+        ends = spec is None or spec.unit is not WindowUnit.LIFETIME
+        if limit.get("carry_over_cap") and (limit.get("amount") == "unlimited" or not ends):
             yield (*path, index, "carry_over_cap"), "only what ends and is limited carries over: remove it"
-        same = (repr(sorted(window.items()) if isinstance(window, dict) else window), soft)
+        same = (repr(window) if spec is None else spec.key, soft)
         if same in seen:
             yield (*path, index), "this window has a limit already: keep one of each window, soft and hard"
         seen.add(same)
@@ -271,6 +274,14 @@ def _twice(listed: list[Any], path: Path) -> Problems:
         if isinstance(name, str) and name in seen:
             yield (*path, index, "id"), f"{name[:40]!r} stands twice: ids are used once"
         seen.add(str(name))
+
+
+def _spec(window: Any) -> WindowSpec | None:  # noqa: ANN401 - plain data of unknown shape
+    """The window that is meant, however it is written; None where it is not well-formed."""
+    try:
+        return build_window(window)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def _interval(entry: dict[str, Any], path: Path) -> Problems:

@@ -126,24 +126,23 @@ def test_a_new_window_begins_at_zero(consume: Consume, clock: FakeClock) -> None
     assert consume(5, "two", Limit(5, DAY)).admitted
 
 
-def used(value: int, at: datetime) -> tuple[tuple[str, str], UsageEvent]:
+def used(value: int, at: datetime, *limits: Limit) -> tuple[UsageEvent, str, Resolution]:
     """Usage of acme that is charged to its calls."""
     event = UsageEvent(
         id="e", tenant_id="acme", metric="calls", value=value, unit="", occurred_at=at, recorded_at=at
     )
-    return ("acme", "calls"), event
+    return event, "calls", Resolution(None, limits=limits)
 
 
 def test_usage_without_a_grant_takes_room(database: Database, consume: Consume, clock: FakeClock) -> None:
     """Unadmitted usage may pass the limit and then refuses what comes after (DESIGN 7)."""
     limits = (Limit(5, DAY),)
-    in_force = {("acme", "calls"): Resolution(None, limits=limits)}
     with database.writing() as session:
-        add_all_unadmitted(session, [used(4, clock.now())], in_force)
+        add_all_unadmitted(session, [used(4, clock.now(), *limits)])
     assert consume(2, "one", *limits).admitted is False
     with database.writing() as session:
-        add_all_unadmitted(session, [used(4, clock.now())], in_force)
-        add_all_unadmitted(session, [used(9, clock.now() - timedelta(days=1))], in_force)
+        add_all_unadmitted(session, [used(4, clock.now(), *limits)])
+        add_all_unadmitted(session, [used(9, clock.now() - timedelta(days=1), *limits)])
 
     view = consume(0, "", *limits).limits[0]
 

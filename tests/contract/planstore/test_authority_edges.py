@@ -182,15 +182,15 @@ def test_batches_and_usage_without_admission_do_not_wait_in_a_circle(
     """Both touch a metered feature and credits; all succeed, and all is counted."""
     grants, limit = (bucket("a", 50), bucket("b", 150)), Limit(1000, MONTH)
     resolutions = {
-        ("acme", "calls"): Resolution(None, limits=(limit,)),
-        ("acme", "gems"): Resolution(None, buckets=grants),
+        "calls": Resolution(None, limits=(limit,)),
+        "gems": Resolution(None, buckets=grants),
     }
 
     def either(number: int) -> None:
         with database.writing() as session:
             if number % 2:
-                charged = [(key, event(1, clock.now(), f"e{number}")) for key in resolutions]
-                add_all_unadmitted(session, charged, resolutions)
+                used = event(1, clock.now(), f"e{number}")
+                add_all_unadmitted(session, [(used, feature, of) for feature, of in resolutions.items()])
             else:
                 items = [spend(1, f"g{number}", *grants), use("calls", 1, f"c{number}", limit)]
                 assert authority.admit_all(session, items)[0]

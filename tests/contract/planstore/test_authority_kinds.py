@@ -13,8 +13,9 @@ from sqlalchemy import select
 
 from entitlement_sidecar.domain.catalogue import Feature, FeatureKind, Limit
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, InvalidInputError
+from entitlement_sidecar.domain.joining import Bucket
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
-from entitlement_sidecar.domain.resolve import Bucket, Resolution
+from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
 from entitlement_sidecar.planstore.db import Database, QuotaCounterRow
@@ -151,9 +152,9 @@ def test_many_at_once_burn_exactly_what_there_is(admit: Admit) -> None:
 def test_credits_used_unasked_are_burnt_too(database: Database, admit: Admit, clock: FakeClock) -> None:
     """In burn order; what is beyond them counts on the last grant, and nothing is left."""
     grants = (bucket("first", 5), bucket("second", 5))
-    charged = [(("acme", "gems"), _event(12, clock.now()))]
+    charged = (_event(12, clock.now()), "gems", Resolution(None, buckets=grants))
     with database.writing() as session:
-        add_all_unadmitted(session, charged, {("acme", "gems"): Resolution(None, buckets=grants)})
+        add_all_unadmitted(session, [charged])
     assert [one.used for one in admit(spend(0, "", *grants)).limits] == [5, 7]
     assert admit(spend(1, "one", *grants)).admitted is False
 
@@ -193,8 +194,7 @@ def test_what_is_carried_is_fixed_at_the_first_grant(
     clock.advance(31 * 86_400)
     assert admit(use(1, "first")).limits[0].carried == 5
     with database.writing() as session:
-        late = [(("acme", "calls"), _event(10, january))]
-        add_all_unadmitted(session, late, {("acme", "calls"): Resolution(None, limits=(CARRYING,))})
+        add_all_unadmitted(session, [(_event(10, january), "calls", Resolution(None, limits=(CARRYING,)))])
     assert admit(use(1, "second")).limits[0].carried == 5
 
 
@@ -204,8 +204,8 @@ def test_unasked_usage_does_not_fix_what_is_carried(
     """It makes the window's row, and the first grant carries over all the same."""
     clock.advance(31 * 86_400)
     with database.writing() as session:
-        unasked = [(("acme", "calls"), _event(2, clock.now()))]
-        add_all_unadmitted(session, unasked, {("acme", "calls"): Resolution(None, limits=(CARRYING,))})
+        unasked = (_event(2, clock.now()), "calls", Resolution(None, limits=(CARRYING,)))
+        add_all_unadmitted(session, [unasked])
     view = admit(use(13, "all")).limits[0]
     assert (view.carried, view.remaining) == (5, 0)
 

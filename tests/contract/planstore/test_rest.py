@@ -125,6 +125,24 @@ def test_a_repeated_request_consumes_once(shop: Any) -> None:
     assert _events(shop) == 2
 
 
+def test_a_repeated_request_gets_its_first_answer_whatever_changed_since(shop: Any) -> None:
+    """What was allowed stays allowed when it is tried again; another request is judged by what is now."""
+    shop.rest.post(SUBSCRIPTION, json={"plan": "basic"})
+    bodies = [
+        {"feature": feature, "record_usage": True, "request_id": "job"} for feature in ("calls", "reports")
+    ]
+    first = [shop.rest.post(CHECK, json=body).json() for body in bodies]
+    shop.rest.post(f"{SUBSCRIPTION}/suspend")
+
+    again = [shop.rest.post(CHECK, json=body).json() for body in bodies]
+    another = shop.rest.post(CHECK, json={**bodies[0], "request_id": "another"}).json()
+
+    assert again == first
+    assert [one["allowed"] for one in again] == [True, True]
+    assert another["allowed"] is False
+    assert _events(shop) == 2
+
+
 def test_concurrent_consumers_never_pass_the_limit(shop: Any) -> None:
     """REST itself admits exactly the limit, however many ask at once."""
     shop.rest.post(SUBSCRIPTION, json={"plan": "basic"})

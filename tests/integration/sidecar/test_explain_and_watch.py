@@ -120,12 +120,14 @@ def test_the_first_message_is_the_state_and_then_each_change(file: File) -> None
 
 
 def test_a_watch_goes_on_where_it_was(file: File) -> None:
-    """After a version that the caller has, only what is newer is sent."""
+    """The current state at once, also where its version is the one seen; never one older than that."""
     states = watch(file, after_version=1)
+    assert limit_of(next(states)) == 10
     file.write(limit=30)
     assert limit_of(next(states)) == 30
-    # And where the state is newer already, it comes at once.
-    assert limit_of(next(watch(file, after_version=1))) == 30
+    ahead = watch(file, after_version=3)
+    file.write(limit=40)
+    assert limit_of(next(ahead)) == 40
 
 
 def test_an_unknown_tenant_is_watched_until_it_subscribes(file: File) -> None:

@@ -273,6 +273,18 @@ def test_equal_windows_of_one_kind_may_have_one_limit() -> None:
     assert "has a limit already" in problem
 
 
+@pytest.mark.parametrize("again", ["{unit: month}", "{unit: month, zone: UTC}"])
+def test_a_window_is_one_however_it_is_written(again: str) -> None:
+    """Two limits of it would silently add up."""
+    metered = {"feature": "{kind: metered, metric: m}", "more": "metrics: {m: {domain: d, unit: u}}"}
+    limits = f"[{{amount: 1, window: month}}, {{amount: 2, window: {again}}}]"
+    (problem,) = problems(minimal(granted=f"{{limits: {limits}}}", **metered))
+    assert "has a limit already" in problem
+    carried = "[{amount: 1, window: {unit: lifetime}, carry_over_cap: 1}]"
+    (problem,) = problems(minimal(granted=f"{{limits: {carried}}}", **metered))
+    assert "only what ends and is limited carries over" in problem
+
+
 def test_aliases_may_repeat_but_not_explode() -> None:
     """An anchor saves writing; a document that would grow beyond its bound is refused while it is read."""
     repeated = minimal(more="add_ons:\n  a: &a {entitlements: {x: true}}\n  b: *a")

@@ -19,6 +19,7 @@ from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, consumpti
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.snapshots import newest_snapshot
+from entitlement_sidecar.planstore.usage.answers import first_answer, keep_answer
 from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Arrival, Ledger
 
@@ -38,8 +39,9 @@ class QuotaChecks:
     def check(self, request: CheckRequest) -> Decision:
         """Decides one request. An allowed CONSUME is admitted and in the ledger when this returns.
 
-        A tenant that does not exist is an answer (TENANT_UNKNOWN), not an error. A CONSUME without a
-        request id consumes anew each time; CONSUME of 0 is a PEEK.
+        A tenant that does not exist is an answer (TENANT_UNKNOWN), not an error. A CONSUME whose request id
+        was allowed before gets that answer again, whatever changed since. Without a request id it consumes
+        anew each time; CONSUME of 0 is a PEEK.
 
         Raises:
             IdempotencyConflictError: The request id came before with other content.
@@ -55,6 +57,9 @@ class QuotaChecks:
 
     def _consume(self, session: Session, request: CheckRequest) -> Decision:
         now = self._clock.now()
+        event_id = consumption_event_id(request.tenant_id, request.feature, request.request_id)
+        if earlier := first_answer(session, request, event_id):
+            return earlier
         decision, usage = self._decide(session, request, now)
         if not decision.allowed or decision.kind not in {FeatureKind.METERED, FeatureKind.CREDITS}:
             return decision
@@ -64,7 +69,9 @@ class QuotaChecks:
         result = self._ledger.append(session, [Arrival(event)], now)[0]
         if result.outcome is UsageOutcome.CONFLICT:
             raise IdempotencyConflictError(f"request_id {request.request_id!r} was used with other content")
-        return msgspec.structs.replace(decision, consumption_id=event.id)
+        answer = msgspec.structs.replace(decision, consumption_id=event.id)
+        keep_answer(session, request, answer, now)
+        return answer
 
     def _decide(self, session: Session, request: CheckRequest, now: datetime) -> tuple[Decision, QuotaUsage]:
         held = _held(session, request.tenant_id, now)

@@ -16,7 +16,12 @@ from entitlement_sidecar.planstore.db.catalogue_tables import (
     PlanRow,
 )
 from entitlement_sidecar.planstore.db.engine import create_engine_for
-from entitlement_sidecar.planstore.db.quota_tables import QuotaAdmissionRow, QuotaCounterRow, QuotaSeatRow
+from entitlement_sidecar.planstore.db.quota_tables import (
+    ConsumptionRow,
+    QuotaAdmissionRow,
+    QuotaCounterRow,
+    QuotaSeatRow,
+)
 from entitlement_sidecar.planstore.db.snapshot_tables import (
     FeedStateRow,
     RedisFeedStateRow,
@@ -35,6 +40,7 @@ __all__ = [
     "AddOnRow",
     "Base",
     "CatalogueRow",
+    "ConsumptionRow",
     "Database",
     "FeedStateRow",
     "OrganizationRow",

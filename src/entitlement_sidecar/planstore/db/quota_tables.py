@@ -47,6 +47,18 @@ class QuotaSeatRow(Base):
     taken_at: Mapped[datetime]
 
 
+class ConsumptionRow(Base):
+    """What a CONSUME here was answered when it was allowed; `answer` is the whole Decision message."""
+
+    __tablename__ = "consumptions"
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    event_id: Mapped[str] = mapped_column(primary_key=True)
+    quantity: Mapped[int] = mapped_column(BigInteger)
+    answered_at: Mapped[datetime]
+    answer: Mapped[bytes]
+
+
 class QuotaAdmissionRow(Base):
     """One admission by request id; `response` is the answer as it was given first."""
 

@@ -11,7 +11,7 @@ batches never wait for each other in a circle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -96,14 +96,26 @@ class Ledger:
         using = [event for event in events if _uses_quota(event)]
         admitted = _admitted(session, using)
         charged = [
-            ((event.tenant_id, feature), event)
+            (event, feature)
             for event in using
             if (event.tenant_id, event.id) not in admitted
             and (feature := event.feature or catalogue.metrics[event.metric].feature)
         ]
         if charged:
-            limits = self._limits_of(session, {key for key, _ in charged}, now)
-            add_all_unadmitted(session, charged, limits)
+            add_all_unadmitted(session, self._resolved(session, charged, now))
+
+    def _resolved(
+        self, session: Session, charged: Sequence[tuple[UsageEvent, str]], now: datetime
+    ) -> Iterator[tuple[UsageEvent, str, Resolution]]:
+        """Each event with what it counts against: limits in force now, credits of when it happened."""
+        found = self._limits_of(session, {(event.tenant_id, feature) for event, feature in charged}, now)
+        for event, feature in charged:
+            key = (event.tenant_id, feature)
+            resolution = found.get(key)
+            if resolution is not None and any(event.occurred_at < one.since for one in resolution.buckets):
+                resolution = self._limits_of(session, {key}, event.occurred_at).get(key)
+            if resolution is not None:
+                yield event, feature, resolution
 
 
 class _Identities:

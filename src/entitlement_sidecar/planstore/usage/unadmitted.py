@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -25,46 +25,39 @@ _Key = tuple[str, str, str, datetime]
 _KEY_COLUMNS = ("tenant_id", "feature", "limit_key", "window_start")
 
 
-def add_all_unadmitted(
-    session: Session,
-    charged: Iterable[tuple[tuple[str, str], UsageEvent]],
-    resolutions: Mapping[tuple[str, str], Resolution],
-) -> None:
-    """Adds each event to every limit in force of the (tenant, feature) that it is charged to.
+def add_all_unadmitted(session: Session, charged: Iterable[tuple[UsageEvent, str, Resolution]]) -> None:
+    """Adds each event to every limit of the feature that it is charged to, as that resolves for it.
 
     It may pass the limit: what happened is observed, not refused, and counts as overage. Of credits it burns
     what is left in their order, and the last grant takes what is beyond them.
     """
     amounts: dict[_Key, int] = {}
     windows: dict[_Key, Window] = {}
-    burnt: dict[tuple[str, str], int] = defaultdict(int)
-    for (tenant_id, feature), event in charged:
-        resolution = resolutions.get((tenant_id, feature))
-        if resolution is not None and resolution.buckets:
-            burnt[tenant_id, feature] = min(burnt[tenant_id, feature] + event.value, _MOST)
-        for limit in resolution.limits if resolution else ():
+    burnt: dict[tuple[str, str], dict[tuple[Bucket, ...], int]] = defaultdict(lambda: defaultdict(int))
+    for event, feature, resolution in charged:
+        if resolution.buckets:
+            of_feature = burnt[event.tenant_id, feature]
+            of_feature[resolution.buckets] = min(of_feature[resolution.buckets] + event.value, _MOST)
+        for limit in resolution.limits:
             window = window_at(limit.window, event.occurred_at)
-            key = (tenant_id, feature, limit.key, window.start)
+            key = (event.tenant_id, feature, limit.key, window.start)
             amounts[key] = min(amounts.get(key, 0) + event.value, _MOST)
             windows[key] = window
     rows = {key: _row(key, windows[key], amounts[key]) for key in sorted(amounts)}
-    for (tenant_id, feature), quantity in sorted(burnt.items()):
+    for (tenant_id, feature), of_buckets in sorted(burnt.items(), key=lambda pair: pair[0]):
         # Features are held in one order for everyone, so that nobody waits in a circle: what comes before
         # these credits is added before they are held.
         _add(session, [rows.pop(key) for key in list(rows) if key[:2] < (tenant_id, feature)])
-        for bucket, share in _shares(session, Counters(tenant_id, feature), resolutions, quantity):
-            key = (tenant_id, feature, bucket.key, bucket.since)
-            _add(session, [_row(key, Window(bucket.since, bucket.until), share)])
+        for buckets, quantity in of_buckets.items():
+            for bucket, share in _shares(session, Counters(tenant_id, feature), buckets, quantity):
+                key = (tenant_id, feature, bucket.key, bucket.since)
+                _add(session, [_row(key, Window(bucket.since, bucket.until), share)])
     _add(session, list(rows.values()))
 
 
 def _shares(
-    session: Session,
-    counters: Counters,
-    resolutions: Mapping[tuple[str, str], Resolution],
-    quantity: int,
+    session: Session, counters: Counters, buckets: tuple[Bucket, ...], quantity: int
 ) -> Iterator[tuple[Bucket, int]]:
-    buckets = resolutions[counters.tenant_id, counters.feature].buckets
     rows = counters.hold(session, {(bucket.key, bucket.since): bucket.until for bucket in buckets})
     for bucket in buckets:
         row = rows[bucket.key, bucket.since]

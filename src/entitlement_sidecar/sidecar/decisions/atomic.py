@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
-from entitlement_sidecar.domain.errors import IdempotencyConflictError
+from entitlement_sidecar.domain.errors import IdempotencyConflictError, TenantUnknownError
 from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
@@ -34,9 +34,19 @@ class _Question(msgspec.Struct):
 
     request: CheckRequest
     claim: Claim
+    held: Held | None = None
     decision: Decision | None = None
     ask: QuotaAsk | None = None
     usage: QuotaUsage = QuotaUsage()
+
+    @property
+    def denied(self) -> bool:
+        """It is decided, and it is a no."""
+        return self.decision is not None and not self.decision.allowed
+
+    def consumes_of(self, *, allowance: bool) -> bool:
+        """Whether it has to be admitted, by the authority or against the offline allowance."""
+        return self.ask is not None and self.ask.quantity > 0 and self.ask.allowance is allowance
 
 
 class AtomicBatches:
@@ -95,47 +105,61 @@ class AtomicBatches:
 
     async def _decide(self, questions: Sequence[_Question]) -> Outcome:
         for question in questions:
-            held = await self._knowing.in_time(question.request)
-            self._judge(question, held)
+            self._judge(question, await self._knowing.in_time(question.request))
+            await self._look(question)
         await self._consumptions.require_room(len(questions))
-        await self._admit(questions)
-        if all(q.decision is not None and q.decision.allowed for q in questions):
+        # The authority first: what it refuses has not cost an allowance.
+        admitted = await self._admit(questions, self._authority, allowance=False)
+        admitted = admitted and await self._admit(questions, self._decisions.offline, allowance=True)
+        if admitted and not any(question.denied for question in questions):
             return Outcome(await self._keep(questions), consumed=True)
         # Nothing was consumed: what would have been allowed is answered as a look.
         return Outcome([await self._not_consumed(question) for question in questions], consumed=False)
 
     async def _not_consumed(self, question: _Question) -> Decision:
-        if question.decision is not None and not question.decision.allowed:
+        if question.decision is not None and question.denied:
             return question.decision
         return await self._peek(question.request)
 
     def _judge(self, question: _Question, held: Held, usage: QuotaUsage | None = None) -> None:
         outcome = evaluate(held, question.request, usage, self._clock.now())
         require_subject(outcome, question.request)
+        question.held = held
         if isinstance(outcome, QuotaAsk):
             question.ask = outcome
         else:
             question.ask, question.decision = None, outcome
 
-    async def _admit(self, questions: Sequence[_Question]) -> None:
-        """Has all that is counted admitted together.
+    async def _look(self, question: _Question) -> None:
+        """Answers what only looks: it takes nothing, and is not part of what is admitted."""
+        if question.ask is not None and not question.ask.quantity:
+            question.ask, question.decision = None, await self._peek(question.request)
 
-        Offline allowances count where nothing is known, and again where the authority could not be asked.
-        """
-        offline = (self._decisions.offline, True)
-        for authority, allowance in (offline, (self._authority, False), offline):
-            asking = [q for q in questions if q.ask is not None and q.ask.allowance is allowance]
-            if asking and not _denied(questions):
-                await self._admit_by(authority, asking)
-
-    async def _admit_by(self, authority: QuotaAuthority, asking: Sequence[_Question]) -> None:
-        asked = [(q.ask, q.claim.event_id) for q in asking if q.ask is not None]
-        outcome = authority.consume_all(asking[0].request.tenant_id, asked)
-        _, usages = outcome if isinstance(outcome, tuple) else await outcome
+    async def _admit(
+        self, questions: Sequence[_Question], authority: QuotaAuthority, *, allowance: bool
+    ) -> bool:
+        """Has all that is counted there admitted together. Says whether nothing stands in the way."""
+        if any(question.denied for question in questions):
+            return False
+        asking = [question for question in questions if question.consumes_of(allowance=allowance)]
+        if not asking:
+            return True
+        asked = [(question.ask, question.claim.event_id) for question in asking if question.ask is not None]
+        try:
+            outcome = authority.consume_all(asking[0].request.tenant_id, asked)
+            whole, usages = outcome if isinstance(outcome, tuple) else await outcome
+        except TenantUnknownError:
+            for question in asking:
+                self._judge(question, self._knowing.disowned())
+            return False
         for question, usage in zip(asking, usages, strict=True):
-            question.usage = usage
-            held = await self._knowing.in_time(question.request)
-            self._judge(question, await self._knowing.caught_up(question.request, held, usage), usage)
+            await self._judge_by(question, usage)
+        return whole or all(usage.unavailable for usage in usages)
+
+    async def _judge_by(self, question: _Question, usage: QuotaUsage) -> None:
+        question.usage = usage
+        held = question.held or self._knowing.disowned()
+        self._judge(question, await self._knowing.caught_up(question.request, held, usage), usage)
 
     async def _keep(self, questions: Sequence[_Question]) -> list[Decision]:
         catalogue = self._knowing.catalogue
@@ -148,7 +172,3 @@ class AtomicBatches:
         recorded = {id(one.request): one for one in keeping}
         decided = [(q.request, q.decision) for q in questions if q.decision is not None]
         return [next(kept) if id(request) in recorded else decision for request, decision in decided]
-
-
-def _denied(questions: Sequence[_Question]) -> bool:
-    return any(q.decision is not None and not q.decision.allowed for q in questions)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
+from weakref import ReferenceType, ref
 
 import msgspec
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument, FeatureKind
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Degradation
+from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Degradation, Reason
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
 from entitlement_sidecar.sidecar.snapshots.freshness import STALE_AFTER, Freshness
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
+from entitlement_sidecar.telemetry import metrics
 
 _REPEATABLE = frozenset({FeatureKind.BOOLEAN, FeatureKind.CONFIG, FeatureKind.METERED})
 
@@ -30,13 +32,14 @@ class Knowledge(msgspec.Struct, frozen=True):
 class Basis(msgspec.Struct, frozen=True):
     """A decision holds again while the same things are held, in the same interval.
 
-    Its `as_of` may be older than what could be said now, never younger, and never old enough to be STALE.
+    Its `as_of` may be older than what could be said now, never younger, and never old enough to be STALE. The
+    tenant's snapshot is not kept for it.
     `count` counts the decision once more. A metered one also rests on a view of usage: `look` has to find
     that very view again. A warning that a grant ends soon may be late by `STALE_AFTER`.
     """
 
     knowledge: Knowledge
-    tenant: HeldTenant
+    tenant: ReferenceType[HeldTenant]
     catalogue: CatalogueDocument
     since: datetime
     until: datetime
@@ -48,10 +51,12 @@ class Basis(msgspec.Struct, frozen=True):
         """Whether the decision would be the same now, but for a younger `as_of`."""
         store = self.knowledge.store
         now = self.knowledge.clock.now()
+        tenant = self.tenant()
         return (
-            self.since <= now < self.until
-            and self.tenant.followed
-            and store.get(self.tenant.snapshot.tenant_id) is self.tenant
+            tenant is not None
+            and self.since <= now < self.until
+            and tenant.followed
+            and store.get(tenant.snapshot.tenant_id) is tenant
             and store.catalogue is self.catalogue
             and store.catalogue_current
             and self.knowledge.freshness.is_fresh(now)
@@ -64,15 +69,14 @@ def basis_of(
     authority: QuotaAuthority,
     request: CheckRequest,
     decision: Decision,
-    count: Callable[[], None],
+    now: datetime,
 ) -> Basis | None:
-    """What a decision just made rests on; None when it must be made again each time."""
+    """What a decision made at an instant rests on; None when it must be made again each time."""
     store = knowledge.store
     tenant = store.get(request.tenant_id)
     as_of = decision.as_of
     if tenant is None or not tenant.followed or as_of is None or not _repeatable(request, decision):
         return None
-    now = knowledge.clock.now()
     if as_of > now:
         # The clock was set back: `as_of` is of the time before, and would stay young for too long.
         return None
@@ -81,11 +85,11 @@ def basis_of(
     stale_at = as_of + timedelta(seconds=STALE_AFTER)
     basis = Basis(
         knowledge=knowledge,
-        tenant=tenant,
+        tenant=ref(tenant),
         catalogue=store.catalogue,
         since=now,
         until=min(stale_at, resolution.valid_until or stale_at),
-        count=count,
+        count=counter(decision.reason, decision.degradation),
     )
     if not resolution.limits:
         return basis
@@ -95,6 +99,13 @@ def basis_of(
     if not isinstance(usage, QuotaUsage) or usage.as_of != decision.usage_as_of:
         return None
     return msgspec.structs.replace(basis, usage=usage, look=look)
+
+
+@cache
+def counter(reason: Reason, degradation: Degradation) -> Callable[[], None]:
+    """Binds a metric's labels once: looking them up costs more than counting."""
+    child = metrics.decisions.labels(reason.name, degradation.name)
+    return child.inc
 
 
 def _repeatable(request: CheckRequest, decision: Decision) -> bool:

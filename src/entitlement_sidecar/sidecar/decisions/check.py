@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import cache, partial
+from functools import partial
 from typing import Any, TypeVar
 
 from entitlement_sidecar.domain.catalogue import FeatureKind
-from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Degradation, Reason, Source
+from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
 from entitlement_sidecar.domain.errors import InvalidInputError, TenantUnknownError
 from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.explain import Question, Step, explain
 from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
-from entitlement_sidecar.sidecar.decisions.basis import Basis, basis_of
+from entitlement_sidecar.sidecar.decisions.basis import Basis, basis_of, counter
 from entitlement_sidecar.sidecar.decisions.consumption import Claim, Consumptions
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority
-from entitlement_sidecar.telemetry import metrics
 
 _Result = TypeVar("_Result")
 
@@ -49,6 +48,8 @@ class Decisions:
         # Counts offline allowances: of this sidecar alone, and only where nobody else can be asked.
         self.offline = LocalAuthority(knowing.clock)
         self._finishing: set[asyncio.Task[Any]] = set()
+        # When the last look was decided: what is kept of it holds from then on, not from when it is kept.
+        self._looked_at = knowing.clock.now()
 
     def check(self, request: CheckRequest) -> Decision | Later:
         """Decides one request, or says how to go on where it has to wait.
@@ -68,8 +69,7 @@ class Decisions:
 
     def basis(self, request: CheckRequest, decision: Decision) -> Basis | None:
         """What a decision just made rests on; None when it must be made again each time."""
-        count = counter(decision.reason, decision.degradation)
-        return basis_of(self._knowing.knowledge, self._authority, request, decision, count)
+        return basis_of(self._knowing.knowledge, self._authority, request, decision, self._looked_at)
 
     async def look_at(self, request: CheckRequest, held: Held, *, fresh_usage: bool) -> Decision:
         """A look at what is known already; `fresh_usage` asks the authority anew."""
@@ -79,14 +79,21 @@ class Decisions:
     async def explain(self, request: CheckRequest) -> tuple[Decision, tuple[Step, ...]]:
         """A look, and every step that led to it."""
         held = await self._knowing.in_time(request)
-        now = self._clock.now()
-        usage = None
-        outcome = evaluate(held, request, None, now)
-        while isinstance(outcome, QuotaAsk):
-            looked = self._view(request, outcome, request.max_staleness)
-            usage = looked if isinstance(looked, QuotaUsage) else await looked
-            outcome = evaluate(held, request, usage, now)
-        return _counted(outcome), explain(Question(held, request, usage, now), outcome)
+        usage: QuotaUsage | None = None
+        try:
+            outcome = evaluate(held, request, None, self._clock.now())
+            while isinstance(outcome, QuotaAsk):
+                looked = self._view(request, outcome, request.max_staleness)
+                usage = looked if isinstance(looked, QuotaUsage) else await looked
+                newer = await self._knowing.caught_up(request, held, usage)
+                # By a newer snapshot it may need no quota, or another one.
+                told = usage if newer is held else None
+                held = newer
+                outcome = evaluate(held, request, told, self._clock.now())
+        except TenantUnknownError:
+            held, usage = self._knowing.disowned(), None
+            outcome = self._tenant_unknown(request)
+        return _counted(outcome), explain(Question(held, request, usage, self._clock.now()), outcome)
 
     async def finish(self) -> None:
         """Waits for consumptions whose callers have left: what was admitted has to be kept."""
@@ -102,7 +109,8 @@ class Decisions:
         return outcome if isinstance(outcome, Decision) else await outcome()
 
     def _look(self, request: CheckRequest, held: Held, max_age: float | None) -> Decision | Later:
-        outcome = evaluate(held, request, None, self._clock.now())
+        now = self._looked_at = self._clock.now()
+        outcome = evaluate(held, request, None, now)
         if isinstance(outcome, Decision):
             return _counted(outcome)
         usage = self._view(request, outcome, max_age)
@@ -116,7 +124,7 @@ class Decisions:
         try:
             told = await usage
         except TenantUnknownError:
-            return self._tenant_unknown(request)
+            return _counted(self._tenant_unknown(request))
         newer = await self._knowing.caught_up(request, held, told)
         if newer is held:
             return _counted(self._with_usage(request, held, told))
@@ -190,8 +198,7 @@ class Decisions:
         return self.offline.view(request.tenant_id, ask, None)
 
     def _tenant_unknown(self, request: CheckRequest) -> Decision:
-        held = Held(self._knowing.catalogue, None, Source.PLAN_STORE, tenant_unknown=True)
-        return _counted(self._with_usage(request, held, QuotaUsage()))
+        return self._with_usage(request, self._knowing.disowned(), QuotaUsage())
 
 
 def require_subject(outcome: Decision | QuotaAsk, request: CheckRequest) -> None:
@@ -202,13 +209,6 @@ def require_subject(outcome: Decision | QuotaAsk, request: CheckRequest) -> None
     """
     if isinstance(outcome, QuotaAsk) and outcome.feature.kind is FeatureKind.SEATS and not request.subject:
         raise InvalidInputError.of("subject", f"expected who takes the seat of {request.feature!r}")
-
-
-@cache
-def counter(reason: Reason, degradation: Degradation) -> Callable[[], None]:
-    """Binds a metric's labels once: looking them up costs more than counting."""
-    child = metrics.decisions.labels(reason.name, degradation.name)
-    return child.inc
 
 
 def _counted(decision: Decision) -> Decision:

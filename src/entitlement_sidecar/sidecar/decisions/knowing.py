@@ -70,6 +70,10 @@ class Knowing:
         except TimeoutError:
             raise self._not_in_time(request) from None
 
+    def disowned(self) -> Held:
+        """What is known of a tenant that the plan store itself does not know."""
+        return Held(self._store.catalogue, None, Source.PLAN_STORE, tenant_unknown=True)
+
     async def caught_up(self, request: CheckRequest, held: Held, usage: QuotaUsage) -> Held:
         """The authority decided by a newer snapshot than is held: its answer has to be told by that one."""
         if held.snapshot is None or usage.snapshot_version <= held.snapshot.version:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
 from entitlement_sidecar.domain.decision import CheckRequest, Decision
 from entitlement_sidecar.domain.held import Held
+from entitlement_sidecar.domain.outage import refuses_stale
 from entitlement_sidecar.domain.resolve import Resolution, resolve
 from entitlement_sidecar.sidecar.decisions.check import Decisions
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing
@@ -53,16 +54,20 @@ class Watching:
         return State(held.snapshot.version if held.snapshot else 0, features, list(decisions))
 
     async def states(self, tenant_id: str, after_version: int) -> AsyncIterator[State]:
-        """The current state, unless its version is not after `after_version`, and every later one."""
+        """The current state, unless the caller has seen a later version, and every later one.
+
+        A change of the catalogue, and time alone, keep the version: who comes back is told the state again.
+        """
         with self._store.watchers.watch(tenant_id) as changed:
             held, content, until = await self._content(tenant_id)
-            if content[0] > after_version or after_version == 0:
+            if content[0] >= after_version:
                 yield await self.list(tenant_id)
             while True:
                 await self._wait(changed, until)
                 before = content
                 held, content, until = await self._content(tenant_id)
-                if content != before and (held.snapshot is not None or held.tenant_unknown):
+                known = held.snapshot is not None or held.tenant_unknown
+                if content != before and known and content[0] >= after_version:
                     yield await self.list(tenant_id)
 
     async def _wait(self, changed: asyncio.Event, until: datetime | None) -> None:
@@ -83,9 +88,13 @@ class Watching:
         now = self._knowing.clock.now()
         if held.snapshot is None:
             return held, (0, held.catalogue.version, held.tenant_unknown, ()), None
-        resolutions = [resolve(held.snapshot, one, now) for one in held.catalogue.features.values()]
-        until = min((one.valid_until for one in resolutions if one.valid_until), default=None)
-        content = tuple(map(_lasting, resolutions))
+        features = held.catalogue.features.values()
+        resolutions = [resolve(held.snapshot, one, now) for one in features]
+        refused = tuple(refuses_stale(one, held.stale_for) for one in features)
+        ends = [one.valid_until for one in resolutions]
+        ends += [held.as_of + timedelta(seconds=one.outage.serve_stale_for) for one in features if held.as_of]
+        until = min((end for end in ends if end is not None and end > now), default=None)
+        content = (*map(_lasting, resolutions), refused)
         return held, (held.snapshot.version, held.catalogue.version, False, content), until
 
 

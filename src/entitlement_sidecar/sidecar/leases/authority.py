@@ -40,7 +40,8 @@ class QuotaAuthority(Protocol):
     ) -> tuple[bool, list[QuotaUsage]] | Awaitable[tuple[bool, list[QuotaUsage]]]:
         """Admits every ask, each with its request id, or none of them.
 
-        Where not all were admitted, `admitted` of an answer says whether it alone would have been.
+        Where not all were admitted, `admitted` of an answer says whether it would have been, after those
+        before it.
 
         Raises:
             IdempotencyConflictError: A request id came before with another feature or quantity.

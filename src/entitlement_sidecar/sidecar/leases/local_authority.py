@@ -8,8 +8,9 @@ the contract suite holds the root authority against.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from heapq import heappop, heappush
 from typing import TypeVar
 
 import msgspec
@@ -47,6 +48,8 @@ VIEWED_FOR = timedelta(seconds=5)
 MAX_REQUESTS = 100_000
 """Request ids remembered at most."""
 
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
 _Key = tuple[str, str, str, datetime]
 _T = TypeVar("_T")
 _K = TypeVar("_K")
@@ -70,6 +73,8 @@ class LocalAuthority:
         self._seats: OrderedDict[tuple[_Key, str], None] = OrderedDict()
         self._views: OrderedDict[tuple[str, str], _View] = OrderedDict()
         self._requests: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()
+        self._ending: list[tuple[datetime, _Key]] = []
+        self._journal: list[Callable[[], None]] | None = None
 
     def view(self, tenant_id: str, ask: QuotaAsk, max_age: float | None) -> QuotaUsage:
         """Usage now. Asked again, the same view for a while, unless something was consumed meanwhile."""
@@ -86,7 +91,7 @@ class LocalAuthority:
         ):
             return view.usage
         usage = self._look(tenant_id, ask, now)
-        until = min(now + VIEWED_FOR, first_end(usage.limits) or datetime.max.replace(tzinfo=UTC))
+        until = min(now + VIEWED_FOR, first_end(usage.limits) or _NEVER)
         _keep(self._views, (tenant_id, ask.feature.key), _View(usage, ask.resolution, now, until), MAX_VIEWS)
         return usage
 
@@ -101,7 +106,7 @@ class LocalAuthority:
         shares = [0] * len(_keys(tenant_id, ask, now)) if repeated else self._shares(tenant_id, ask, now)
         if shares is not None and not repeated:
             self._take(tenant_id, ask, shares, now)
-            _keep(self._requests, (tenant_id, request_id), (ask.feature.key, ask.quantity), MAX_REQUESTS)
+            self._put(self._requests, (tenant_id, request_id), (ask.feature.key, ask.quantity), MAX_REQUESTS)
         after = self._look(tenant_id, ask, now)
         if shares is None:
             return msgspec.structs.replace(after, admitted=False)
@@ -110,19 +115,26 @@ class LocalAuthority:
             limits = tuple(
                 msgspec.structs.replace(one, taken=share) for one, share in zip(limits, shares, strict=True)
             )
-        return msgspec.structs.replace(after, limits=limits, admitted=True, lease_id="local")
+        # An allowance is nobody's admission: its usage has to be counted when it arrives.
+        lease_id = "" if ask.allowance else "local"
+        return msgspec.structs.replace(after, limits=limits, admitted=True, lease_id=lease_id)
 
     def consume_all(
         self, tenant_id: str, asks: Sequence[tuple[QuotaAsk, str]]
     ) -> tuple[bool, list[QuotaUsage]]:
         """Admits everything or nothing; see `QuotaAuthority`."""
-        before = (self._spent.copy(), self._seats.copy(), self._requests.copy())
-        answers = [self.consume(tenant_id, ask, request_id) for ask, request_id in asks]
-        if all(answer.admitted for answer in answers):
-            return True, answers
-        self._spent, self._seats, self._requests = before
-        self._views.clear()
-        return False, answers
+        journal = self._journal = []
+        try:
+            answers = [self.consume(tenant_id, ask, request_id) for ask, request_id in asks]
+            whole = all(answer.admitted for answer in answers)
+        except BaseException:
+            _undo(journal)
+            raise
+        finally:
+            self._journal = None
+        if not whole:
+            _undo(journal)
+        return whole, answers
 
     def _look(self, tenant_id: str, ask: QuotaAsk, now: datetime) -> QuotaUsage:
         if ask.resolution.buckets:
@@ -174,14 +186,32 @@ class LocalAuthority:
         return shares if fits else None
 
     def _take(self, tenant_id: str, ask: QuotaAsk, shares: Sequence[int], now: datetime) -> None:
+        self._forget_ended(now)
         self._views.pop((tenant_id, ask.feature.key), None)
         usage = self._look(tenant_id, ask, now)
         for key, one, share in zip(_keys(tenant_id, ask, now), usage.limits, shares, strict=True):
-            _keep(self._spent, key, Spent(one.used + share, one.carried), MAX_COUNTERS)
+            if key not in self._spent and one.reset_at is not None:
+                heappush(self._ending, (_needed_until(one), key))
+            self._put(self._spent, key, Spent(one.used + share, one.carried), MAX_COUNTERS)
             if ask.feature.kind is FeatureKind.SEATS:
-                _keep(self._seats, (key, ask.subject), None, MAX_SEATS)
+                self._put(self._seats, (key, ask.subject), None, MAX_SEATS)
+
+    def _forget_ended(self, now: datetime) -> None:
+        """Counters of windows that nobody asks about any more."""
+        while self._ending and self._ending[0][0] <= now:
+            self._spent.pop(heappop(self._ending)[1], None)
+
+    def _put(self, kept: OrderedDict[_K, _T], key: _K, value: _T, most: int) -> None:
+        """Keeps a value, and how to have it as it was while several amounts are admitted together."""
+        if self._journal is not None:
+            had, before = key in kept, kept.get(key)
+            self._journal.append(lambda: _restore(kept, key, before, had=had))
+        _keep(kept, key, value, most)
 
     def _repeated(self, tenant_id: str, ask: QuotaAsk, request_id: str) -> bool:
+        if ask.feature.kind is FeatureKind.SEATS:
+            # A seat is taken once per subject, whatever the request is called.
+            return False
         first = self._requests.get((tenant_id, request_id))
         if first is not None and first != (ask.feature.key, ask.quantity):
             raise IdempotencyConflictError(
@@ -226,6 +256,24 @@ def _keep(kept: OrderedDict[_K, _T], key: _K, value: _T, most: int) -> None:
     kept.move_to_end(key)
     while len(kept) > most:
         kept.popitem(last=False)
+
+
+def _restore(kept: OrderedDict[_K, _T], key: _K, before: _T | None, *, had: bool) -> None:
+    if had:
+        kept[key] = before  # type: ignore[assignment]  # as it was
+    else:
+        kept.pop(key, None)
+
+
+def _undo(journal: list[Callable[[], None]]) -> None:
+    for undo in reversed(journal):
+        undo()
+
+
+def _needed_until(usage: LimitUsage) -> datetime:
+    """A window is asked about until it ends, and by what it carries over until the next one does."""
+    end = usage.reset_at or _NEVER
+    return end + (end - usage.window_start) + timedelta(days=3)
 
 
 def _fits(usage: LimitUsage, quantity: int) -> bool:

@@ -64,14 +64,17 @@ class UsageViews:
         """Usage of every limit; at most `max_age` seconds old, 5 s when None.
 
         When the authority cannot be asked, a view of any age is better than none; its `as_of` tells. Who
-        gives no `max_age` then waits once, and after that not again until the authority has answered.
+        gives no `max_age` then waits once, and after that not again until the authority has answered. Who
+        gives one gets nothing older: the authority's own word, or that it cannot be had.
         """
         key = _key(tenant_id, ask)
         view = self._usable(key, ask)
         if view is None:
             return _UNAVAILABLE if self._failed_lately(key) else asyncio.shield(self._refresh(key, ask))
         age = self._clock.monotonic() - view.taken
-        if age > (MAX_AGE if max_age is None else max_age) and self._is_worth_waiting(key, max_age):
+        if max_age is not None and (age > max_age or not max_age):
+            return _UNAVAILABLE if self._failed_lately(key) else self._demanded(key, ask)
+        if age > MAX_AGE and key not in self._failed_at:
             return asyncio.ensure_future(self._fresher(key, ask, view))
         if age > REFRESH_AFTER and not self._failed_lately(key):
             self._refresh(key, ask)
@@ -115,12 +118,13 @@ class UsageViews:
         failed_at = self._failed_at.get(key)
         return failed_at is not None and self._clock.monotonic() - failed_at < REFRESH_AFTER
 
-    def _is_worth_waiting(self, key: _Key, max_age: float | None) -> bool:
-        return key not in self._failed_at if max_age is None else not self._failed_lately(key)
-
     async def _fresher(self, key: _Key, ask: QuotaAsk, view: _View) -> QuotaUsage:
         usage = await asyncio.shield(self._refresh(key, ask))
         return view.usage if usage.unavailable else usage
+
+    async def _demanded(self, key: _Key, ask: QuotaAsk) -> QuotaUsage:
+        """What the authority says now: an older view is no answer to who demands a younger one."""
+        return await self._fetch(key, ask)
 
     def _refresh(self, key: _Key, ask: QuotaAsk) -> asyncio.Task[QuotaUsage]:
         task = self._refreshing.get(key)
@@ -151,6 +155,10 @@ class UsageViews:
         self._failed_at.pop(key, None)
         if usage.admitted and ask.feature.kind is FeatureKind.SEATS:
             usage = msgspec.structs.replace(usage, holds=True)
+        held = self._views.get(key)
+        if held is not None and held.usage.as_of and usage.as_of and usage.as_of < held.usage.as_of:
+            # A look that began before a consume may end after it: it knows less.
+            return
         _keep(self._views, key, _View(_as_view(usage), ask.resolution, now, first_end(usage.limits)))
 
 

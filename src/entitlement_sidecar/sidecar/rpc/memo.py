@@ -34,6 +34,8 @@ class AnswerMemo:
         entry = self._entries.get(payload)
         if entry is None or not entry[1].holds():
             self._misses.inc()
+            if entry is not None:
+                del self._entries[payload]
             return None
         self._hits.inc()
         entry[1].count()

@@ -168,7 +168,7 @@ def _value_violations(text: str) -> Iterator[Violation]:
         return
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         yield Violation(field, f"expected JSON: {error}")
         return
     if isinstance(value, dict):

@@ -30,7 +30,7 @@ NO_CATALOGUE = CatalogueDocument(version=0, features={}, metrics={})
 """What is held before any catalogue document was."""
 
 
-class HeldTenant(msgspec.Struct):
+class HeldTenant(msgspec.Struct, weakref=True):
     """One tenant as it is held.
 
     `followed`: the feed covers it since it was read, so that the feed's freshness is its own.

@@ -17,6 +17,7 @@ from entitlement_sidecar.domain.catalogue import (
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Degradation, Reason
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, InvalidInputError, OutboxFullError
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.resolve import Resolution, resolve
 from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
 from entitlement_sidecar.testing.builders import boolean, document, limit, metered, plan_grant, snapshot
@@ -158,3 +159,52 @@ async def test_a_full_outbox_admits_nothing(site: Deciding) -> None:
         await site.atomic.check([use("calls", 5)])
     assert site.authority.consumed == 0
     assert (await site.decide(CheckRequest("acme", "calls"))).used == 0
+
+
+async def test_a_look_in_an_atomic_batch_takes_nothing(site: Deciding) -> None:
+    """It is answered, counts to whether all are allowed, and two of them are no conflict."""
+    looks = [CheckRequest("acme", "calls"), CheckRequest("acme", "spare")]
+    outcome = await site.atomic.check([*looks, use("calls", 4)])
+    assert (outcome.consumed, [one.used for one in outcome.decisions]) == (True, [0, 0, 4])
+    outcome = await site.atomic.check([CheckRequest("acme", "calls", quantity=7), use("spare", 1, "r2")])
+    assert (outcome.consumed, outcome.decisions[0].reason) == (False, Reason.QUOTA_EXCEEDED)
+    assert (await site.decide(CheckRequest("acme", "spare"))).used == 0
+
+
+async def test_a_conflict_in_an_atomic_batch_leaves_nothing_counted(site: Deciding) -> None:
+    """Of the authority that counts in memory too."""
+    site.authority.counting.consume("acme", QuotaAsk(*_asked(site, "spare", 1)), "c-known")
+    asks = [QuotaAsk(*_asked(site, "calls", 3)), QuotaAsk(*_asked(site, "spare", 2))]
+    with pytest.raises(IdempotencyConflictError):
+        site.authority.consume_all("acme", list(zip(asks, ["new", "c-known"], strict=True)))
+    assert (await site.decide(CheckRequest("acme", "calls"))).used == 0
+
+
+def _asked(site: Deciding, feature: str, quantity: int) -> tuple[Feature, int, Resolution]:
+    known = site.store.catalogue.features[feature]
+    return known, quantity, resolve(held(), known, site.clock.now())
+
+
+async def test_one_request_id_is_not_one_seat(site: Deciding) -> None:
+    """Another subject under the same id takes a seat of its own, or gets none."""
+    assert (await site.decide(use("desks", request_id="r", subject="ada"))).allowed
+    assert not (await site.decide(use("desks", request_id="r", subject="bob"))).allowed
+
+
+async def test_usage_of_an_allowance_names_no_admission(site: Deciding) -> None:
+    """So that the ledger counts it against the limit when it arrives."""
+    site.authority.away = True
+    await site.decide(use("spare", request_id="alone"))
+    await site.atomic.check([use("spare", 1, "together")])
+    batch = await site.outbox.next_batch(10, 1 << 20)
+    assert batch is not None
+    assert [one.event.lease_id for one in batch.events] == ["", ""]
+
+
+async def test_a_refused_atomic_batch_costs_no_allowance(site: Deciding) -> None:
+    """Also where everything has to live on its allowance."""
+    site.authority.away = True
+    for _ in range(3):
+        refused = await site.atomic.check([use("spare", 1, "a"), use("calls", 1, "b")])
+        assert not refused.consumed
+    assert (await site.decide(CheckRequest("acme", "spare"))).used == 0
