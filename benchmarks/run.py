@@ -3,7 +3,7 @@
 A noisy minute of the machine then falls on all alike.
 
     echo, our fronts around an echo, sidecar aio, sidecar fast     each: calls in flight, one call, fixed rate
-    memory idle and loaded, time to ready, and whether every accepted event is in the outbox
+    memory idle and loaded, time to ready, and whether every accepted event was kept
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks import evaluating, h2load, load, report
 from benchmarks.echo_server import PATH as ECHO_PATH
 from benchmarks.load import Result
 from benchmarks.report import Row, Target
-from benchmarks.servers import Cores, Server, echo_server, queued_events, sidecar
+from benchmarks.servers import Cores, Server, echo_server, kept_events, sidecar
 from benchmarks.workloads import Workload, echo, workloads, write_snapshot_file
 
 CONNECTIONS = 4
@@ -161,7 +161,7 @@ def _rounds(
 def _ask(server: Server, workload: Workload, seconds: float) -> Iterator[tuple[str, Result]]:
     target = load.Target(server.address, workload.path, workload.bodies)
     address = f"127.0.0.1:{server.port}"
-    before = queued_events(server) if workload.keeps else 0
+    before = kept_events(server) if workload.keeps else 0
     workload.verify_on(address)
     results = {"full": load.closed_loop(target, connections=CONNECTIONS, depth=DEPTH, seconds=seconds)}
     if workload.per_call == 1:
@@ -177,11 +177,11 @@ def _ask(server: Server, workload: Workload, seconds: float) -> Iterator[tuple[s
 
 
 def _check_kept(server: Server, at_least: int) -> None:
-    """What was answered has to be in the outbox; its metric follows within a second or two."""
+    """What was answered has to be committed; its metric follows within a second or two."""
     deadline = time.monotonic() + 10
-    while (queued := queued_events(server)) < at_least:
+    while (kept := kept_events(server)) < at_least:
         if time.monotonic() > deadline:
-            raise SystemExit(f"{server.name}: {at_least} events were accepted, {queued} are in the outbox")
+            raise SystemExit(f"{server.name}: {at_least} events were accepted, {kept} were kept")
         time.sleep(0.1)
 
 

@@ -144,14 +144,14 @@ def _ready(port: int) -> bool:
         connection.close()
 
 
-def queued_events(server: Server) -> int:
-    """Events in a sidecar's outbox, as its metrics say."""
+def kept_events(server: Server) -> int:
+    """Events that a sidecar's outbox has committed, as its metrics say, also those that have left it."""
     connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=5)
     try:
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
     finally:
         connection.close()
-    name = 'entitlement_outbox_events{state="queued"} '
+    name = "entitlement_outbox_accepted_events "
     line = next(line for line in text.splitlines() if line.startswith(name))
     return int(float(line.removeprefix(name)))

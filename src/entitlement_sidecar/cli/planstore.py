@@ -78,14 +78,25 @@ def planstore(context: click.Context, /, log_level: str, **settings: Any) -> Non
 @planstore.command("migrate")
 @config_option
 @_database_option
+@click.option(
+    "--phase",
+    type=click.Choice(["pre", "post", "all"]),
+    default="all",
+    show_default=True,
+    help="For upgrades without a pause: pre before the first new plan store, post after the last old one.",
+)
+@click.option(
+    "--grant-to", default="", metavar="ROLE", help="PostgreSQL: the role of the plan stores gets its rights."
+)
 @_state_option
 @_log_option
-def migrate(database: str, state_dir: Path, log_level: str) -> None:
+def migrate(database: str, phase: str, grant_to: str, state_dir: Path, log_level: str) -> None:
     """Bring the database to the current schema. Safe to repeat, and safe with several at once."""
     from entitlement_sidecar.planstore.config import PlanstoreConfig, prepare_state  # noqa: PLC0415
+    from entitlement_sidecar.planstore.db.migrate import Phase  # noqa: PLC0415
     from entitlement_sidecar.planstore.db.migrate import migrate as to_head  # noqa: PLC0415
 
     configure_logging(log_level)
     config = PlanstoreConfig(database=database, state_dir=state_dir.expanduser())
     prepare_state(config)
-    click.echo(f"database is at revision {to_head(config.database_url)}")
+    click.echo(f"database is at revision {to_head(config.database_url, Phase(phase), grant_to)}")

@@ -92,6 +92,16 @@ outbox_events = Gauge(
     ["state"],
     registry=REGISTRY,
 )
+outbox_accepted = Gauge(
+    "entitlement_outbox_accepted_events",
+    "Events ever committed to this outbox, over all its starts: settled + queued + dead.",
+    registry=REGISTRY,
+)
+outbox_settled = Gauge(
+    "entitlement_outbox_settled_events",
+    "Events that have left this outbox, over all its starts.",
+    registry=REGISTRY,
+)
 outbox_bytes = Gauge("entitlement_outbox_bytes", "Bytes that the outbox takes on disk.", registry=REGISTRY)
 outbox_oldest_seconds = Gauge(
     "entitlement_outbox_oldest_seconds", "Age of the oldest event not yet settled.", registry=REGISTRY

@@ -8,10 +8,19 @@ Rows are named `…Row`, so that they are never taken for the domain's values. E
 and on PostgreSQL; `migrate` brings either to the current schema.
 """
 
+from entitlement_sidecar.planstore.db.access_tables import (
+    ApiTokenRow,
+    AuditAnchorRow,
+    AuditHeadRow,
+    AuditRow,
+    IdempotencyRow,
+)
 from entitlement_sidecar.planstore.db.base import Base
 from entitlement_sidecar.planstore.db.catalogue_tables import (
     AddOnRow,
     CatalogueRow,
+    FeatureRow,
+    MetricRow,
     PlanEntitlementRow,
     PlanRow,
 )
@@ -29,8 +38,11 @@ from entitlement_sidecar.planstore.db.snapshot_tables import (
     TenantSnapshotRow,
 )
 from entitlement_sidecar.planstore.db.subscription_tables import (
+    CreditGrantRow,
     OrganizationRow,
+    OverrideRow,
     SubscriptionAddOnRow,
+    SubscriptionHistoryRow,
     SubscriptionRow,
 )
 from entitlement_sidecar.planstore.db.unit_of_work import Database
@@ -38,12 +50,21 @@ from entitlement_sidecar.planstore.db.usage_tables import UsageEventKeyRow, Usag
 
 __all__ = [
     "AddOnRow",
+    "ApiTokenRow",
+    "AuditAnchorRow",
+    "AuditHeadRow",
+    "AuditRow",
     "Base",
     "CatalogueRow",
     "ConsumptionRow",
+    "CreditGrantRow",
     "Database",
+    "FeatureRow",
     "FeedStateRow",
+    "IdempotencyRow",
+    "MetricRow",
     "OrganizationRow",
+    "OverrideRow",
     "PlanEntitlementRow",
     "PlanRow",
     "QuotaAdmissionRow",
@@ -52,6 +73,7 @@ __all__ = [
     "RedisFeedStateRow",
     "SnapshotOutboxRow",
     "SubscriptionAddOnRow",
+    "SubscriptionHistoryRow",
     "SubscriptionRow",
     "TenantSnapshotRow",
     "UsageEventKeyRow",

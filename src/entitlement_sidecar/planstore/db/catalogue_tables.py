@@ -1,14 +1,17 @@
-"""What is sold: catalogues as applied, plan versions with their entitlements, add-ons (S1.2, S4.1)."""
+"""What is sold: catalogues as applied, features and metrics, plan versions, add-ons (S1.2, S4.1)."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from entitlement_sidecar.planstore.db.base import Base, BigKey
+
+DEFAULT_PRODUCT = "default"
+"""The product of plans that name none."""
 
 
 class CatalogueRow(Base):
@@ -27,8 +30,46 @@ class CatalogueRow(Base):
     applied_at: Mapped[datetime]
 
 
+class FeatureRow(Base):
+    """A feature that some catalogue named; `retired` where the one in force does not any more."""
+
+    __tablename__ = "features"
+    __table_args__ = (CheckConstraint("kind BETWEEN 1 AND 5", name="kind_known"),)
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[int]
+    title: Mapped[str]
+    metric: Mapped[str]
+    body: Mapped[str] = mapped_column(Text)
+    catalogue_version: Mapped[int] = mapped_column(BigInteger)
+    retired: Mapped[bool] = mapped_column(default=False)
+
+
+class MetricRow(Base):
+    """A metric that some catalogue named; `retired` where the one in force does not any more."""
+
+    __tablename__ = "metrics"
+    __table_args__ = (
+        CheckConstraint("aggregation BETWEEN 1 AND 4", name="aggregation_known"),
+        CheckConstraint("classification BETWEEN 1 AND 3", name="classification_known"),
+    )
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    domain: Mapped[str]
+    unit: Mapped[str]
+    aggregation: Mapped[int]
+    classification: Mapped[int]
+    feature: Mapped[str]
+    body: Mapped[str] = mapped_column(Text)
+    catalogue_version: Mapped[int] = mapped_column(BigInteger)
+    retired: Mapped[bool] = mapped_column(default=False)
+
+
 class PlanRow(Base):
-    """One version of a plan. Versions never change; a change is a new one, and one at most is active."""
+    """One version of a plan. Versions never change; a change is a new one, and one at most is active.
+
+    A tenant has at most one open subscription of each `product`.
+    """
 
     __tablename__ = "billing_plans"
     __table_args__ = (
@@ -40,11 +81,17 @@ class PlanRow(Base):
             postgresql_where=text("active"),
             sqlite_where=text("active"),
         ),
+        CheckConstraint("billing_period IN ('month', 'year', 'none')", name="billing_period_known"),
+        CheckConstraint("billing_model BETWEEN 1 AND 3", name="billing_model_known"),
+        CheckConstraint("trial_days >= 0", name="trial_days_not_negative"),
+        CheckConstraint("CAST(price_amount AS NUMERIC) >= 0", name="price_not_negative"),
+        CheckConstraint("version >= 1", name="version_positive"),
     )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     code: Mapped[str]
     version: Mapped[int]
+    product: Mapped[str] = mapped_column(server_default=DEFAULT_PRODUCT)
     title: Mapped[str]
     price_amount: Mapped[Decimal]
     price_currency: Mapped[str]
@@ -66,6 +113,7 @@ class PlanEntitlementRow(Base):
     """
 
     __tablename__ = "billing_plan_entitlements"
+    __table_args__ = (CheckConstraint("limit_amount >= 0", name="limit_not_negative"),)
 
     plan_id: Mapped[int] = mapped_column(ForeignKey("billing_plans.id"), primary_key=True)
     feature: Mapped[str] = mapped_column(primary_key=True)

@@ -1,8 +1,13 @@
-"""Brings a database to the current schema."""
+"""Brings a database to the current schema, in two phases, so that versions may run beside each other.
+
+Phase `pre` only adds what the version before ignores: run it before the first new plan store starts. Phase
+`post` is what the version before would break or miss: run it after the last old one has ended.
+"""
 
 from __future__ import annotations
 
 import logging
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
@@ -10,11 +15,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.planstore.db.away import AWAY, MISNAMED, told
 from entitlement_sidecar.planstore.db.engine import WRITING, create_engine_for
+from entitlement_sidecar.planstore.db.grants import grant
 
 _LOCK = 0x656E7469746C65
 """Key of the advisory lock that migrations take: "entitle" in ASCII."""
@@ -22,20 +28,33 @@ _LOCK = 0x656E7469746C65
 _log = logging.getLogger(__name__)
 
 
-def migrate(url: str) -> str:
+class Phase(StrEnum):
+    """Which migrations to run."""
+
+    PRE = "pre"
+    POST = "post"
+    ALL = "all"
+
+
+def migrate(url: str, phase: Phase = Phase.ALL, grant_to: str = "") -> str:
     """Brings the database to the current schema; does nothing when it is there already.
 
-    Safe to repeat and safe with several at once: the others wait, and then find nothing to do.
+    Safe to repeat and safe with several at once: the others wait, and then find nothing to do. Post includes
+    pre. `grant_to` names the PostgreSQL role of the plan stores: it may then do what they do and nothing
+    more, which for append-only tables is to read and to add.
 
     Returns:
-        The revision that the database is at now.
+        The revisions that the database is at now.
 
     Raises:
-        ConfigurationError: The URL is malformed or the database cannot be reached.
+        ConfigurationError: The URL is malformed, the database cannot be reached, or it has no such role.
     """
     engine = create_engine_for(url)
+    if engine.dialect.name == "sqlite":
+        # Altering copies a table and drops the old one, to which others refer meanwhile.
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys=OFF"))
     try:
-        return _upgrade(engine)
+        return _upgrade_and_grant(engine, phase, grant_to)
     except (*AWAY, *MISNAMED) as error:
         where = engine.url.database if engine.dialect.name == "sqlite" else "PostgreSQL"
         raise ConfigurationError(f"database {where}: cannot be reached or changed: {told(error)}") from error
@@ -44,15 +63,15 @@ def migrate(url: str) -> str:
 
 
 def is_current(engine: Engine) -> bool:
-    """Whether the database has the schema that this version expects."""
+    """Whether the database has the schema that this version needs: its own pre phase, or a newer one's."""
     with engine.connect() as connection:
-        return _revision(connection) == head()
+        return _has(_revisions(connection), head())
 
 
 @cache
-def head() -> str:
-    """The newest revision that this version ships."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+def head(phase: Phase = Phase.PRE) -> str:
+    """The newest revision of a phase that this version ships."""
+    return _scripts().get_revision(f"{phase}@head").revision
 
 
 def migrations_folder() -> Path:
@@ -61,24 +80,64 @@ def migrations_folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[4] / "migrations"
 
 
-def _upgrade(engine: Engine) -> str:
+def _upgrade_and_grant(engine: Engine, phase: Phase, grant_to: str) -> str:
+    revisions = _upgrade(engine, phase)
+    if grant_to:
+        grant(engine, grant_to)
+    return revisions
+
+
+def _upgrade(engine: Engine, phase: Phase) -> str:
     with engine.execution_options(**{WRITING: True}).begin() as connection:
         if engine.dialect.name == "postgresql":
             # Rewriting a large table takes as long as it takes, and so does waiting for who does it.
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        before = _revision(connection)
+        before = _revisions(connection)
         config = _config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        after = _revision(connection)
+        for part in (Phase.PRE,) if phase is Phase.PRE else (Phase.PRE, Phase.POST):
+            # A newer plan store may have gone further already; what it did includes ours.
+            if not _has(_revisions(connection), head(part)):
+                command.upgrade(config, f"{part}@head")
+        after = _revisions(connection)
+        if engine.dialect.name == "sqlite" and connection.execute(text("PRAGMA foreign_key_check")).all():
+            raise ConfigurationError("database: rows refer to what is not there; nothing was changed")
     if after != before:
-        _log.info("database migrated from revision %s to %s", before or "none", after)
-    return after
+        _log.info("database migrated from revision %s to %s", _told(before), _told(after))
+    return _told(after)
 
 
-def _revision(connection: Connection) -> str:
-    return MigrationContext.configure(connection).get_current_revision() or ""
+def _revisions(connection: Connection) -> tuple[str, ...]:
+    return tuple(sorted(MigrationContext.configure(connection).get_current_heads()))
+
+
+def _told(revisions: tuple[str, ...]) -> str:
+    return ", ".join(revisions) or "none"
+
+
+def _has(revisions: tuple[str, ...], wanted: str) -> bool:
+    """Whether a database at these revisions has been through another one."""
+    known = {script.revision: script for script in _scripts().walk_revisions()}
+    if any(revision not in known and _phase_of(revision) is _phase_of(wanted) for revision in revisions):
+        # A newer plan store's; those of this version come before it.
+        return True
+    through = {
+        step.revision
+        for revision in revisions
+        if revision in known
+        for step in _scripts().iterate_revisions(revision, "base")
+    }
+    return wanted in through
+
+
+def _phase_of(revision: str) -> Phase:
+    return Phase.POST if revision.startswith("p") else Phase.PRE
+
+
+@cache
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
 
 
 def _config() -> Config:

@@ -104,6 +104,7 @@ class Subscriptions:
         current = self._current(session, tenant_id, now)
         _expect(current, request.expected_version)
         if current is None:
+            _close_latest(session, tenant_id)
             row = _created(session, tenant_id, request, now)
             return SubscriptionChange(row, self._publish(session, tenant_id), created=True)
         if not _change(session, current, request, now):
@@ -162,7 +163,7 @@ class Subscriptions:
         """
         row, organization, now = self._existing(session, tenant_id, expected_version)
         if not at_period_end:
-            row.state, row.cancel_at, row.suspended_at = "cancelled", now, None
+            row.state, row.open, row.cancel_at, row.suspended_at = "cancelled", False, now, None
             return self._changed(session, row, now)
         end = _end_of_period(row, now)
         if row.cancel_at == end:
@@ -205,6 +206,14 @@ def _hold(session: Session, tenant_id: str, now: datetime) -> OrganizationRow:
     session.execute(missing.on_conflict_do_nothing())
     query = select(OrganizationRow).where(OrganizationRow.tenant_id == tenant_id).with_for_update()
     return session.scalars(query, execution_options={"populate_existing": True}).one()
+
+
+def _close_latest(session: Session, tenant_id: str) -> None:
+    """What time has ended is stored as ended before another one begins."""
+    latest = latest_subscription(session, tenant_id)
+    if latest is not None and latest.open:
+        latest.open, latest.state = False, "ended"
+        session.flush()
 
 
 def _validate(request: SubscriptionRequest) -> None:
