@@ -9,6 +9,7 @@ from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import AddOn, Catalogue, Plan, PlanEntitlement
+from entitlement_sidecar.planstore.audit import Change, record
 from entitlement_sidecar.planstore.catalogue.plans import (
     add_on_of,
     current_row,
@@ -16,6 +17,7 @@ from entitlement_sidecar.planstore.catalogue.plans import (
     document_for,
     plan_of,
 )
+from entitlement_sidecar.planstore.catalogue.recording import applied
 from entitlement_sidecar.planstore.db import (
     AddOnRow,
     CatalogueRow,
@@ -60,6 +62,8 @@ def apply_catalogue(
     ]
     retired = _retire_plans(session, catalogue) + _retire_add_ons(session, catalogue)
     _store(session, catalogue, _seal(catalogue, version, feed_shards, key, now))
+    before = None if row is None else (row.version, decode_catalogue(row.document))
+    record(session, applied(before, (version, catalogue), feed_shards), now)
     return ApplyResult(version, True, tuple(plans), tuple(add_ons), tuple(retired))
 
 
@@ -76,6 +80,11 @@ def seal_catalogue_again(session: Session, feed_shards: int, key: SigningKey, no
     _store(session, catalogue, _seal(catalogue, row.version + 1, feed_shards, key, now))
     if row.feed_shards != feed_shards:
         _begin_shards_anew(session)
+        record(session, Change("feed.resharded", "feed", "", row.feed_shards, feed_shards), now)
+    signer = signer_of(row.envelope)
+    if signer != key.key_id:
+        changed = Change("signing_key.changed", f"signing_key/{key.key_id}", "", signer, key.key_id)
+        record(session, changed, now)
     return True
 
 

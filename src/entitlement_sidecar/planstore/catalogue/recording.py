@@ -1,0 +1,39 @@
+"""What the audit log says of a catalogue: from which version to which, and what is new, other or gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from entitlement_sidecar.domain.catalogue import Catalogue
+from entitlement_sidecar.planstore.audit import Change
+
+KINDS = ("features", "metrics", "plans", "add_ons")
+
+
+def applied(before: tuple[int, Catalogue] | None, after: tuple[int, Catalogue], shards: int) -> Change:
+    """A catalogue came into force; both sides are a version and what it says."""
+    version, catalogue = after
+    changed = {kind: _changed(before, catalogue, kind) for kind in KINDS}
+    return Change(
+        action="catalogue.applied",
+        resource=f"catalogue/{version}",
+        before=None if before is None else {"version": before[0], "name": before[1].name},
+        after={
+            "version": version,
+            "name": catalogue.name,
+            "feed_shards": shards,
+            **{kind: found for kind, found in changed.items() if found},
+        },
+    )
+
+
+def _changed(before: tuple[int, Catalogue] | None, after: Catalogue, kind: str) -> dict[str, list[str]]:
+    old: Mapping[str, Any] = {} if before is None else getattr(before[1], kind)
+    new: Mapping[str, Any] = getattr(after, kind)
+    found = {
+        "added": sorted(new.keys() - old.keys()),
+        "changed": sorted(key for key in new.keys() & old.keys() if new[key] != old[key]),
+        "removed": sorted(old.keys() - new.keys()),
+    }
+    return {what: keys for what, keys in found.items() if keys}
