@@ -85,7 +85,7 @@ class SigningKey:
 
     def trust_line(self) -> str:
         """The line that `KeyRing.load` reads."""
-        return f"{self.key_id} {base64.b64encode(self.public_bytes).decode()}\n"
+        return trust_line(self.key_id, self.public_bytes)
 
 
 def sign(  # noqa: PLR0913, PLR0917 - the parts that the signature covers
@@ -102,6 +102,19 @@ def sign(  # noqa: PLR0913, PLR0917 - the parts that the signature covers
     )
     envelope.signature = key.sign(_covered(envelope))
     return envelope.SerializeToString()
+
+
+def trust_line(key_id: str, public_bytes: bytes) -> str:
+    """A public key as `KeyRing.load` reads it."""
+    return f"{key_id} {base64.b64encode(public_bytes).decode()}\n"
+
+
+def signature_mark(key_id: str) -> bytes:
+    """Bytes that an envelope holds exactly when it names this key: how databases find what it signed.
+
+    It is the field as the wire has it, with tag and length; no name of a tenant can hold the latter.
+    """
+    return snapshot_pb2.SignedEnvelope(key_id=key_id).SerializeToString()
 
 
 def signer_of(envelope: bytes) -> str:
@@ -155,6 +168,11 @@ class KeyRing:
         """Trusts one more key; a pinned ring stays as it is."""
         if not self.pinned:
             self._keys[key_id] = Ed25519PublicKey.from_public_bytes(public_bytes)
+
+    @property
+    def public_keys(self) -> dict[str, bytes]:
+        """The raw public keys by id."""
+        return {key_id: key.public_bytes_raw() for key_id, key in self._keys.items()}
 
     def trusts(self, key_id: str) -> bool:
         """Whether a key of this id is trusted."""

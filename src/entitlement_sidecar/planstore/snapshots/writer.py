@@ -38,10 +38,8 @@ class SignedSnapshots:
         """
         now = self._clock.now()
         version = _next_version(session, tenant_id)
-        snapshot = compile_snapshot(
-            Stamp(tenant_id, version, now, _catalogue_version(session)), _subscriptions(session, tenant_id)
-        )
-        self._store(session, snapshot, now)
+        stamp = Stamp(tenant_id, version, now, _catalogue_version(session))
+        self._store(session, compiled(session, stamp), now)
         return version
 
     def _store(self, session: Session, snapshot: Snapshot, now: datetime) -> None:
@@ -58,6 +56,11 @@ class SignedSnapshots:
             )
         )
         session.flush()
+
+
+def compiled(session: Session, stamp: Stamp) -> Snapshot:
+    """What the rows of a tenant say, stamped."""
+    return compile_snapshot(stamp, _subscriptions(session, stamp.tenant_id))
 
 
 def _next_version(session: Session, tenant_id: str) -> int:
