@@ -148,6 +148,17 @@ republished = Counter(
 unpublished_changes = Gauge(
     "entitlement_unpublished_changes", "Committed changes that wait to be published.", registry=REGISTRY
 )
+bulk_snapshots = Counter(
+    "entitlement_bulk_snapshots",
+    "Snapshots compiled anew in bulk, by cause: republish or resealing (signed with another key).",
+    ["cause"],
+    registry=REGISTRY,
+)
+resealing_left = Gauge(
+    "entitlement_resealing_left",
+    "Snapshots that another key signed and that this plan store is signing again.",
+    registry=REGISTRY,
+)
 watchers = Gauge("entitlement_watchers", "Sidecars connected to WatchSnapshots.", registry=REGISTRY)
 admissions = Counter(
     "entitlement_admissions",
