@@ -8,10 +8,12 @@ from fastapi.security import HTTPBearer
 from entitlement_sidecar import __version__
 from entitlement_sidecar.planstore.api import problems
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
+from entitlement_sidecar.planstore.api.exchange import exchanging
 from entitlement_sidecar.planstore.api.guard import Guard
 from entitlement_sidecar.planstore.api.rest_plans import plans
 from entitlement_sidecar.planstore.api.rest_probes import probes
 from entitlement_sidecar.planstore.api.rest_quotas import quotas
+from entitlement_sidecar.planstore.api.rest_snapshots import snapshots
 from entitlement_sidecar.planstore.api.rest_subscriptions import subscriptions
 from entitlement_sidecar.planstore.api.rest_usage import usage
 
@@ -34,8 +36,8 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
     app.add_middleware(Guard, token=dependencies.token)
     # The guard asks for the token before a body is read; here it is only declared, for OpenAPI.
     declared = [Depends(HTTPBearer(auto_error=False, description="The plan store's token."))]
-    for router in (plans, subscriptions, quotas, usage):
-        app.include_router(router(dependencies), dependencies=declared)
+    for router in (plans, subscriptions, quotas, usage, snapshots):
+        app.include_router(exchanging(router(dependencies), dependencies), dependencies=declared)
     app.include_router(probes(dependencies))
     return app
 

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable
 
 import msgspec
+import redis
 
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.subscriptions import Subscriptions
-from entitlement_sidecar.wire.signing import SigningKey
+from entitlement_sidecar.wire.signing import KeyRing, SigningKey
 
 
 class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +27,8 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
         token: The bearer token that every call needs, probes aside.
         feed_shards: Shards of the feed, as catalogue documents say.
         changed: Called after a commit that put something into the snapshot outbox.
+        trusted: Public keys that snapshots may be signed with; None: that of `key` alone.
+        published_to: The Redis that snapshots go to; None without one.
         leaving: Set when the process is about to stop: it still answers, but is not ready any more.
     """
 
@@ -37,4 +40,6 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     feed_shards: int = 1
     changed: Callable[[], None] = lambda: None
+    trusted: KeyRing | None = None
+    published_to: redis.Redis | None = None
     leaving: threading.Event = msgspec.field(default_factory=threading.Event)
