@@ -38,6 +38,7 @@ _COMMANDS = {
     "catalogue": ("catalogue:catalogue", "Validate and apply plans as configuration."),
     "plans": ("plans:plans", "See what is sold."),
     "subscriptions": ("subscriptions:subscriptions", "Create and change subscriptions."),
+    "snapshots": ("snapshots:snapshots", "See, verify and republish what sidecars get."),
     "usage": ("usage:usage", "See what the ledger holds."),
     "completion": ("completion:completion", "Print the completion script of a shell."),
 }
