@@ -3,7 +3,7 @@
     EntitlementsError
     ├── InvalidInputError        the caller sent something malformed; names the fields
     │   └── CatalogueError       a catalogue document is wrong; names line and column
-    ├── ConflictError            the same identity with other content, or a stale version
+    ├── ConflictError            the same identity with other content, a stale version, not in this state
     ├── NotFoundError            the plan store's own word that it does not exist
     │   └── TenantUnknownError
     ├── CursorTrimmedError       the feed no longer keeps what comes after this cursor
@@ -14,6 +14,7 @@
     └── RetryableError           the same call may succeed later
         ├── SourceUnavailableError   something remote is away, slow or lying
         ├── ExhaustedError           overload or a full disk
+        │   └── TooManyAttemptsError too many wrong credentials from one address
         └── DrainingError            this process is going away
 
 `wire.status` maps each to a gRPC status, `planstore.api.problems` to an RFC 9457 problem.
@@ -95,9 +96,22 @@ class IdempotencyConflictError(ConflictError):
 
 
 class StaleVersionError(ConflictError):
-    """Optimistic locking: the caller changed something that has changed since (S4.4)."""
+    """Optimistic locking: the caller changed something that has changed since (S4.4).
+
+    `current_version` is 0 for what is not there, None where the plan store did not say.
+    """
 
     reason = "STALE_VERSION"
+
+    def __init__(self, message: str, current_version: int | None = None) -> None:
+        self.current_version = current_version
+        super().__init__(message)
+
+
+class IllegalTransitionError(ConflictError):
+    """Its state does not allow it. The message names what it allows."""
+
+    reason = "ILLEGAL_TRANSITION"
 
 
 class NotFoundError(EntitlementsError):
@@ -184,6 +198,12 @@ class OutboxFullError(ExhaustedError):
     """The outbox has reached its configured size or the disk is full."""
 
     reason = "OUTBOX_FULL"
+
+
+class TooManyAttemptsError(ExhaustedError):
+    """Wrong credentials came too often from one address."""
+
+    reason = "TOO_MANY_ATTEMPTS"
 
 
 class DrainingError(RetryableError):

@@ -13,7 +13,7 @@ from entitlement_sidecar.planstore.catalogue import current_catalogue
 from entitlement_sidecar.planstore.config import PlanstoreConfig, prepare_state
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.db.migrate import migrate
-from entitlement_sidecar.planstore.subscriptions import latest_subscription
+from entitlement_sidecar.planstore.subscriptions import Target, latest_subscription
 from entitlement_sidecar.wire.catalogue_file import parse_catalogue
 
 
@@ -58,7 +58,7 @@ def test_seeding_undoes_nothing(shop: Any, config: PlanstoreConfig, catalogue_te
     shop.apply(catalogue_text.replace("catalogue: shop", "catalogue: mine"))
     shop.subscribe(plan="free")
     with shop.database.writing() as session:
-        shop.subscriptions.suspend(session, "acme")
+        shop.subscriptions.suspend(session, Target(tenant_id="acme"))
     shop.key.save(config.key_path)
     before = shop.outbox()
 

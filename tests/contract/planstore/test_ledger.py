@@ -16,6 +16,7 @@ from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 from entitlement_sidecar.planstore.db import CatalogueRow, QuotaCounterRow, UsageEventRow, UsageLedgerRow
 from entitlement_sidecar.planstore.snapshots import limits_of
+from entitlement_sidecar.planstore.subscriptions import Target
 from entitlement_sidecar.planstore.usage.ledger import Arrival, Ledger
 from entitlement_sidecar.planstore.usage.queries import usage_events, usage_summary
 from entitlement_sidecar.wire.v1 import usage_pb2
@@ -216,7 +217,7 @@ def test_usage_belongs_to_the_subscription_of_its_time(books: Books) -> None:
     before = usage("before", occurred_at=NOW + timedelta(hours=1), metric="people", subject="u1")
     books.append(before)
     with shop.database.writing() as session:
-        shop.subscriptions.cancel(session, "acme", at_period_end=False)
+        shop.subscriptions.cancel(session, Target(tenant_id="acme"), at_period_end=False)
     shop.clock.advance(7200)
     shop.subscribe()
     shop.clock.advance(3600)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from entitlement_sidecar.planstore.subscriptions import status_of
+from entitlement_sidecar.planstore.subscriptions import Target, status_of
 
 DAY = 86_400.0
 IN_APRIL = 75 * DAY
@@ -74,7 +74,7 @@ def test_the_last_period_is_shown_after_the_end(shop: Any) -> None:
     shop.subscribe()
     shop.clock.advance(IN_APRIL)
     with shop.database.writing() as session:
-        shop.subscriptions.cancel(session, "acme")
+        shop.subscriptions.cancel(session, Target(tenant_id="acme"))
     shop.clock.advance(IN_APRIL)
 
     assert view(shop)["current_period_end"] == "2026-04-30T12:00:00Z"
@@ -94,11 +94,11 @@ def test_resuming_leaves_a_cancellation_alone(shop: Any) -> None:
     """What the customer cancelled and someone suspended: resuming ends the suspension, once more the rest."""
     shop.subscribe()
     with shop.database.writing() as session:
-        end = shop.subscriptions.cancel(session, "acme", at_period_end=True).row.cancel_at
-        shop.subscriptions.suspend(session, "acme")
+        end = shop.subscriptions.cancel(session, Target(tenant_id="acme"), at_period_end=True).row.cancel_at
+        shop.subscriptions.suspend(session, Target(tenant_id="acme"))
 
-        resumed = shop.subscriptions.resume(session, "acme").row
+        resumed = shop.subscriptions.resume(session, Target(tenant_id="acme")).row
         assert (resumed.suspended_at, resumed.cancel_at) == (None, end)
-        taken_back = shop.subscriptions.resume(session, "acme").row
+        taken_back = shop.subscriptions.resume(session, Target(tenant_id="acme")).row
 
     assert taken_back.cancel_at is None

@@ -9,6 +9,7 @@ import grpc_testing
 import pytest
 
 from entitlement_sidecar.planstore.api.rpc_quotas import QuotaServicer
+from entitlement_sidecar.planstore.subscriptions import Target
 from entitlement_sidecar.wire.codec import usage_from_proto
 from entitlement_sidecar.wire.v1 import quota_pb2
 
@@ -104,7 +105,7 @@ def test_a_suspended_tenant_gets_nothing(shop: Any, consume: Any) -> None:
     """Without a live entitlement there are no limits and no admission."""
     shop.subscribe()
     with shop.database.writing() as session:
-        shop.subscriptions.suspend(session, "acme")
+        shop.subscriptions.suspend(session, Target(tenant_id="acme"))
 
     response, code, _ = consume(quantity=1, request_id="one")
 

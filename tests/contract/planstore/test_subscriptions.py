@@ -19,7 +19,7 @@ from entitlement_sidecar.domain.errors import (
 from entitlement_sidecar.domain.resolve import resolve
 from entitlement_sidecar.domain.snapshot import SubscriptionState
 from entitlement_sidecar.planstore.catalogue import current_document
-from entitlement_sidecar.planstore.subscriptions import active_subscription, status_of
+from entitlement_sidecar.planstore.subscriptions import Target, active_subscription, status_of
 
 
 def _resolved(shop: Any, feature: str, at: datetime | None = None) -> Any:
@@ -30,7 +30,7 @@ def _resolved(shop: Any, feature: str, at: datetime | None = None) -> Any:
 
 def _change(shop: Any, name: str, **wanted: Any) -> Any:
     with shop.database.writing() as session:
-        return getattr(shop.subscriptions, name)(session, "acme", **wanted)
+        return getattr(shop.subscriptions, name)(session, Target(tenant_id="acme"), **wanted)
 
 
 def test_a_new_tenant_begins_at_version_one(shop: Any) -> None:

@@ -13,6 +13,7 @@ from entitlement_sidecar.planstore.api.forms import ORGANIZATION, Body, Tenant, 
 from entitlement_sidecar.planstore.subscriptions import (
     SubscriptionChange,
     SubscriptionRequest,
+    Target,
     find_organization,
     latest_subscription,
     running_period,
@@ -108,14 +109,14 @@ def subscriptions(dependencies: ApiDependencies) -> APIRouter:
     def suspend(tenant_id: Tenant, body: ExpectedBody | None = None) -> SubscriptionView:
         """Takes everything away until it is resumed."""
         with database.writing() as session:
-            change = changes.suspend(session, tenant_id, body.expected_version if body else None)
+            change = changes.suspend(session, _target(tenant_id, body))
         return view(tenant_id, change)
 
     @router.post(f"{_PATH}/resume")
     def resume(tenant_id: Tenant, body: ExpectedBody | None = None) -> SubscriptionView:
         """Ends a suspension; without one, takes back a cancellation that has not taken effect."""
         with database.writing() as session:
-            change = changes.resume(session, tenant_id, body.expected_version if body else None)
+            change = changes.resume(session, _target(tenant_id, body))
         return view(tenant_id, change)
 
     @router.post(f"{_PATH}/cancel")
@@ -123,12 +124,14 @@ def subscriptions(dependencies: ApiDependencies) -> APIRouter:
         """Ends it, now or with the running period."""
         wanted = body or CancelBody(expected_version=None)
         with database.writing() as session:
-            change = changes.cancel(
-                session, tenant_id, wanted.expected_version, at_period_end=wanted.at_period_end
-            )
+            change = changes.cancel(session, _target(tenant_id, body), at_period_end=wanted.at_period_end)
         return view(tenant_id, change)
 
     return router
+
+
+def _target(tenant_id: str, body: ExpectedBody | None) -> Target:
+    return Target(tenant_id=tenant_id, expected_version=body.expected_version if body else None)
 
 
 def _request(body: SubscribeBody) -> SubscriptionRequest:

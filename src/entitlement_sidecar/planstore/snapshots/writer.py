@@ -14,11 +14,10 @@ from entitlement_sidecar.planstore.db import (
     CatalogueRow,
     OrganizationRow,
     SnapshotOutboxRow,
-    SubscriptionRow,
     TenantSnapshotRow,
 )
 from entitlement_sidecar.planstore.snapshots.compiler import Stamp, compile_snapshot
-from entitlement_sidecar.planstore.subscriptions import latest_subscription
+from entitlement_sidecar.planstore.subscriptions import holdings_of
 from entitlement_sidecar.wire.envelopes import seal_snapshot
 from entitlement_sidecar.wire.signing import SigningKey
 
@@ -60,7 +59,7 @@ class SignedSnapshots:
 
 def compiled(session: Session, stamp: Stamp) -> Snapshot:
     """What the rows of a tenant say, stamped."""
-    return compile_snapshot(stamp, _subscriptions(session, stamp.tenant_id))
+    return compile_snapshot(stamp, holdings_of(session, stamp.tenant_id, stamp.compiled_at))
 
 
 def _next_version(session: Session, tenant_id: str) -> int:
@@ -78,9 +77,3 @@ def _next_version(session: Session, tenant_id: str) -> int:
 
 def _catalogue_version(session: Session) -> int:
     return session.scalar(select(func.max(CatalogueRow.version))) or 0
-
-
-def _subscriptions(session: Session, tenant_id: str) -> list[SubscriptionRow]:
-    """The latest one only: a tenant has one at a time, and what ended before says nothing about now."""
-    row = latest_subscription(session, tenant_id)
-    return [] if row is None else [row]

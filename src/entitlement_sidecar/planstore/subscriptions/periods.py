@@ -41,3 +41,11 @@ def running_period(row: SubscriptionRow, now: datetime) -> tuple[datetime, datet
         at = min(at, row.current_period_end - timedelta.resolution)
     period = period_at(row.plan.billing_period, row.anchor, at)
     return period or (row.current_period_start, row.current_period_end)
+
+
+def settles_at(row: SubscriptionRow) -> datetime | None:
+    """When time will next have changed what is stored of an open subscription; None when it never will."""
+    if not row.open:
+        return None
+    instants = (row.cancel_at, row.next_plan_at, row.trial_end if row.state == "trialing" else None)
+    return min((at for at in (*instants, row.current_period_end) if at is not None), default=None)

@@ -4,24 +4,76 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import select
+import msgspec
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.errors import TenantUnknownError
-from entitlement_sidecar.planstore.db import OrganizationRow, SubscriptionRow
+from entitlement_sidecar.planstore.db import CreditGrantRow, OrganizationRow, OverrideRow, SubscriptionRow
 from entitlement_sidecar.planstore.subscriptions.phases import status_of
 
 LIVE_STATUS = frozenset({"trialing", "active"})
 
 
-def latest_subscription(session: Session, tenant_id: str) -> SubscriptionRow | None:
-    """The tenant's newest subscription, whatever became of it."""
-    query = (
+class Holdings(msgspec.Struct, frozen=True):
+    """Everything that a tenant has: what a snapshot is compiled from."""
+
+    subscriptions: tuple[SubscriptionRow, ...] = ()
+    overrides: tuple[OverrideRow, ...] = ()
+    credit_grants: tuple[CreditGrantRow, ...] = ()
+
+
+def latest_subscription(
+    session: Session, tenant_id: str, product: str | None = None
+) -> SubscriptionRow | None:
+    """The tenant's newest subscription, of a product or of any, whatever became of it."""
+    query = _newest_first(tenant_id)
+    if product is not None:
+        query = query.where(SubscriptionRow.product == product)
+    return session.scalars(query.limit(1)).first()
+
+
+def latest_subscriptions(session: Session, tenant_id: str) -> list[SubscriptionRow]:
+    """The tenant's newest subscription of each product, whatever became of it."""
+    latest: dict[str, SubscriptionRow] = {}
+    for row in session.scalars(_newest_first(tenant_id)).all():
+        latest.setdefault(row.product, row)
+    return [latest[product] for product in sorted(latest)]
+
+
+def open_subscriptions(session: Session, tenant_id: str) -> list[SubscriptionRow]:
+    """Those that were not stored as ended, as they are in the database now; one of each product at most."""
+    query = _newest_first(tenant_id).where(SubscriptionRow.open)
+    return list(session.scalars(query, execution_options={"populate_existing": True}))
+
+
+def holdings_of(session: Session, tenant_id: str, now: datetime) -> Holdings:
+    """What the tenant has or will have: what was revoked, voided or is over is left out."""
+    overrides = (
+        select(OverrideRow)
+        .where(OverrideRow.tenant_id == tenant_id, OverrideRow.revoked_at.is_(None))
+        .where(or_(OverrideRow.until.is_(None), OverrideRow.until > now))
+        .order_by(OverrideRow.id)
+    )
+    credit_grants = (
+        select(CreditGrantRow)
+        .where(CreditGrantRow.tenant_id == tenant_id, CreditGrantRow.voided_at.is_(None))
+        .where(or_(CreditGrantRow.until.is_(None), CreditGrantRow.until > now))
+        .order_by(CreditGrantRow.id)
+    )
+    return Holdings(
+        tuple(latest_subscriptions(session, tenant_id)),
+        tuple(session.scalars(overrides)),
+        tuple(session.scalars(credit_grants)),
+    )
+
+
+def _newest_first(tenant_id: str) -> Select[SubscriptionRow]:
+    return (
         select(SubscriptionRow)
         .where(SubscriptionRow.tenant_id == tenant_id)
         .order_by(SubscriptionRow.created_at.desc(), SubscriptionRow.id.desc())
     )
-    return session.scalars(query.limit(1)).first()
 
 
 def active_subscription(session: Session, tenant_id: str, now: datetime) -> SubscriptionRow | None:
