@@ -17,9 +17,9 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda _: None
         return
     from rich.console import Console  # noqa: PLC0415 - only where people look
-    from rich.progress import Progress, TimeElapsedColumn  # noqa: PLC0415
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    counting = (*Progress.get_default_columns()[:2], "{task.completed}", TimeElapsedColumn())
+    counting = (TextColumn("{task.description} {task.completed}"), TimeElapsedColumn())
     columns = counting if total is None else Progress.get_default_columns()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)

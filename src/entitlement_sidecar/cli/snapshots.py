@@ -85,7 +85,13 @@ def verify(
 @planstore_options
 @output_option
 def republish(
-    tenant: str | None, everyone: bool, cursor: str, planstore: str, token_file: Path | None, output: str
+    *,
+    tenant: str | None,
+    everyone: bool,
+    cursor: str,
+    planstore: str,
+    token_file: Path | None,
+    output: str,
 ) -> None:
     """Compile TENANT, or --all, anew, sign it and send it out, though nothing of it has changed."""
     if bool(tenant) == everyone or (cursor and not everyone):
