@@ -178,3 +178,16 @@ rest_requests = Counter(
     ["route", "method", "status"],
     registry=REGISTRY,
 )
+authentication_failures = Counter(
+    "entitlement_authentication_failures",
+    "Calls refused for their token, by cause: missing, unknown, expired, revoked, or throttled: too many of "
+    "these from one address.",
+    ["cause"],
+    registry=REGISTRY,
+)
+access_refused = Counter(
+    "entitlement_access_refused",
+    "Calls refused because the token's role or tenants do not allow them, by role.",
+    ["role"],
+    registry=REGISTRY,
+)
