@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from entitlement_sidecar.domain import errors
+from entitlement_sidecar.planstore.api.etags import version_tag
+from entitlement_sidecar.planstore.api.idempotency import KeyInUseError, KeyReusedError
 from entitlement_sidecar.planstore.db.away import AWAY
 
 MEDIA_TYPE = "application/problem+json"
@@ -21,6 +23,8 @@ MEDIA_TYPE = "application/problem+json"
 _log = logging.getLogger(__name__)
 
 _STATUS: tuple[tuple[type[errors.EntitlementsError], int, str], ...] = (
+    (KeyReusedError, 422, "The idempotency key is that of another request"),
+    (KeyInUseError, 409, "The first request with this idempotency key is still being answered"),
     (errors.CatalogueError, 422, "The catalogue is wrong"),
     (errors.InvalidInputError, 422, "The request is malformed"),
     (errors.StaleVersionError, 409, "The version is no longer current"),
@@ -28,6 +32,7 @@ _STATUS: tuple[tuple[type[errors.EntitlementsError], int, str], ...] = (
     (errors.NotFoundError, 404, "Not found"),
     (errors.UnauthenticatedError, 401, "Credentials are missing or wrong"),
     (errors.ForbiddenError, 403, "Not permitted"),
+    (errors.TooManyAttemptsError, 429, "Too many attempts"),
     (errors.RetryableError, 503, "Not possible now"),
 )
 
@@ -88,6 +93,8 @@ def _headers(error: errors.EntitlementsError) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, errors.RetryableError) and error.retry_after is not None:
         return {"Retry-After": str(math.ceil(error.retry_after))}
+    if isinstance(error, errors.StaleVersionError) and error.current_version is not None:
+        return {"ETag": version_tag(error.current_version)}
     return {}
 
 
@@ -99,10 +106,15 @@ def _extensions(error: errors.EntitlementsError) -> dict[str, Any]:
         found["problems"] = [
             {"line": p.line, "column": p.column, "path": p.path, "message": p.message} for p in error.problems
         ]
+    if isinstance(error, errors.StaleVersionError) and error.current_version is not None:
+        found["current_version"] = error.current_version
     return found
 
 
-def _on_product_error(_: Request, error: Exception) -> JSONResponse:
+def _on_product_error(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, errors.StaleVersionError) and "if-match" in request.headers:
+        more = {"headers": _headers(error), **_extensions(error)}
+        return problem(412, "The version is no longer current", str(error), "PRECONDITION_FAILED", **more)
     return of(error) if isinstance(error, errors.EntitlementsError) else unexpected(error)
 
 

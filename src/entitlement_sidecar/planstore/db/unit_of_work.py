@@ -26,6 +26,7 @@ class Database:
         self._writers = sessionmaker(engine.execution_options(**{WRITING: True}), expire_on_commit=False)
         # SQLite has one writer at a time and lets others poll for their turn; a lock queues them instead.
         self._turn = threading.Lock() if self.is_sqlite else nullcontext()
+        self._enclosing = threading.local()
         self._in_use: set[psycopg.Connection[Any]] = set()
         if not self.is_sqlite:
             event.listen(engine, "checkout", lambda connection, *_: self._in_use.add(connection))
@@ -39,12 +40,35 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A transaction that may write. Not reentrant: on SQLite a second one inside it would never begin."""
+        if (outer := self._outer()) is not None:
+            with outer.begin_nested():
+                yield outer
+            return
         with self._turn, self._writers.begin() as session:
             yield session
 
     @contextmanager
+    def enclosing(self) -> Iterator[Session]:
+        """A writing transaction that all that this thread opens inside becomes part of: one commit for all.
+
+        What `writing` opens inside is a savepoint: its failure takes back its own work.
+        """
+        with self.writing() as session:
+            self._enclosing.session = session
+            try:
+                yield session
+            finally:
+                self._enclosing.session = None
+
+    def _outer(self) -> Session | None:
+        return getattr(self._enclosing, "session", None)
+
+    @contextmanager
     def reading(self) -> Iterator[Session]:
         """A transaction that only reads; on SQLite it sees one state from its first read on."""
+        if (outer := self._outer()) is not None:
+            yield outer
+            return
         with self._sessions() as session:
             yield session
 
