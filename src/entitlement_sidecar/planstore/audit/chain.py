@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
 from sqlalchemy import event, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
+from entitlement_sidecar.domain.audit import GENESIS, Entry, digest
 from entitlement_sidecar.planstore.audit.acting import Actor, current_actor
 from entitlement_sidecar.planstore.db import AuditHeadRow, AuditRow
 from entitlement_sidecar.planstore.db.upsert import insert_for
-
-GENESIS = bytes(32)
-"""What the first entry follows."""
 
 _PENDING = "audit"
 
@@ -35,58 +32,64 @@ class Change(msgspec.Struct, frozen=True):
     after: Any = None
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _Noted(msgspec.Struct, frozen=True):
+    """A change that waits for the commit, as it was when it was recorded."""
+
     change: Change
     actor: Actor
     at: datetime
+    before: str
+    after: str
+    inside: SessionTransaction | None
 
 
 def record(session: Session, change: Change, now: datetime) -> None:
-    """Has the change in the log when the session's transaction commits, and not otherwise."""
+    """Has the change in the log when the session's transaction commits, and not otherwise.
+
+    What a savepoint takes back takes its entries along, and only those.
+    """
     if _PENDING not in session.info:
         session.info[_PENDING] = []
         event.listen(session, "before_commit", _append)
-        event.listen(session, "after_rollback", _forget)
-    session.info[_PENDING].append(_Entry(change, current_actor(), now))
-
-
-def hash_of(row: AuditRow) -> bytes:
-    """The SHA-256 of everything that an entry says, the entry before included."""
-    said = [
-        row.sequence,
-        row.at.astimezone(UTC).isoformat(timespec="microseconds"),
-        row.actor,
-        row.role,
-        row.action,
-        row.resource,
-        row.tenant_id,
-        row.reason,
-        row.request_id,
-        row.before,
-        row.after,
-        row.previous.hex(),
-    ]
-    return hashlib.sha256(msgspec.json.encode(said)).digest()
+        event.listen(session, "after_soft_rollback", _forget)
+    noted = _Noted(
+        change=change,
+        actor=current_actor(),
+        at=now,
+        before=_json(change.before),
+        after=_json(change.after),
+        inside=session.get_nested_transaction() or session.get_transaction(),
+    )
+    session.info[_PENDING].append(noted)
 
 
 def _append(session: Session) -> None:
     """Last of all: who appends holds the chain's end until the commit, and so holds nobody up for long."""
     if session.in_nested_transaction():
         return
-    entries: list[_Entry] = session.info[_PENDING]
-    if not entries:
+    noted: list[_Noted] = session.info[_PENDING]
+    if not noted:
         return
+    # Whatever else fails shall do so before the chain's end is held.
+    session.flush()
     head = _held_head(session)
-    for entry in entries:
-        row = _row(entry, head)
-        session.add(row)
-        head.sequence, head.hash = row.sequence, row.hash
-    entries.clear()
+    for one in noted:
+        entry = _entry(one, head)
+        session.add(AuditRow(**msgspec.structs.asdict(entry)))
+        head.sequence, head.hash = entry.sequence, entry.hash
+    noted.clear()
     session.flush()
 
 
-def _forget(session: Session) -> None:
-    session.info[_PENDING].clear()
+def _forget(session: Session, rolled_back: SessionTransaction) -> None:
+    noted: list[_Noted] = session.info[_PENDING]
+    noted[:] = [one for one in noted if not _was_inside(one.inside, rolled_back)]
+
+
+def _was_inside(inner: SessionTransaction | None, outer: SessionTransaction) -> bool:
+    while inner is not None and inner is not outer:
+        inner = inner.parent
+    return inner is outer
 
 
 def _held_head(session: Session) -> AuditHeadRow:
@@ -96,23 +99,22 @@ def _held_head(session: Session) -> AuditHeadRow:
     return session.scalars(query, execution_options={"populate_existing": True}).one()
 
 
-def _row(entry: _Entry, head: AuditHeadRow) -> AuditRow:
-    row = AuditRow(
+def _entry(noted: _Noted, head: AuditHeadRow) -> Entry:
+    entry = Entry(
         sequence=head.sequence + 1,
-        at=entry.at,
-        actor=entry.actor.name,
-        role=entry.actor.role,
-        action=entry.change.action,
-        resource=entry.change.resource,
-        tenant_id=entry.change.tenant_id,
-        reason=entry.actor.reason,
-        request_id=entry.actor.request_id,
-        before=_json(entry.change.before),
-        after=_json(entry.change.after),
+        at=noted.at,
+        actor=noted.actor.name,
+        role=noted.actor.role,
+        action=noted.change.action,
+        resource=noted.change.resource,
+        tenant_id=noted.change.tenant_id,
+        reason=noted.actor.reason,
+        request_id=noted.actor.request_id,
+        before=noted.before,
+        after=noted.after,
         previous=head.hash,
     )
-    row.hash = hash_of(row)
-    return row
+    return msgspec.structs.replace(entry, hash=digest(entry))
 
 
 def _json(value: Any) -> str:  # noqa: ANN401 - whatever a resource is
