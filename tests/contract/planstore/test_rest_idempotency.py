@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -182,13 +183,28 @@ def test_a_secret_is_not_kept(shop: Shop) -> None:
     assert refused.value.reason == "ANSWER_NOT_KEPT"  # type: ignore[attr-defined]
 
 
+def test_what_is_many_transactions_is_answered_alike(shop: Shop) -> None:
+    """A repeatable route commits step by step; its answer is kept when it is done."""
+    answers = IdempotentAnswers(shop.database, shop.clock, lambda: None)
+    asked = KeyedRequest("ada", "k", b"digest")
+
+    def do() -> Response:
+        with shop.database.writing() as session:
+            session.add(OrganizationRow(tenant_id="one", snapshot_version=1, created_at=shop.clock.now()))
+        assert rows(shop, OrganizationRow) == 1
+        return Response(b"done")
+
+    assert answers.answer_repeatable(asked, do).body == b"done"
+    assert answers.answer_repeatable(asked, do).body == b"done"
+
+
 def test_what_failed_inside_and_was_handled_leaves_nothing(shop: Shop) -> None:
     """A transaction that a route opens and gives up inside a keyed request takes back its own work only."""
 
     def do() -> Response:
         with shop.database.writing() as session:
             session.add(OrganizationRow(tenant_id="kept", snapshot_version=1, created_at=shop.clock.now()))
-        with pytest.raises(IntegrityError), shop.database.writing() as session:
+        with suppress(IntegrityError), shop.database.writing() as session:
             session.add(OrganizationRow(tenant_id="lost", snapshot_version=1, created_at=shop.clock.now()))
             session.flush()
             session.add(OrganizationRow(tenant_id="kept", snapshot_version=1, created_at=shop.clock.now()))

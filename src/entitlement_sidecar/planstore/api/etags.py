@@ -5,8 +5,8 @@ as good as the whole tag. The digest is of the answer's text, because some of a 
 of day and not from a change: without it a 304 would hide that a trial has ended.
 
 A route that changes something takes `if_match: IfMatch` and hands `expected_version(if_match, body)` to what
-changes it; that raises `StaleVersionError`, which `problems` answers with 412 to who sent `If-Match`, and with
-409 to who sent `expected_version`.
+changes it. That raises `StaleVersionError`, which `problems` answers with 412 to who sent `If-Match`, and
+with 409 to who sent `expected_version`.
 """
 
 from __future__ import annotations

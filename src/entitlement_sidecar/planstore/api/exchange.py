@@ -22,7 +22,11 @@ from pydantic import BaseModel
 
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.etags import is_held, tag_of
-from entitlement_sidecar.planstore.api.idempotency import IdempotentAnswers, KeyedRequest
+from entitlement_sidecar.planstore.api.idempotency import (
+    IdempotentAnswers,
+    KeyedRequest,
+    is_repeatable,
+)
 
 _JSON = "application/json"
 _NOT_MODIFIED = 304
@@ -112,12 +116,14 @@ def _endpoint(route: APIRoute, answers: IdempotentAnswers) -> Callable[..., Resp
     endpoint, status = route.endpoint, route.status_code or 200
     frame = _FRAMES.get(min(route.methods or {""}), _change)
 
+    keep = answers.answer_repeatable if is_repeatable(endpoint) else answers.answer
+
     @functools.wraps(endpoint)
     def answering(*, exchange: Exchange, **given: Any) -> Response:  # noqa: ANN401 - what the route takes
         def do() -> Response:
             return _rendered(endpoint(**given), exchange, status)
 
-        return do() if exchange.keyed is None else answers.answer(exchange.keyed, do)
+        return do() if exchange.keyed is None else keep(exchange.keyed, do)
 
     signature = inspect.signature(endpoint, eval_str=True)
     added = inspect.Parameter(

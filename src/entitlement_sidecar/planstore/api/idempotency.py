@@ -11,6 +11,10 @@ second process waits for the one writer's turn, and finds the answer. The table'
 Only what succeeded is kept: after an error the transaction is rolled back, and the same key may try again. An
 answer with `Cache-Control: no-store` holds a secret: that it was given is kept, and not its text. Keys are
 forgotten after `KEPT`.
+
+A route that is many transactions, because it walks over all tenants in small steps, cannot be one. It says
+that it is `repeatable`, that is, that doing it twice does no more than doing it once: its answer is kept after
+it was done, and a crash in between makes a retry do it again.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import delete, func, select, tuple_
@@ -31,6 +36,7 @@ from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import ConflictError, InvalidInputError, RetryableError, Violation
 from entitlement_sidecar.planstore.audit import current_actor
 from entitlement_sidecar.planstore.db import Database, IdempotencyRow
+from entitlement_sidecar.planstore.db.upsert import insert_for
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
@@ -42,6 +48,22 @@ PURGED_AT_ONCE = 20
 
 _KEPT_HEADERS = ("content-type", "etag", "location")
 _FIRST_ERROR = 400
+
+
+_REPEATABLE = "repeatable"
+
+_Route = TypeVar("_Route", bound=Callable[..., Any])
+
+
+def repeatable(route: _Route) -> _Route:
+    """Marks a route of many transactions, of which doing it twice does no more than doing it once."""
+    setattr(route, _REPEATABLE, True)
+    return route
+
+
+def is_repeatable(route: Callable[..., Any]) -> bool:
+    """Whether the route is marked so."""
+    return getattr(route, _REPEATABLE, False)
 
 
 class KeyReusedError(InvalidInputError):
@@ -93,7 +115,7 @@ class IdempotentAnswers:
         self._lock = threading.Lock()
 
     def answer(self, asked: KeyedRequest, do: Callable[[], Response]) -> Response:
-        """The stored answer, or what `do` answers now.
+        """The stored answer, or what `do` answers now, in one transaction with all that `do` changes.
 
         Raises:
             KeyReusedError: The key came before with another request.
@@ -106,11 +128,21 @@ class IdempotentAnswers:
             if earlier := _stored(session, asked, now):
                 return _replay(earlier, asked)
             response = do()
-            if response.status_code < _FIRST_ERROR:
-                _keep(session, asked, response, now)
+            _keep(session, asked, response, now)
         # What the route announced before was not committed yet.
         self._changed()
         return response
+
+    def answer_repeatable(self, asked: KeyedRequest, do: Callable[[], Response]) -> Response:
+        """The stored answer, or what `do` answers now, in transactions of its own. Raises like `answer`."""
+        with self._alone(asked):
+            with self._database.writing() as session:
+                if earlier := _stored(session, asked, self._clock.now()):
+                    return _replay(earlier, asked)
+            response = do()
+            with self._database.writing() as session:
+                _keep(session, asked, response, self._clock.now())
+            return response
 
     @contextmanager
     def _alone(self, asked: KeyedRequest) -> Iterator[None]:
@@ -155,19 +187,21 @@ def _replay(row: IdempotencyRow, asked: KeyedRequest) -> Response:
 
 
 def _keep(session: Session, asked: KeyedRequest, response: Response, now: datetime) -> None:
+    if response.status_code >= _FIRST_ERROR:
+        return
     secret = "no-store" in response.headers.get("cache-control", "")
     headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
-    session.add(
-        IdempotencyRow(
-            principal=asked.principal,
-            key=asked.key,
-            digest=asked.digest,
-            status=response.status_code,
-            headers=json.dumps(None if secret else headers),
-            body=b"" if secret else bytes(response.body),
-            created_at=now,
-        )
+    kept = insert_for(session, IdempotencyRow).values(
+        principal=asked.principal,
+        key=asked.key,
+        digest=asked.digest,
+        status=response.status_code,
+        headers=json.dumps(None if secret else headers),
+        body=b"" if secret else bytes(response.body),
+        created_at=now,
     )
+    # Only of repeatable ones two may have been done at once, by two replicas; either answer is right.
+    session.execute(kept.on_conflict_do_nothing())
     _purge(session, now)
 
 
