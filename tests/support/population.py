@@ -22,7 +22,7 @@ from entitlement_sidecar.planstore.db import (
     TenantSnapshotRow,
     UsageEventRow,
 )
-from entitlement_sidecar.wire.envelopes import open_snapshot, seal_snapshot
+from entitlement_sidecar.wire.envelopes import seal_snapshot
 from entitlement_sidecar.wire.v1 import usage_pb2
 from support.shop import Shop
 
@@ -179,4 +179,3 @@ def announce_everything_again(session: Session) -> None:
     newest = select(TenantSnapshotRow.tenant_id, TenantSnapshotRow.version, TenantSnapshotRow.compiled_at)
     rows = [{"kind": "snapshot", **row} for row in session.execute(newest).mappings()]
     session.execute(insert(SnapshotOutboxRow), rows)
-
