@@ -39,6 +39,7 @@ _COMMANDS = {
     "plans": ("plans:plans", "See what is sold."),
     "subscriptions": ("subscriptions:subscriptions", "Create and change subscriptions."),
     "snapshots": ("snapshots:snapshots", "See, verify and republish what sidecars get."),
+    "organizations": ("organizations:organizations", "See which organizations there are."),
     "usage": ("usage:usage", "See what the ledger holds."),
     "completion": ("completion:completion", "Print the completion script of a shell."),
 }

@@ -36,7 +36,7 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
     app.add_middleware(Guard, token=dependencies.token)
     # The guard asks for the token before a body is read; here it is only declared, for OpenAPI.
     declared = [Depends(HTTPBearer(auto_error=False, description="The plan store's token."))]
-    for router in (plans, subscriptions, quotas, usage, snapshots):
+    for router in (plans, subscriptions, organizations, quotas, usage, snapshots):
         app.include_router(exchanging(router(dependencies), dependencies), dependencies=declared)
     app.include_router(probes(dependencies))
     return app
