@@ -10,6 +10,7 @@ from entitlement_sidecar.planstore.api import problems
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.exchange import exchanging
 from entitlement_sidecar.planstore.api.guard import Guard
+from entitlement_sidecar.planstore.api.rest_organizations import organizations
 from entitlement_sidecar.planstore.api.rest_plans import plans
 from entitlement_sidecar.planstore.api.rest_probes import probes
 from entitlement_sidecar.planstore.api.rest_quotas import quotas
