@@ -189,14 +189,22 @@ class KeyRing:
         parsed = _parse(envelope)
         if parsed.kind != int(kind) or parsed.tenant_id != tenant_id:
             raise BadSignatureError("misplaced", f"expected {kind.name} of {tenant_id!r}, found another's")
-        key = self._keys.get(parsed.key_id)
+        self.verify(parsed.key_id, parsed.signature, _covered(parsed))
+        return parsed
+
+    def verify(self, key_id: str, signature: bytes, message: bytes) -> None:
+        """Does nothing where a trusted key has signed the message.
+
+        Raises:
+            BadSignatureError: An unknown key, or a wrong signature.
+        """
+        key = self._keys.get(key_id)
         if key is None:
-            raise BadSignatureError("unknown_key", f"signed by key {parsed.key_id!r}, which is not trusted")
+            raise BadSignatureError("unknown_key", f"signed by key {key_id!r}, which is not trusted")
         try:
-            key.verify(parsed.signature, _covered(parsed))
+            key.verify(signature, message)
         except InvalidSignature as error:
             raise BadSignatureError("signature", "the signature does not fit") from error
-        return parsed
 
 
 def _parse(envelope: bytes | snapshot_pb2.SignedEnvelope) -> snapshot_pb2.SignedEnvelope:
