@@ -11,13 +11,17 @@ from fastapi import FastAPI
 from sqlalchemy import select
 
 from entitlement_sidecar.domain.snapshot import Snapshot
+from entitlement_sidecar.planstore.access import Gate
+from entitlement_sidecar.planstore.access.tokens import hash_of
 from entitlement_sidecar.planstore.api.app import create_app
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
 from entitlement_sidecar.planstore.catalogue import ApplyResult, apply_catalogue
-from entitlement_sidecar.planstore.db import Database, SnapshotOutboxRow, TenantSnapshotRow
+from entitlement_sidecar.planstore.db import ApiTokenRow, Database, SnapshotOutboxRow, TenantSnapshotRow
 from entitlement_sidecar.planstore.snapshots import SignedSnapshots, limits_of
 from entitlement_sidecar.planstore.subscriptions import (
+    Credits,
+    Overrides,
     SubscriptionChange,
     SubscriptionRequest,
     Subscriptions,
@@ -110,19 +114,41 @@ class Shop:
         self.clock = FakeClock(NOW)
         self.key = SigningKey.generate()
         self.ring = KeyRing({self.key.key_id: self.key.public_bytes})
-        self.subscriptions = Subscriptions(SignedSnapshots(self.key, self.clock), self.clock)
+        snapshots = SignedSnapshots(self.key, self.clock)
+        self.subscriptions = Subscriptions(snapshots, self.clock)
+        self.overrides = Overrides(snapshots, self.clock)
+        self.credits = Credits(snapshots, self.clock)
         self.authority = RootAuthority(database, self.clock)
+        self.gate = Gate(database, self.clock)
         self.announced = 0
+        self._register()
         self.rest = Rest(create_app(self._dependencies()))
+
+    def _register(self) -> None:
+        """The tests' token may everything. The audit log stays empty: it is what tests look at."""
+        row = ApiTokenRow(
+            id="tok_test",
+            name="bootstrap",
+            hash=hash_of(TOKEN),
+            role="billing-admin",
+            tenants="[]",
+            created_at=NOW,
+            created_by="test",
+        )
+        with self.database.writing() as session:
+            session.merge(row)
 
     def _dependencies(self) -> ApiDependencies:
         return ApiDependencies(
             database=self.database,
             subscriptions=self.subscriptions,
+            overrides=self.overrides,
+            credits=self.credits,
+            authority=self.authority,
             checks=QuotaChecks(self.database, self.authority, Ledger(limits_of), self.clock),
             key=self.key,
             clock=self.clock,
-            token=TOKEN,
+            gate=self.gate,
             changed=self._announce,
         )
 

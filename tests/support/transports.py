@@ -15,6 +15,7 @@ import redis
 from sqlalchemy import update
 
 from entitlement_sidecar.domain.clock import SystemClock
+from entitlement_sidecar.planstore.access import Gate, register_first
 from entitlement_sidecar.planstore.api.rpc_auth import TokenInterceptor
 from entitlement_sidecar.planstore.api.rpc_snapshots import SnapshotServicer
 from entitlement_sidecar.planstore.catalogue import apply_catalogue
@@ -77,6 +78,8 @@ class Store:
         self.ring = KeyRing({self.key.key_id: self.key.public_bytes}, pinned=True)
         self.sign_with(self.key)
         self._bought = 0
+        with database.writing() as session:
+            register_first(session, TOKEN, self.clock.now())
         self.apply()
 
     def sign_with(self, key: SigningKey) -> None:
@@ -192,9 +195,11 @@ class ByWatching:
         self.signal = FeedSignal()
         self._threads = ThreadPoolExecutor(8)
         self._server = grpc.server(
-            self._threads, interceptors=[TokenInterceptor(TOKEN)], options=[("grpc.so_reuseport", 0)]
+            self._threads,
+            interceptors=[TokenInterceptor(Gate(self.store.database, self.store.clock))],
+            options=[("grpc.so_reuseport", 0)],
         )
-        servicer = SnapshotServicer(self.store.database, self.store.key, self.beats, self.signal)
+        servicer = SnapshotServicer(self.store.database, self._announced(), self.beats, self.signal)
         snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(servicer, self._server)
         self._server.add_insecure_port(self.address)
         self._server.start()
@@ -203,6 +208,9 @@ class ByWatching:
         self.signal.close()
         self._server.stop(0).wait()
         self._threads.shutdown()
+
+    def _announced(self) -> KeyRing:
+        return KeyRing({self.store.key.key_id: self.store.key.public_bytes})
 
     def renew(self) -> None:
         """The next server signs with the store's present key."""

@@ -15,6 +15,7 @@ from entitlement_sidecar.domain.address import redis_url, tcp_address
 from entitlement_sidecar.domain.catalogue import Catalogue
 from entitlement_sidecar.domain.clock import Clock, SystemClock
 from entitlement_sidecar.domain.errors import ConfigurationError
+from entitlement_sidecar.planstore.access import Gate, last_used, register_first
 from entitlement_sidecar.planstore.api.app import create_app
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
@@ -31,16 +32,19 @@ from entitlement_sidecar.planstore.config import (
     load_or_create_key,
     load_or_create_token,
     prepare_state,
+    trusted_keys,
 )
 from entitlement_sidecar.planstore.db import Database, OrganizationRow, create_engine_for
 from entitlement_sidecar.planstore.db.away import AWAY, MISNAMED, told
 from entitlement_sidecar.planstore.db.migrate import is_current
 from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
 from entitlement_sidecar.planstore.snapshots import SignedSnapshots, limits_of
+from entitlement_sidecar.planstore.snapshots.bulk import Pace
 from entitlement_sidecar.planstore.snapshots.feed import Beats, FeedSignal
 from entitlement_sidecar.planstore.snapshots.publisher import Publisher, RedisPublisher
 from entitlement_sidecar.planstore.snapshots.redis_feed import RedisFeedWriter
-from entitlement_sidecar.planstore.snapshots.resealing import holds_signed, put_into_force
+from entitlement_sidecar.planstore.snapshots.resealing import PAUSE, Resealer, holds_signed, put_into_force
+from entitlement_sidecar.planstore.snapshots.worker import Worker
 from entitlement_sidecar.planstore.subscriptions import SubscriptionRequest, Subscriptions
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
@@ -76,6 +80,7 @@ class Planstore(msgspec.Struct, frozen=True):
 
     database: Database
     publisher: Publisher
+    last_used: Worker
     signal: FeedSignal
     http: HttpServer
     grpc: grpc.Server
@@ -100,8 +105,16 @@ def build(config: PlanstoreConfig) -> Planstore:
     token = load_or_create_token(config.token_path)
     database, key = _open(config)
     put_into_force(database, key, config.feed_shards, clock)
+    gate = _gate(database, token, clock)
     signal, leaving = FeedSignal(), threading.Event()
-    publisher = Publisher(database, signal, clock, _redis_publisher(config, database, key, clock))
+    trusted, published_to = trusted_keys(config), _redis(config)
+    publisher = Publisher(
+        database,
+        signal,
+        clock,
+        _redis_publisher(config, database, key, published_to),
+        [_resealing(database, key, clock, to_redis=published_to is not None)],
+    )
     authority, ledger = RootAuthority(database, clock), Ledger(limits_of)
     app = create_app(
         ApiDependencies(
@@ -110,20 +123,22 @@ def build(config: PlanstoreConfig) -> Planstore:
             checks=QuotaChecks(database, authority, ledger, clock),
             key=key,
             clock=clock,
-            token=token,
+            gate=gate,
             feed_shards=config.feed_shards,
             changed=publisher.notify,
+            trusted=trusted,
+            published_to=published_to,
             leaving=leaving,
         )
     )
     server = grpc.server(
         ThreadPoolExecutor(CALL_THREADS + MAX_WATCHERS, thread_name_prefix="grpc"),
-        interceptors=[TokenInterceptor(token)],
+        interceptors=[TokenInterceptor(gate)],
         options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)],
     )
     beats = Beats(database, key, clock)
     snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(
-        SnapshotServicer(database, key, beats, signal), server
+        SnapshotServicer(database, trusted, beats, signal), server
     )
     quota_pb2_grpc.add_QuotaServiceServicer_to_server(QuotaServicer(database, authority, clock), server)
     usage_pb2_grpc.add_UsageIngestServiceServicer_to_server(
@@ -134,6 +149,7 @@ def build(config: PlanstoreConfig) -> Planstore:
     return Planstore(
         database=database,
         publisher=publisher,
+        last_used=Worker("last-used", gate.last_used.write, last_used.EVERY),
         signal=signal,
         http=HttpServer(app, config.http, allow_remote=config.allow_remote),
         grpc=server,
@@ -161,6 +177,13 @@ def seed(config: PlanstoreConfig, catalogue: Catalogue, tenant_id: str, plan: st
                 subscriptions.upsert(session, tenant_id, SubscriptionRequest(plan=plan))
     finally:
         database.close()
+
+
+def _gate(database: Database, token: str, clock: Clock) -> Gate:
+    """Knows callers; the token of the token file is one of a billing administrator."""
+    with database.writing() as session:
+        register_first(session, token, clock.now())
+    return Gate(database, clock)
 
 
 def _open(config: PlanstoreConfig) -> tuple[Database, SigningKey]:
@@ -192,15 +215,25 @@ def _open_database(config: PlanstoreConfig) -> Database:
     return database
 
 
-def _redis_publisher(
-    config: PlanstoreConfig, database: Database, key: SigningKey, clock: Clock
-) -> RedisPublisher | None:
+def _redis(config: PlanstoreConfig) -> redis.Redis | None:
     if not config.redis:
         return None
-    client = redis.Redis.from_url(
+    return redis.Redis.from_url(
         redis_url(config.redis, "--redis"), socket_timeout=REDIS_TIMEOUT, socket_connect_timeout=REDIS_TIMEOUT
     )
-    return RedisPublisher(database, RedisFeedWriter(client), key, config.feed_shards, clock)
+
+
+def _redis_publisher(
+    config: PlanstoreConfig, database: Database, key: SigningKey, client: redis.Redis | None
+) -> RedisPublisher | None:
+    if client is None:
+        return None
+    return RedisPublisher(database, RedisFeedWriter(client), key, config.feed_shards, SystemClock())
+
+
+def _resealing(database: Database, key: SigningKey, clock: Clock, *, to_redis: bool) -> Worker:
+    pace = Pace(database, clock, to_redis=to_redis)
+    return Worker("resealing", Resealer(database, key, clock, pace).step, PAUSE)
 
 
 def _add_standard_services(server: grpc.Server) -> health.HealthServicer:

@@ -45,6 +45,7 @@ async def serve(config: PlanstoreConfig, stopping: asyncio.Event, started: Start
     planstore = build(config)
     try:
         planstore.publisher.start()
+        planstore.last_used.start()
         planstore.grpc.start()
         http = asyncio.create_task(planstore.http.run_until_stopped())
         _log.info("REST on port %d, gRPC on port %d", planstore.http.port, planstore.grpc_port)
@@ -67,4 +68,5 @@ def _close(planstore: Planstore) -> None:
     planstore.signal.close()
     planstore.grpc.stop(GRACE).wait()
     planstore.publisher.stop()
+    planstore.last_used.stop()
     planstore.database.close()

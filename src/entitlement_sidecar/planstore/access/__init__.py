@@ -27,6 +27,7 @@ from entitlement_sidecar.planstore.access.tokens import (
     register_first,
     revoke_token,
     state_of,
+    tenants_of,
 )
 
 __all__ = [
@@ -46,4 +47,5 @@ __all__ = [
     "require_unscoped",
     "revoke_token",
     "state_of",
+    "tenants_of",
 ]

@@ -104,14 +104,12 @@ class Gate:
             for hashed in [key for key, kept in self._kept.items() if kept.principal.id == token_id]:
                 del self._kept[hashed]
 
-    def note_refusal(self, principal: Principal, call: str, why: str, tenant_id: str = "") -> None:
+    def note_refusal(self, principal: Principal, call: str, tenant_id: str = "") -> None:
         """Counts that a caller was refused, and audits it where the caller is an AI agent (S1.9)."""
         metrics.access_refused.labels(principal.role).inc()
         if principal.role is not Role.AI_AGENT:
             return
-        change = Change(
-            "access.refused", f"token/{principal.id}", tenant_id, after={"call": call, "why": why}
-        )
+        change = Change("access.refused", f"token/{principal.id}", tenant_id, after={"call": call})
         try:
             with self._database.writing() as session:
                 record(session, change, self._clock.now())

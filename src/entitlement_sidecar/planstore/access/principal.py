@@ -29,7 +29,8 @@ class Principal(msgspec.Struct, frozen=True):
         if permission not in PERMISSIONS[self.role]:
             able = ", ".join(roles_with(permission))
             raise ForbiddenError(
-                f"the token {self.name!r} has the role {self.role}, which may not {permission}: needs one of {able}"
+                f"the token {self.name!r} has the role {self.role}, which may not {permission}; "
+                f"roles that may: {able}"
             )
 
     def require_tenant(self, tenant_id: str) -> None:

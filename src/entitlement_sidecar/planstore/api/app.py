@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from entitlement_sidecar import __version__
 from entitlement_sidecar.planstore.api import problems
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.exchange import exchanging
-from entitlement_sidecar.planstore.api.guard import Guard
+from entitlement_sidecar.planstore.api.guard import Guard, as_permitted
 from entitlement_sidecar.planstore.api.rest_organizations import organizations
 from entitlement_sidecar.planstore.api.rest_plans import plans
 from entitlement_sidecar.planstore.api.rest_probes import probes
 from entitlement_sidecar.planstore.api.rest_quotas import quotas
 from entitlement_sidecar.planstore.api.rest_snapshots import snapshots
 from entitlement_sidecar.planstore.api.rest_subscriptions import subscriptions
+from entitlement_sidecar.planstore.api.rest_tokens import tokens
 from entitlement_sidecar.planstore.api.rest_usage import usage
 
 _DESCRIPTION = """Plans, subscriptions, quota and usage of organizations.
@@ -34,11 +36,19 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
         responses={"default": _PROBLEM},
     )
     problems.install(app)
-    app.add_middleware(Guard, token=dependencies.token)
     # The guard asks for the token before a body is read; here it is only declared, for OpenAPI.
-    declared = [Depends(HTTPBearer(auto_error=False, description="The plan store's token."))]
-    for router in (plans, subscriptions, organizations, quotas, usage, snapshots):
-        app.include_router(exchanging(router(dependencies), dependencies), dependencies=declared)
+    declared = [
+        Depends(HTTPBearer(auto_error=False, description="A token of this plan store.")),
+        Depends(as_permitted),
+    ]
+    own = (plans, subscriptions, quotas, usage, snapshots, organizations)
+    routers = [exchanging(router(dependencies), dependencies) for router in own]
+    # Its answers hold secrets, which must not be kept for whoever repeats a request.
+    routers.append(tokens(dependencies))
+    for router in routers:
+        app.include_router(router, dependencies=declared)
+    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    app.add_middleware(Guard, gate=dependencies.gate, routes=routes)
     app.include_router(probes(dependencies))
     return app
 

@@ -9,9 +9,11 @@ import msgspec
 import redis
 
 from entitlement_sidecar.domain.clock import Clock
+from entitlement_sidecar.planstore.access import Gate
 from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
 from entitlement_sidecar.planstore.db import Database
-from entitlement_sidecar.planstore.subscriptions import Subscriptions
+from entitlement_sidecar.planstore.subscriptions import Credits, Overrides, Subscriptions
+from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.wire.signing import KeyRing, SigningKey
 
 
@@ -21,10 +23,13 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         database: Where transactions come from.
         subscriptions: Changes subscriptions.
+        overrides: Gives and revokes overrides.
+        credits: Gives and voids credit grants.
+        authority: Counts what is used.
         checks: Answers quota checks.
         key: Signs catalogue documents.
         clock: The wall clock.
-        token: The bearer token that every call needs, probes aside.
+        gate: Knows callers by their tokens.
         feed_shards: Shards of the feed, as catalogue documents say.
         changed: Called after a commit that put something into the snapshot outbox.
         trusted: Public keys that snapshots may be signed with; None: that of `key` alone.
@@ -34,10 +39,13 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
 
     database: Database
     subscriptions: Subscriptions
+    overrides: Overrides
+    credits: Credits
+    authority: RootAuthority
     checks: QuotaChecks
     key: SigningKey
     clock: Clock
-    token: str
+    gate: Gate
     feed_shards: int = 1
     changed: Callable[[], None] = lambda: None
     trusted: KeyRing | None = None

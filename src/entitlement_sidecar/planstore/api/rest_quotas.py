@@ -12,6 +12,7 @@ from pydantic import Field
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, FeatureKind
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
 from entitlement_sidecar.domain.errors import InvalidInputError, Violation
+from entitlement_sidecar.planstore.access import Permission, require
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.forms import ORGANIZATION, Body, Tenant, View
 from entitlement_sidecar.wire.fields import KEY_FORM, MAX_NAME, MAX_REQUEST_ID, expected, is_key
@@ -99,6 +100,8 @@ def quotas(dependencies: ApiDependencies) -> APIRouter:
     @router.post(f"{ORGANIZATION}/quotas/check")
     def check(tenant_id: Tenant, body: CheckBody) -> DecisionView:
         """Decides, and with `record_usage` also consumes, atomically and inside every limit."""
+        if body.record_usage:
+            require(Permission.CONSUME)
         return _view(dependencies.checks.check(_request(tenant_id, body)))
 
     return router

@@ -12,6 +12,7 @@ from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, FeatureKind
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import InvalidInputError, Violation
 from entitlement_sidecar.domain.quota import QuotaUsage
+from entitlement_sidecar.planstore.access import require_tenant
 from entitlement_sidecar.planstore.api.calls import answering
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.snapshots import in_force
@@ -56,6 +57,7 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
 
     def _consume(self, request: quota_pb2.ConsumeRequest) -> quota_pb2.ConsumeResponse:
         _validate(list(_violations(request)))
+        require_tenant(request.tenant_id)
         begin = self._database.writing if request.quantity else self._database.reading
         with begin() as session:
             admission, version = self._admission(session, request.tenant_id, request)
@@ -65,6 +67,7 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
 
     def _consume_all(self, request: quota_pb2.ConsumeAllRequest) -> quota_pb2.ConsumeAllResponse:
         _validate(list(_all_violations(request)))
+        require_tenant(request.tenant_id)
         with self._database.writing() as session:
             asked = [self._admission(session, request.tenant_id, item) for item in request.items]
             _validate(list(_without_subject(asked)))

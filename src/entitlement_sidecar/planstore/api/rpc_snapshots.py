@@ -14,6 +14,7 @@ from entitlement_sidecar.domain.errors import (
     InvalidInputError,
     TenantUnknownError,
 )
+from entitlement_sidecar.planstore.access import require_tenant
 from entitlement_sidecar.planstore.api.calls import answering
 from entitlement_sidecar.planstore.db import Database, TenantSnapshotRow
 from entitlement_sidecar.planstore.snapshots.feed import (
@@ -32,7 +33,7 @@ from entitlement_sidecar.planstore.snapshots.feed import (
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.wire.codec import to_timestamp
 from entitlement_sidecar.wire.fields import TENANT_FORM, expected, is_tenant
-from entitlement_sidecar.wire.signing import SigningKey
+from entitlement_sidecar.wire.signing import KeyRing
 from entitlement_sidecar.wire.status import abort
 from entitlement_sidecar.wire.v1 import snapshot_pb2, snapshot_pb2_grpc
 
@@ -48,9 +49,9 @@ _Messages = Iterator[snapshot_pb2.WatchSnapshotsResponse]
 class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
     """What sidecars read."""
 
-    def __init__(self, database: Database, key: SigningKey, beats: Beats, signal: FeedSignal) -> None:
+    def __init__(self, database: Database, trusted: KeyRing, beats: Beats, signal: FeedSignal) -> None:
         self._database = database
-        self._key = key
+        self._trusted = trusted
         self._beats = beats
         self._signal = signal
         self._room = threading.BoundedSemaphore(MAX_WATCHERS)
@@ -62,6 +63,7 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
         with answering(context):
             if not is_tenant(request.tenant_id):
                 raise InvalidInputError.of("tenant_id", expected(TENANT_FORM, request.tenant_id))
+            require_tenant(request.tenant_id)
             # The clock is read first: what is read after it was the newest then, or newer.
             true_at = read_clock(self._database)
             with self._database.reading() as session:
@@ -76,13 +78,16 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
     def GetCatalogue(  # noqa: N802 - the contract's name
         self, request: snapshot_pb2.GetCatalogueRequest, context: grpc.ServicerContext
     ) -> snapshot_pb2.GetCatalogueResponse:
-        """The newest catalogue document, and the key that signs."""
+        """The newest catalogue document, and the keys that may have signed what there is."""
         del request
         with answering(context):
             with self._database.reading() as session:
                 document = newest_catalogue(session)
             response = snapshot_pb2.GetCatalogueResponse(
-                keys=[snapshot_pb2.SigningKey(key_id=self._key.key_id, public_key=self._key.public_bytes)]
+                keys=[
+                    snapshot_pb2.SigningKey(key_id=key_id, public_key=raw)
+                    for key_id, raw in self._trusted.public_keys.items()
+                ]
             )
             if document is not None:
                 response.catalogue.ParseFromString(document[1])

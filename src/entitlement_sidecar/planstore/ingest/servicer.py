@@ -10,6 +10,7 @@ import grpc
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import InvalidInputError, SourceUnavailableError
 from entitlement_sidecar.domain.usage import UsageResult
+from entitlement_sidecar.planstore.access import require_tenant
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.db.away import AWAY
 from entitlement_sidecar.planstore.ingest.arrivals import read_arrival
@@ -55,12 +56,16 @@ class UsageIngestServicer(usage_pb2_grpc.UsageIngestServiceServicer):
 
         Raises:
             InvalidInputError: The batch as a whole is malformed.
+            ForbiddenError: The token is for other tenants than those of the batch.
             SourceUnavailableError: The database is away, or there is no catalogue to judge by yet.
         """
         if not 1 <= len(request.instance) <= MAX_INSTANCE or "\0" in request.instance:
             raise InvalidInputError.of("instance", f"expected 1 to {MAX_INSTANCE} characters")
         if not 1 <= len(request.events) <= MAX_BATCH:
             raise InvalidInputError.of("events", f"expected 1 to {MAX_BATCH}, got {len(request.events)}")
+        # The whole batch: an event that was accepted stays with its sidecar until the token is right.
+        for tenant_id in {item.event.tenant_id for item in request.events}:
+            require_tenant(tenant_id)
         judged = [read_arrival(request, item) for item in request.events]
         arrivals = [item for item in judged if isinstance(item, Arrival)]
         with _database_away(), self._database.writing() as session:
