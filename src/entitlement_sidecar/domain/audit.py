@@ -124,16 +124,13 @@ class ChainWalk:
 
     def follow(self, entry: Entry) -> Iterator[Finding]:
         """What is wrong with the next entry, and with what lies between it and the one before."""
-        if entry.sequence <= self.sequence:
-            yield about(entry, FindingKind.LINK, f"stands after entry {self.sequence}, and is not later")
-        elif entry.sequence > self.sequence + 1:
-            if not self._gaps and self._begun:
-                yield missing(self.sequence + 1, entry.sequence - 1)
-        elif self._fitting is not None and entry.previous not in self._fitting:
-            yield about(entry, FindingKind.LINK, self._broken())
         computed = _computed(entry)
         if computed != entry.hash:
             yield about(entry, FindingKind.CONTENT, "what it says does not fit its hash: it was changed")
+        if entry.sequence <= self.sequence:
+            yield about(entry, FindingKind.LINK, f"comes after entry {self.sequence}, and is not later")
+            return
+        yield from self._linked(entry)
         self.sequence, self.hash = entry.sequence, entry.hash
         # Where only the hash was changed, the next one still follows what is said here.
         self._fitting = {entry.hash, computed}
@@ -141,6 +138,13 @@ class ChainWalk:
     def skip(self, sequence: int) -> None:
         """An entry that cannot be read stands here."""
         self.sequence, self.hash, self._fitting = sequence, None, None
+
+    def _linked(self, entry: Entry) -> Iterator[Finding]:
+        if entry.sequence > self.sequence + 1:
+            if not self._gaps and self._begun:
+                yield missing(self.sequence + 1, entry.sequence - 1)
+        elif self._fitting is not None and entry.previous not in self._fitting:
+            yield about(entry, FindingKind.LINK, self._broken())
 
     @property
     def _begun(self) -> bool:

@@ -4,7 +4,8 @@
         …
         record(session, Change("subscription.suspended", "subscription/sub_1", "acme", before, after), now)
 
-An entry is written in the transaction of the change itself, at its end: there is no change without one.
+An entry is written in the transaction of the change itself, at its end: there is no change without one. Once
+a day the chain's end is signed (`anchors`), and `verify` finds what was changed since it was written.
 """
 
 from entitlement_sidecar.planstore.audit.acting import SYSTEM, Actor, acting, current_actor
