@@ -7,7 +7,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from entitlement_sidecar import __version__
-from entitlement_sidecar.planstore.api import problems
+from entitlement_sidecar.planstore.api import openapi, problems
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.exchange import exchanging
 from entitlement_sidecar.planstore.api.guard import Guard, as_permitted
@@ -33,55 +33,20 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         redoc_url=None,
-        responses={"default": _PROBLEM},
+        generate_unique_id_function=openapi.operation_id,
     )
     problems.install(app)
+    openapi.install(app)
     # The guard asks for the token before a body is read; here it is only declared, for OpenAPI.
     declared = [
         Depends(HTTPBearer(auto_error=False, description="A token of this plan store.")),
         Depends(as_permitted),
     ]
-    own = (plans, subscriptions, quotas, usage, snapshots, organizations)
+    own = (plans, subscriptions, quotas, usage, snapshots, tokens, organizations)
     routers = [exchanging(router(dependencies), dependencies) for router in own]
-    # Its answers hold secrets, which must not be kept for whoever repeats a request.
-    routers.append(tokens(dependencies))
     for router in routers:
         app.include_router(router, dependencies=declared)
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     app.add_middleware(Guard, gate=dependencies.gate, routes=routes)
     app.include_router(probes(dependencies))
     return app
-
-
-_PROBLEM = {
-    "description": "Problem",
-    "content": {
-        problems.MEDIA_TYPE: {
-            "schema": {
-                "type": "object",
-                "required": ["type", "title", "status", "detail", "reason"],
-                "properties": {
-                    "type": {"type": "string"},
-                    "title": {"type": "string"},
-                    "status": {"type": "integer"},
-                    "detail": {"type": "string"},
-                    "reason": {"type": "string"},
-                    "violations": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "properties": {"field": {"type": "string"}, "description": {"type": "string"}},
-                        },
-                    },
-                },
-            },
-            "example": {
-                "type": "urn:entitlement-sidecar:problem:stale-version",
-                "title": "The version is no longer current",
-                "status": 409,
-                "detail": "expected_version is 1, the subscription is at 2: read it again and retry",
-                "reason": "STALE_VERSION",
-            },
-        }
-    },
-}

@@ -1,7 +1,7 @@
 """What every route does beside its own work: answers with versions, and answers repeated requests.
 
-`exchanging(router, …)` gives each route of a router the same frame. Around a GET: `ETag`, and 304 where the
-caller has the answer already. Around a POST, PUT, PATCH or DELETE: `ETag` of what it answers. Around a POST:
+`exchanging(router, …)` gives each route of a router the same frame. Around a GET of what has a version: `ETag`,
+and 304 where the caller has the answer already; `ETag` also of what a change answers. Around a POST:
 `Idempotency-Key` (see `idempotency`). A route only returns its view; what it declares is in the OpenAPI
 document. All of it runs in the route's own thread.
 """
@@ -42,7 +42,7 @@ class Exchange(msgspec.Struct, frozen=True):
     keyed: KeyedRequest | None = None
 
 
-def _change(response: Response) -> Exchange:
+def _other(response: Response) -> Exchange:
     return Exchange(response)
 
 
@@ -77,7 +77,12 @@ async def _post(
     return Exchange(response, keyed=KeyedRequest.of(idempotency_key, target, await request.body()))
 
 
-_FRAMES: dict[str, Callable[..., Any]] = {"GET": _read, "POST": _post}
+def _frame(route: APIRoute) -> Callable[..., Any]:
+    method = min(route.methods or {""})
+    if method == "POST":
+        return _post
+    versioned = "version" in getattr(route.response_model, "model_fields", {})
+    return _read if method == "GET" and versioned else _other
 
 
 def exchanging(router: APIRouter, dependencies: ApiDependencies) -> APIRouter:
@@ -114,7 +119,6 @@ def _framed(route: APIRoute, answers: IdempotentAnswers) -> APIRoute:
 
 def _endpoint(route: APIRoute, answers: IdempotentAnswers) -> Callable[..., Response]:
     endpoint, status = route.endpoint, route.status_code or 200
-    frame = _FRAMES.get(min(route.methods or {""}), _change)
 
     keep = answers.answer_repeatable if is_repeatable(endpoint) else answers.answer
 
@@ -127,7 +131,7 @@ def _endpoint(route: APIRoute, answers: IdempotentAnswers) -> Callable[..., Resp
 
     signature = inspect.signature(endpoint, eval_str=True)
     added = inspect.Parameter(
-        "exchange", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Exchange, Depends(frame)]
+        "exchange", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Exchange, Depends(_frame(route))]
     )
     own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
     answering.__signature__ = signature.replace(parameters=[*own, added])  # type: ignore[attr-defined]

@@ -13,8 +13,8 @@ answer with `Cache-Control: no-store` holds a secret: that it was given is kept,
 forgotten after `KEPT`.
 
 A route that is many transactions, because it walks over all tenants in small steps, cannot be one. It says
-that it is `repeatable`, that is, that doing it twice does no more than doing it once: its answer is kept after
-it was done, and a crash in between makes a retry do it again.
+that it is `repeatable`: doing it twice does no more than doing it once. Its answer is kept after it was done,
+and a crash in between makes a retry do it again.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from starlette.responses import Response
 
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import ConflictError, InvalidInputError, RetryableError, Violation
+from entitlement_sidecar.planstore.access import current_principal
 from entitlement_sidecar.planstore.audit import current_actor
 from entitlement_sidecar.planstore.db import Database, IdempotencyRow
 from entitlement_sidecar.planstore.db.upsert import insert_for
@@ -95,7 +96,8 @@ class KeyedRequest(msgspec.Struct, frozen=True):
     def of(cls, key: str, target: str, body: bytes) -> KeyedRequest:
         """The request of who acts now; `target` is method, path and query."""
         digest = hashlib.sha256(target.encode() + b"\0" + body).digest()
-        return cls(current_actor().name, key, digest)
+        principal = current_principal()
+        return cls(principal.id if principal else current_actor().name, key, digest)
 
     @property
     def lock(self) -> int:

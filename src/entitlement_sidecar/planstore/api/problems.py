@@ -50,7 +50,7 @@ def problem(
 ) -> JSONResponse:
     """A problem response; `reason` is stable and for programs."""
     body = {
-        "type": f"urn:entitlement-sidecar:problem:{reason.lower().replace('_', '-')}",
+        "type": type_of(reason),
         "title": title,
         "status": status,
         "detail": detail,
@@ -58,6 +58,11 @@ def problem(
         **more,
     }
     return JSONResponse(body, status, headers, MEDIA_TYPE)
+
+
+def type_of(reason: str) -> str:
+    """The problem type's URI."""
+    return f"urn:entitlement-sidecar:problem:{reason.lower().replace('_', '-')}"
 
 
 def of(error: errors.EntitlementsError) -> JSONResponse:
