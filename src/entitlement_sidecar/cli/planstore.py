@@ -54,6 +54,11 @@ _log_option = click.option(
     "--signing-key", type=click.Path(path_type=Path), help="File with the signing key; made when missing."
 )
 @click.option(
+    "--also-trust",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with public keys that signed before, or will: lines of KEY_ID BASE64, as in trusted.keys.",
+)
+@click.option(
     "--feed-shards",
     type=click.IntRange(1, 64),
     default=4,

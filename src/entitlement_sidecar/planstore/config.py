@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from entitlement_sidecar.domain.errors import ConfigurationError
-from entitlement_sidecar.wire.signing import SigningKey
+from entitlement_sidecar.planstore.snapshots.rotation import KeyFiles, trust
+from entitlement_sidecar.wire.signing import KeyRing, SigningKey
 from entitlement_sidecar.wire.token_file import read_token
 
 
@@ -24,6 +25,7 @@ class PlanstoreConfig(msgspec.Struct, frozen=True, kw_only=True):
         state_dir: Folder of the token, the signing key and the embedded database.
         token_file: File with the bearer token; made when it is missing. Default: in the state folder.
         signing_key: File with the Ed25519 key; made when it is missing. Default: in the state folder.
+        also_trust: File with further public keys: those of plan stores whose folder is another one.
         feed_shards: Shards of the feed in Redis.
         allow_remote: Listen on addresses that other machines reach.
     """
@@ -35,6 +37,7 @@ class PlanstoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Path
     token_file: Path | None = None
     signing_key: Path | None = None
+    also_trust: Path | None = None
     feed_shards: int = 4
     allow_remote: bool = False
 
@@ -55,8 +58,13 @@ class PlanstoreConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def trusted_keys_path(self) -> Path:
-        """Where the public key is put, for sidecars."""
+        """Where public keys are put, for sidecars; they stay until they are retired."""
         return self.state_dir / "trusted.keys"
+
+    @property
+    def key_files(self) -> KeyFiles:
+        """Where keys are."""
+        return KeyFiles(self.key_path, self.trusted_keys_path)
 
 
 def prepare_state(config: PlanstoreConfig) -> None:
@@ -112,8 +120,21 @@ def load_or_create_key(config: PlanstoreConfig, *, signed: bool) -> SigningKey:
         except OSError as error:
             raise ConfigurationError(f"--signing-key {path}: {error.strerror}") from error
     key = SigningKey.load(path)
-    config.trusted_keys_path.write_text(key.trust_line())
+    trust(config.trusted_keys_path, key)
     return key
+
+
+def trusted_keys(config: PlanstoreConfig) -> KeyRing:
+    """All public keys that may have signed what the database holds.
+
+    Raises:
+        ConfigurationError: A file cannot be read, or a line is malformed.
+    """
+    files = [config.trusted_keys_path, *([config.also_trust] if config.also_trust else [])]
+    keys: dict[str, bytes] = {}
+    for path in files:
+        keys |= KeyRing.load(path).public_keys
+    return KeyRing(keys, pinned=True)
 
 
 def _lost(config: PlanstoreConfig) -> str:

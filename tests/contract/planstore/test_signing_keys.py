@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.config import PlanstoreConfig, prepare_state
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.process import serve
-from entitlement_sidecar.planstore.snapshots import resealing
-from entitlement_sidecar.planstore.snapshots.feed import newest_catalogue
-from entitlement_sidecar.planstore.snapshots.resealing import put_into_force
+from entitlement_sidecar.planstore.snapshots import bulk
+from entitlement_sidecar.planstore.snapshots.bulk import Pace
+from entitlement_sidecar.planstore.snapshots.feed import Sequencer, newest_catalogue
+from entitlement_sidecar.planstore.snapshots.resealing import Resealer, put_into_force, signed_otherwise
+from entitlement_sidecar.testing.clock import FakeClock
 from entitlement_sidecar.wire.catalogue_file import parse_catalogue
 from entitlement_sidecar.wire.envelopes import open_catalogue, open_snapshot
 from entitlement_sidecar.wire.signing import KeyRing, SigningKey
 from support.transports import Store
+from support.waiting import until
 
 TENANTS = [f"tenant-{number}" for number in range(5)]
 
@@ -36,10 +40,26 @@ def configure(database: Database, folder: Path) -> PlanstoreConfig:
     return config
 
 
-async def start_and_stop(config: PlanstoreConfig) -> None:
-    """One life of a plan store."""
-    stopping = asyncio.Event()
-    await serve(config, stopping, lambda *_: stopping.set())
+async def run_until(config: PlanstoreConfig, done: Callable[[], bool]) -> None:
+    """One life of a plan store, that ends when a condition holds."""
+    stopping, started = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(serve(config, stopping, lambda *_: started.set()))
+    await asyncio.wait({running, asyncio.create_task(started.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        await asyncio.to_thread(until, done, "the condition")
+    finally:
+        stopping.set()
+        await running
+
+
+def sign_again(store: Store, key: SigningKey) -> None:
+    """What a plan store does in the background, as fast as it is allowed to."""
+    clock = FakeClock()
+    again = Resealer(store.database, key, store.clock, Pace(store.database, clock, to_redis=False))
+    for _ in range(3):
+        again.step()
+        Sequencer(store.database).drain()
+        clock.advance(1.0)
 
 
 def versions(store: Store, ring: KeyRing) -> list[int]:
@@ -75,7 +95,7 @@ async def test_another_key_signs_everything_again(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Started with a new key, all that the database holds verifies with it; started again, nothing moves."""
-    monkeypatch.setattr(resealing, "PAGE", 2)
+    monkeypatch.setattr(bulk, "BATCH", 2)
     store = Store(database)
     for tenant in TENANTS:
         store.change(tenant)
@@ -83,8 +103,12 @@ async def test_another_key_signs_everything_again(
     new = SigningKey.generate()
     new.save(config.key_path)
 
+    def all_signed() -> bool:
+        with store.database.reading() as session:
+            return not signed_otherwise(session, new.key_id)
+
     for _ in range(2):
-        await start_and_stop(config)
+        await run_until(config, all_signed)
 
         ring = KeyRing({new.key_id: new.public_bytes}, pinned=True)
         assert versions(store, ring) == [2, 2, 2, 2, 2, 2]
@@ -100,11 +124,11 @@ def test_signing_again_goes_on_where_it_was_cut_short(database: Database) -> Non
     store.sign_with(new)
     store.change(TENANTS[0])
 
-    put_into_force(database, new, 1, store.clock)
-
-    assert versions(store, KeyRing({new.key_id: new.public_bytes}, pinned=True)) == [2] * 6
-    put_into_force(database, old, 1, store.clock)
-    assert versions(store, store.ring) == [3] * 6
+    for key, version in ((new, 2), (old, 3)):
+        put_into_force(database, key, 1, store.clock)
+        sign_again(store, key)
+        ring = KeyRing({key.key_id: key.public_bytes}, pinned=True)
+        assert versions(store, ring) == [version] * 6
 
 
 def test_an_empty_database_needs_nothing_signed(database: Database) -> None:

@@ -122,14 +122,16 @@ class Sequencer:
 
     def drain(self) -> Place:
         """Numbers everything that was committed before the call. Returns where the feed is then."""
+        more = True
         while True:
             with self._database.reading() as session:
                 # The place is read last: nothing that was found numbered may lie behind it.
                 waiting = _has_unnumbered(session)
                 found = place(session)
-                if found is not None and not waiting:
+                if found is not None and not (waiting and more):
                     return found
-            self._number_some()
+            # Less than a batch: what came since was committed after the call.
+            more = self._number_some() == _BATCH
 
     def trim(self, retained: int = RETAINED, *, for_redis: bool = False) -> int:
         """Deletes numbered changes beyond the newest `retained` ones. Returns how many.
@@ -159,7 +161,7 @@ class Sequencer:
             rows = session.query(SnapshotOutboxRow).where(SnapshotOutboxRow.feed_sequence <= last)
             return rows.delete(synchronize_session=False)
 
-    def _number_some(self) -> None:
+    def _number_some(self) -> int:
         with self._database.writing() as session:
             state = self._locked_state(session)
             ids = session.scalars(
@@ -176,6 +178,7 @@ class Sequencer:
                 session.execute(update(SnapshotOutboxRow), numbered)
                 state.sequence += len(ids)
         metrics.published_entries.labels("database").inc(len(ids))
+        return len(ids)
 
     def _locked_state(self, session: Session) -> FeedStateRow:
         """The row that whoever numbers must hold; made when there is none yet."""

@@ -10,7 +10,9 @@ run; on PostgreSQL they take different rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
+import msgspec
 import redis
 import uuid6
 from sqlalchemy import exists, func, select, update
@@ -57,12 +59,25 @@ BATCH = 500
 """Changes published, and snapshots refilled, at once."""
 
 
+class _Instant(msgspec.Struct, frozen=True):
+    """An instant, and the last row of the outbox that waited then."""
+
+    true_at: datetime
+    last_waiting: int
+
+
 class Publisher:
     """The workers of one plan store process."""
 
     def __init__(
-        self, database: Database, signal: FeedSignal, clock: Clock, to_redis: RedisPublisher | None
+        self,
+        database: Database,
+        signal: FeedSignal,
+        clock: Clock,
+        to_redis: RedisPublisher | None,
+        beside: Sequence[Worker] = (),
     ) -> None:
+        """`beside` are workers that are not woken by changes."""
         self._sequencer = Sequencer(database)
         self._for_redis = to_redis is not None
         self._signal = signal
@@ -71,10 +86,11 @@ class Publisher:
         self._workers = [Worker("sequencer", self.number, POLL)]
         if to_redis is not None:
             self._workers.append(Worker("redis publisher", to_redis.step, POLL))
+        self._beside = tuple(beside)
 
     def start(self) -> None:
         """Begins to publish."""
-        for worker in self._workers:
+        for worker in (*self._workers, *self._beside):
             worker.start()
 
     def notify(self) -> None:
@@ -84,7 +100,7 @@ class Publisher:
 
     def stop(self) -> None:
         """Ends after what is under way."""
-        for worker in self._workers:
+        for worker in (*self._beside, *self._workers):
             worker.stop()
 
     def number(self) -> None:
@@ -108,6 +124,7 @@ class RedisPublisher:
         self._shards = shards
         self._clock = clock
         self._beaten = float("-inf")
+        self._beat_about: _Instant | None = None
 
     def step(self) -> None:
         """Publishes what waits, and beats when it is time.
@@ -118,9 +135,10 @@ class RedisPublisher:
         self._count_waiting()
         try:
             states = self._states()
-            while self._publish_some(states):
-                pass
-            if self._clock.monotonic() - self._beaten >= BEAT_EVERY:
+            more = True
+            while more:
+                self._choose_instant()
+                more = self._publish_some(states)
                 self._beat()
         except FeedLostError:
             # Found lost in the middle: the next step sees it first, and refills.
@@ -241,22 +259,36 @@ class RedisPublisher:
             )
             session.execute(record.values(sequence=state.sequence))
 
-    def _beat(self) -> None:
-        """Everything committed before T is published. Says nothing while anything waits.
+    def _choose_instant(self) -> None:
+        """Remembers an instant, and what of before it is not published: the next heartbeat is about it.
 
-        T is read first, and the look for waiting rows is a plain one: rows that another replica is publishing
-        count as waiting.
+        The clock is read first, and the look for waiting rows is a plain one: it finds all that was committed
+        before, also what another replica is publishing. Changes that come later need not be waited for, so
+        that heartbeats go on however many come.
         """
+        if self._beat_about is not None or self._clock.monotonic() - self._beaten < BEAT_EVERY:
+            return
         true_at = read_clock(self._database)
         with self._database.reading() as session:
-            waiting = session.scalar(select(exists().where(SnapshotOutboxRow.published_at.is_(None))))
+            waiting = select(func.max(SnapshotOutboxRow.id)).where(SnapshotOutboxRow.published_at.is_(None))
+            self._beat_about = _Instant(true_at, session.scalar(waiting) or 0)
+
+    def _beat(self) -> None:
+        """Everything committed before the marked instant is published. Says nothing while any of it waits."""
+        instant = self._beat_about
+        if instant is None:
+            return
+        with self._database.reading() as session:
+            waits = exists().where(
+                SnapshotOutboxRow.published_at.is_(None), SnapshotOutboxRow.id <= instant.last_waiting
+            )
+            if session.scalar(select(waits)):
+                return
             recorded = {
                 row.shard: ShardState(row.epoch, row.sequence)
                 for row in session.scalars(select(RedisFeedStateRow))
             }
             document = newest_catalogue(session)
-        if waiting:
-            return
         if document is not None:
             # No feed begins without it, so it is put back before long, whatever became of it.
             self._put(CATALOGUE_KEY, *document)
@@ -264,6 +296,6 @@ class RedisPublisher:
             state = self._writer.state(shard)
             if not state.continues(recorded.get(shard, ShardState())):
                 raise FeedLostError
-            beat = HeartbeatValue(state.epoch, shard, state.sequence, true_at)
+            beat = HeartbeatValue(state.epoch, shard, state.sequence, instant.true_at)
             self._writer.beat(shard, seal_heartbeat(self._key, beat))
-        self._beaten = self._clock.monotonic()
+        self._beaten, self._beat_about = self._clock.monotonic(), None
