@@ -1,7 +1,8 @@
 """Writes every generated file, or with `--check` says which are not what they would be.
 
 Generated are the code of the contract (`wire/v1`) and four reference pages: the contract, its decisions,
-the metrics and the settings. All are committed, so that a reader and an install need no generator.
+the metrics and the settings, and the schema of catalogue files for editors. All are committed, so that a
+reader and an install need no generator.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import reference_contract
 import reference_decisions
 import reference_metrics
 import reference_settings
+from entitlement_sidecar.wire import catalogue_schema
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "entitlement_sidecar/wire/v1"
@@ -59,6 +61,7 @@ def generate_pages(folder: Path) -> dict[str, str]:
         "docs/reference/contract.md": reference_contract.render(description.read_bytes()),
         "docs/reference/metrics.md": reference_metrics.render(),
         "docs/reference/configuration.md": reference_settings.render(),
+        "docs/reference/catalogue.schema.json": catalogue_schema.published(),
     }
 
 

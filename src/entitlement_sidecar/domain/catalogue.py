@@ -18,6 +18,9 @@ from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
 DEFAULT_SERVE_STALE_FOR = 24 * 3600.0
 """Seconds that a held snapshot is served as held when nothing confirms it (DESIGN 6)."""
 
+DEFAULT_PRODUCT = "default"
+"""The product of plans that name none."""
+
 MAX_QUANTITY = 2**53 - 1
 """Largest quantity: exact in int64, in JSON and in JavaScript."""
 
@@ -190,7 +193,10 @@ class BillingModel(IntEnum):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A product that tenants subscribe to (S4.1). `billing_period` is `month`, `year` or `none`."""
+    """What tenants subscribe to (S4.1). `billing_period` is `month`, `year` or `none`.
+
+    A tenant has one open subscription of each `product` at most.
+    """
 
     key: str
     title: str
@@ -200,6 +206,7 @@ class Plan(msgspec.Struct, frozen=True):
     billing_model: BillingModel = BillingModel.SUBSCRIPTION
     trial_days: int = 0
     active: bool = True
+    product: str = DEFAULT_PRODUCT
 
 
 class AddOn(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from entitlement_sidecar.domain.catalogue import (
+    DEFAULT_PRODUCT,
     DEFAULT_SERVE_STALE_FOR,
     AddOn,
     AfterStale,
@@ -97,6 +98,7 @@ def _plan(key: str, raw: dict[str, Any], document: YamlDocument) -> Plan:
         billing_model=BillingModel[raw.get("billing_model", "subscription").upper()],
         trial_days=raw.get("trial_days", 0),
         active=raw.get("active", True),
+        product=raw.get("product", DEFAULT_PRODUCT),
     )
 
 

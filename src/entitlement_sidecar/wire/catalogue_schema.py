@@ -23,7 +23,8 @@ from entitlement_sidecar.wire.yaml_source import Path, YamlDocument
 _SHOWN = 40
 """Most characters of a wrong value that a message repeats."""
 
-_LATER = {"$ref": "#/$defs/later"}
+_LATER_NAME = "later"
+_LATER = {"$ref": f"#/$defs/{_LATER_NAME}"}
 """Of what a later version accepts: `catalogue_checks` refuses it, and no message offers it."""
 
 
@@ -32,6 +33,19 @@ def schema() -> dict[str, Any]:
     text = files("entitlement_sidecar.wire").joinpath("catalogue.schema.json").read_text("utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
+
+
+def published() -> str:
+    """The schema as text, as editors get it: without what only a later version accepts."""
+    return json.dumps(_offered(schema()), indent=2, ensure_ascii=False) + "\n"
+
+
+def _offered(form: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(form, list):
+        return [_offered(item) for item in form]
+    if not isinstance(form, dict):
+        return form
+    return {key: _offered(item) for key, item in form.items() if item != _LATER and key != _LATER_NAME}
 
 
 @cache

@@ -18,6 +18,7 @@ from entitlement_sidecar.planstore.catalogue.plans import (
     plan_of,
 )
 from entitlement_sidecar.planstore.catalogue.recording import applied
+from entitlement_sidecar.planstore.catalogue.registry import register
 from entitlement_sidecar.planstore.db import (
     AddOnRow,
     CatalogueRow,
@@ -52,8 +53,10 @@ def apply_catalogue(
     _take_turn(session)
     row = current_row(session)
     if row is not None and _same(row, catalogue, feed_shards):
+        register(session, catalogue, row.version)
         return ApplyResult(row.version, changed=False)
     version = 1 if row is None else row.version + 1
+    register(session, catalogue, version)
     if row is not None and row.feed_shards != feed_shards:
         _begin_shards_anew(session)
     plans = [label for plan in catalogue.plans.values() if (label := _apply_plan(session, plan, now))]
@@ -148,6 +151,7 @@ def _plan_row(plan: Plan, version: int, now: datetime) -> PlanRow:
     return PlanRow(
         code=plan.key,
         version=version,
+        product=plan.product,
         title=plan.title,
         price_amount=plan.price.amount,
         price_currency=plan.price.currency,

@@ -100,6 +100,7 @@ def plan_of(row: PlanRow) -> Plan:
         billing_model=BillingModel(row.billing_model),
         trial_days=row.trial_days,
         active=row.active,
+        product=row.product,
     )
 
 

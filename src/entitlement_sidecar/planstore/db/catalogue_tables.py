@@ -8,10 +8,8 @@ from decimal import Decimal
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from entitlement_sidecar.domain.catalogue import DEFAULT_PRODUCT
 from entitlement_sidecar.planstore.db.base import Base, BigKey
-
-DEFAULT_PRODUCT = "default"
-"""The product of plans that name none."""
 
 
 class CatalogueRow(Base):

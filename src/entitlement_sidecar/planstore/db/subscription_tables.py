@@ -7,8 +7,9 @@ from datetime import datetime
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from entitlement_sidecar.domain.catalogue import DEFAULT_PRODUCT
 from entitlement_sidecar.planstore.db.base import Base, BigKey
-from entitlement_sidecar.planstore.db.catalogue_tables import DEFAULT_PRODUCT, AddOnRow, PlanRow
+from entitlement_sidecar.planstore.db.catalogue_tables import AddOnRow, PlanRow
 
 
 class OrganizationRow(Base):
