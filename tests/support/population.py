@@ -51,19 +51,43 @@ def name_of(number: int) -> str:
     return f"t{number:07d}"
 
 
-def populate(shop: Shop, tenants: int) -> None:
-    """Fills the database of a shop whose catalogue is in force, and has PostgreSQL look at what is there."""
-    patterns = [_Pattern.made_by(shop, number) for number in range(len(PATTERNS))]
-    for first in range(len(PATTERNS), tenants, PAGE):
-        with shop.database.writing() as session:
-            for pattern in patterns:
-                numbers = [
-                    number
-                    for number in range(first, min(first + PAGE, tenants))
-                    if number % len(PATTERNS) == pattern.number
-                ]
-                pattern.copy(session, shop, numbers)
-    analyze(shop)
+class Population:
+    """The tenants of a shop whose catalogue is in force."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+        self._patterns: list[_Pattern] = []
+        self.tenants = 0
+
+    def grow(self, tenants: int) -> None:
+        """Makes as many tenants as are missing, and has PostgreSQL look at what is there."""
+        if not self._patterns:
+            self._patterns = [_Pattern.made_by(self._shop, number) for number in range(len(PATTERNS))]
+            self.tenants = len(PATTERNS)
+        while self.tenants < tenants:
+            numbers = range(self.tenants, min(self.tenants + PAGE, tenants))
+            with self._shop.database.writing() as session:
+                for pattern in self._patterns:
+                    own = [number for number in numbers if number % len(PATTERNS) == pattern.number]
+                    pattern.copy(session, self._shop, own)
+            self.tenants = numbers.stop
+        analyze(self._shop)
+
+    def add_events(self, number: int, events: int) -> None:
+        """Gives one tenant many more events than any other has."""
+        table, tenant = UsageEventRow.__table__, name_of(number)
+        with self._shop.database.writing() as session:
+            row = self._patterns[number % len(PATTERNS)].rows[table.name][0]
+            copies = [{**row, "tenant_id": tenant, "event_id": f"more-{n}"} for n in range(events)]
+            session.execute(insert(UsageEventRow), copies)
+        analyze(self._shop)
+
+
+def populate(shop: Shop, tenants: int) -> Population:
+    """Fills the database of a shop whose catalogue is in force."""
+    population = Population(shop)
+    population.grow(tenants)
+    return population
 
 
 def analyze(shop: Shop) -> None:

@@ -105,3 +105,32 @@ def migrate(database: str, phase: str, grant_to: str, state_dir: Path, log_level
     config = PlanstoreConfig(database=database, state_dir=state_dir.expanduser())
     prepare_state(config)
     click.echo(f"database is at revision {to_head(config.database_url, Phase(phase), grant_to)}")
+
+
+@planstore.command("rotate-key")
+@click.argument("step", type=click.Choice(["prepare", "switch", "retire"]))
+@config_option
+@_database_option
+@_state_option
+@click.option(
+    "--signing-key",
+    type=click.Path(path_type=Path),
+    help="File with the key that signs. Default: in the state folder.",
+)
+def rotate_key(step: str, database: str, state_dir: Path, signing_key: Path | None) -> None:
+    """Change the key that signs snapshots, in three steps, without a moment in which none is trusted.
+
+    `prepare` makes the next key and adds its public half to trusted.keys: give that file to every sidecar
+    that has --trusted-keys, and start these again.
+
+    `switch` makes the next key the one that signs: start the plan stores again; they sign all snapshots
+    again in the background.
+
+    `retire`, refused while anything is signed by the old key, leaves the new one alone in trusted.keys.
+    """
+    from entitlement_sidecar.cli.key_rotation import run_step  # noqa: PLC0415 - keeps --help quick
+    from entitlement_sidecar.planstore.config import PlanstoreConfig  # noqa: PLC0415
+
+    run_step(
+        step, PlanstoreConfig(database=database, state_dir=state_dir.expanduser(), signing_key=signing_key)
+    )

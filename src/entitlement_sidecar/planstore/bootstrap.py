@@ -188,7 +188,7 @@ def _gate(database: Database, token: str, clock: Clock) -> Gate:
 
 def _open(config: PlanstoreConfig) -> tuple[Database, SigningKey]:
     """The database, and the key that signs what it holds."""
-    database = _open_database(config)
+    database = open_database(config)
     try:
         with database.reading() as session:
             signed = holds_signed(session)
@@ -198,7 +198,12 @@ def _open(config: PlanstoreConfig) -> tuple[Database, SigningKey]:
         raise
 
 
-def _open_database(config: PlanstoreConfig) -> Database:
+def open_database(config: PlanstoreConfig) -> Database:
+    """The database of these settings, at the current schema.
+
+    Raises:
+        ConfigurationError: It is away, cannot be used, or is not migrated.
+    """
     database = Database(create_engine_for(config.database_url))
     try:
         current = is_current(database.engine)
