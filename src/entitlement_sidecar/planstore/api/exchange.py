@@ -1,6 +1,6 @@
 """What every route does beside its own work: answers with versions, and answers repeated requests.
 
-`exchanging(router, …)` gives each route of a router the same frame. Around a GET of what has a version: `ETag`,
+`exchanging(router, …)` gives each route of a router one frame. Around a GET of what has a version: `ETag`,
 and 304 where the caller has the answer already; `ETag` also of what a change answers. Around a POST:
 `Idempotency-Key` (see `idempotency`). A route only returns its view; what it declares is in the OpenAPI
 document. All of it runs in the route's own thread.
