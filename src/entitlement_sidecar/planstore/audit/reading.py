@@ -87,7 +87,7 @@ def _entry(row: Any) -> Entry | Unreadable:  # noqa: ANN401 - a row of raw value
     instant = _instant(at)
     if instant is None or not all(isinstance(text, str) for text in texts):
         return Unreadable(sequence)
-    return Entry(sequence, instant, *texts, _bytes(previous), _bytes(found))
+    return Entry(*(sequence, instant, *texts, _bytes(previous), _bytes(found)))
 
 
 def _anchor(row: Any) -> Anchor:  # noqa: ANN401 - a row of raw values
