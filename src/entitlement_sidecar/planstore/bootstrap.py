@@ -45,7 +45,12 @@ from entitlement_sidecar.planstore.snapshots.publisher import Publisher, RedisPu
 from entitlement_sidecar.planstore.snapshots.redis_feed import RedisFeedWriter
 from entitlement_sidecar.planstore.snapshots.resealing import PAUSE, Resealer, holds_signed, put_into_force
 from entitlement_sidecar.planstore.snapshots.worker import Worker
-from entitlement_sidecar.planstore.subscriptions import SubscriptionRequest, Subscriptions
+from entitlement_sidecar.planstore.subscriptions import (
+    Credits,
+    Overrides,
+    SubscriptionRequest,
+    Subscriptions,
+)
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.telemetry.probes import HttpServer
@@ -116,10 +121,14 @@ def build(config: PlanstoreConfig) -> Planstore:
         [_resealing(database, key, clock, to_redis=published_to is not None)],
     )
     authority, ledger = RootAuthority(database, clock), Ledger(limits_of)
+    snapshots = SignedSnapshots(key, clock)
     app = create_app(
         ApiDependencies(
             database=database,
-            subscriptions=Subscriptions(SignedSnapshots(key, clock), clock),
+            subscriptions=Subscriptions(snapshots, clock),
+            overrides=Overrides(snapshots, clock),
+            credits=Credits(snapshots, clock),
+            authority=authority,
             checks=QuotaChecks(database, authority, ledger, clock),
             key=key,
             clock=clock,

@@ -11,10 +11,16 @@ from entitlement_sidecar.planstore.api import openapi, problems
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.exchange import exchanging
 from entitlement_sidecar.planstore.api.guard import Guard, as_permitted
+from entitlement_sidecar.planstore.api.rest_audit import audit
+from entitlement_sidecar.planstore.api.rest_credits import credit_grants
+from entitlement_sidecar.planstore.api.rest_entitlements import entitlements
+from entitlement_sidecar.planstore.api.rest_history import history
 from entitlement_sidecar.planstore.api.rest_organizations import organizations
+from entitlement_sidecar.planstore.api.rest_overrides import overrides
 from entitlement_sidecar.planstore.api.rest_plans import plans
 from entitlement_sidecar.planstore.api.rest_probes import probes
 from entitlement_sidecar.planstore.api.rest_quotas import quotas
+from entitlement_sidecar.planstore.api.rest_seats import seats
 from entitlement_sidecar.planstore.api.rest_snapshots import snapshots
 from entitlement_sidecar.planstore.api.rest_subscriptions import subscriptions
 from entitlement_sidecar.planstore.api.rest_tokens import tokens
@@ -24,6 +30,24 @@ _DESCRIPTION = """Plans, subscriptions, quota and usage of organizations.
 
 Every call needs `Authorization: Bearer TOKEN`. Errors are problems (RFC 9457) with a stable `reason`.
 Quantities are integers up to 2^53 - 1 in the metric's smallest unit; instants are RFC 3339 in UTC."""
+
+
+ROUTERS = (
+    plans,
+    organizations,
+    subscriptions,
+    history,
+    overrides,
+    credit_grants,
+    seats,
+    entitlements,
+    quotas,
+    usage,
+    snapshots,
+    tokens,
+    audit,
+)
+"""Routes that need a token, in the order in which the document shows them."""
 
 
 def create_app(dependencies: ApiDependencies) -> FastAPI:
@@ -42,8 +66,7 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
         Depends(HTTPBearer(auto_error=False, description="A token of this plan store.")),
         Depends(as_permitted),
     ]
-    own = (plans, subscriptions, quotas, usage, snapshots, tokens, organizations)
-    routers = [exchanging(router(dependencies), dependencies) for router in own]
+    routers = [exchanging(router(dependencies), dependencies) for router in ROUTERS]
     for router in routers:
         app.include_router(router, dependencies=declared)
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]

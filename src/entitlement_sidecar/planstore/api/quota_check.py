@@ -11,7 +11,7 @@ from uuid6 import uuid7
 from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Source
-from entitlement_sidecar.domain.errors import IdempotencyConflictError
+from entitlement_sidecar.domain.errors import IdempotencyConflictError, TenantUnknownError
 from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
@@ -22,6 +22,7 @@ from entitlement_sidecar.planstore.snapshots import newest_snapshot
 from entitlement_sidecar.planstore.usage.answers import first_answer, keep_answer
 from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Arrival, Ledger
+from entitlement_sidecar.planstore.usage.views import usage_views
 
 EMITTER = "planstore"
 """Emitter of the usage that a check records here."""
@@ -53,9 +54,27 @@ class QuotaChecks:
         if not request.request_id:
             request = msgspec.structs.replace(request, request_id=uuid7().hex)
         with self._database.writing() as session:
-            return self._consume(session, request)
+            return self.consume(session, request)
 
-    def _consume(self, session: Session, request: CheckRequest) -> Decision:
+    def entitlements(self, session: Session, tenant_id: str) -> dict[str, Decision]:
+        """A look at every feature that the catalogue has, with what is used of it.
+
+        Raises:
+            TenantUnknownError: There is no such tenant.
+        """
+        now = self._clock.now()
+        held = _held(session, tenant_id, now)
+        if held.snapshot is None:
+            raise TenantUnknownError(tenant_id)
+        looks = {key: CheckRequest(tenant_id, key) for key in sorted(held.catalogue.features)}
+        found = {key: evaluate(held, look, None, now) for key, look in looks.items()}
+        asked = {key: one.resolution for key, one in found.items() if isinstance(one, QuotaAsk)}
+        usages = usage_views(session, tenant_id, asked, now)
+        told = {key: evaluate(held, looks[key], usages.get(key), now) for key in looks}
+        return {key: one for key, one in told.items() if isinstance(one, Decision)}
+
+    def consume(self, session: Session, request: CheckRequest) -> Decision:
+        """Consumes in the caller's transaction; the request has an id. Raises as `check`."""
         now = self._clock.now()
         event_id = consumption_event_id(request.tenant_id, request.feature, request.request_id)
         if earlier := first_answer(session, request, event_id):

@@ -102,7 +102,7 @@ def quotas(dependencies: ApiDependencies) -> APIRouter:
         """Decides, and with `record_usage` also consumes, atomically and inside every limit."""
         if body.record_usage:
             require(Permission.CONSUME)
-        return _view(dependencies.checks.check(_request(tenant_id, body)))
+        return decision_view(dependencies.checks.check(_request(tenant_id, body)))
 
     return router
 
@@ -131,7 +131,8 @@ def _request(tenant_id: str, body: CheckBody) -> CheckRequest:
     )
 
 
-def _view(decision: Decision) -> DecisionView:
+def decision_view(decision: Decision) -> DecisionView:
+    """A decision as REST shows it."""
     return DecisionView(
         allowed=decision.allowed,
         reason=decision.reason.name,

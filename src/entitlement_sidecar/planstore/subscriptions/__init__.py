@@ -15,6 +15,8 @@ from entitlement_sidecar.planstore.subscriptions.changes import (
     Target,
     hold_organization,
 )
+from entitlement_sidecar.planstore.subscriptions.credits import CreditRequest, Credits
+from entitlement_sidecar.planstore.subscriptions.overrides import Overrides
 from entitlement_sidecar.planstore.subscriptions.periods import running_period
 from entitlement_sidecar.planstore.subscriptions.phases import phases_of, status_of
 from entitlement_sidecar.planstore.subscriptions.queries import (
@@ -31,7 +33,10 @@ from entitlement_sidecar.planstore.subscriptions.terms import SubscriptionReques
 __all__ = [
     "DEFAULT_GRACE_DAYS",
     "MAX_GRACE_DAYS",
+    "CreditRequest",
+    "Credits",
     "Holdings",
+    "Overrides",
     "SnapshotWriter",
     "SubscriptionChange",
     "SubscriptionRequest",

@@ -174,8 +174,8 @@ class Subscriptions:
         organization = hold_organization(session, target.tenant_id, now)
         row = _meant(open_subscriptions(session, target.tenant_id), target.product)
         version = _settled(session, row, now)
-        require_legal(row, target.tenant_id, action, now)
         require_version(version, target.expected_version)
+        require_legal(row, target.tenant_id, action, now)
         return self._edit(session, row, organization, (name, edit), now)
 
     def _edit(

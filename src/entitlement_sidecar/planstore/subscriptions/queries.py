@@ -9,7 +9,13 @@ from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.errors import TenantUnknownError
-from entitlement_sidecar.planstore.db import CreditGrantRow, OrganizationRow, OverrideRow, SubscriptionRow
+from entitlement_sidecar.planstore.db import (
+    CreditGrantRow,
+    OrganizationRow,
+    OverrideRow,
+    SubscriptionHistoryRow,
+    SubscriptionRow,
+)
 from entitlement_sidecar.planstore.subscriptions.phases import status_of
 
 LIVE_STATUS = frozenset({"trialing", "active"})
@@ -66,6 +72,38 @@ def holdings_of(session: Session, tenant_id: str, now: datetime) -> Holdings:
         tuple(session.scalars(overrides)),
         tuple(session.scalars(credit_grants)),
     )
+
+
+def history_of(
+    session: Session, tenant_id: str, before: int | None, count: int
+) -> list[SubscriptionHistoryRow]:
+    """The history of the tenant's subscriptions, the newest first; `before` is the cursor."""
+    row = SubscriptionHistoryRow
+    query = select(row).where(row.tenant_id == tenant_id).order_by(row.id.desc()).limit(count)
+    return list(session.scalars(query if before is None else query.where(row.id < before)))
+
+
+def overrides_of(session: Session, tenant_id: str, before: str | None, count: int) -> list[OverrideRow]:
+    """The tenant's overrides, also those that are over, the newest first; `before` is the cursor."""
+    row = OverrideRow
+    query = select(row).where(row.tenant_id == tenant_id).order_by(row.id.desc()).limit(count)
+    return list(session.scalars(query if before is None else query.where(row.id < before)))
+
+
+def credit_grants_of(
+    session: Session, tenant_id: str, before: str | None, count: int
+) -> list[CreditGrantRow]:
+    """The tenant's credit grants, also those that are over, the newest first; `before` is the cursor."""
+    row = CreditGrantRow
+    query = select(row).where(row.tenant_id == tenant_id).order_by(row.id.desc()).limit(count)
+    return list(session.scalars(query if before is None else query.where(row.id < before)))
+
+
+def tenants_to_settle(session: Session, now: datetime, count: int) -> list[str]:
+    """Tenants of whose subscriptions time has changed something that is not stored yet, the longest first."""
+    row = SubscriptionRow
+    query = select(row.tenant_id).where(row.settle_at <= now).order_by(row.settle_at).limit(count)
+    return list(dict.fromkeys(session.scalars(query)))
 
 
 def _newest_first(tenant_id: str) -> Select[SubscriptionRow]:

@@ -1,0 +1,54 @@
+"""Pages of lists: how many at once, and where the next page begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
+
+from fastapi import Query
+
+from entitlement_sidecar.domain.errors import InvalidInputError
+from entitlement_sidecar.wire.fields import expected
+
+MAX_PAGE = 1000
+_LONGEST = 64
+_MAX_NUMBER = 2**63 - 1
+
+_Row = TypeVar("_Row")
+
+PageSize = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most entries of a page.")]
+Cursor = Annotated[str, Query(description="`next_cursor` of the page before.")]
+
+_FORM = "the `next_cursor` of a page"
+
+
+def page_of(rows: Sequence[_Row], limit: int) -> tuple[Sequence[_Row], _Row | None]:
+    """One page of rows that were asked for with one more than fit, and the last of it where more follow."""
+    page = rows[:limit]
+    return page, page[-1] if len(rows) > limit else None
+
+
+def number_cursor(cursor: str) -> int | None:
+    """A cursor that is a number; None for the first page.
+
+    Raises:
+        InvalidInputError: It is none.
+    """
+    if not cursor:
+        return None
+    if not (cursor.isascii() and cursor.isdigit()) or len(cursor) > len(str(_MAX_NUMBER)):
+        raise InvalidInputError.of("cursor", expected(_FORM, cursor))
+    return min(int(cursor), _MAX_NUMBER)
+
+
+def name_cursor(cursor: str) -> str | None:
+    """A cursor that is an id; None for the first page.
+
+    Raises:
+        InvalidInputError: It is none.
+    """
+    if not cursor:
+        return None
+    if not (cursor.isascii() and cursor.replace("_", "").isalnum()) or len(cursor) > _LONGEST:
+        raise InvalidInputError.of("cursor", expected(_FORM, cursor))
+    return cursor
