@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format generate lock bench clean
+.PHONY: help run test check format generate lock bench soak clean
 
 help: ## List what can be made.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -35,6 +35,9 @@ lock: $(VENV)/.installed-dev ## Resolve requirements/*.txt again (upgrades nothi
 
 bench: $(VENV)/.installed-dev ## Measure against a bare grpc.aio echo (h2load adds a second opinion).
 	@$(BIN)/python -m benchmarks
+
+soak: $(VENV)/.installed-dev ## Run the tests that grow with time, at full length (about half an hour).
+	@SOAK=1 $(BIN)/pytest tests/contract/planstore/test_scale.py
 
 clean: ## Remove what the other verbs made.
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
