@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import flag_modified
 from uuid6 import uuid7
@@ -24,7 +24,7 @@ from entitlement_sidecar.planstore.db import OrganizationRow, PlanRow, Subscript
 from entitlement_sidecar.planstore.db.upsert import insert_for
 from entitlement_sidecar.planstore.subscriptions.history import content_of, remember
 from entitlement_sidecar.planstore.subscriptions.lifecycle import Action, require_legal
-from entitlement_sidecar.planstore.subscriptions.periods import period_end, running_period
+from entitlement_sidecar.planstore.subscriptions.periods import period_end, running_period, settles_at
 from entitlement_sidecar.planstore.subscriptions.queries import (
     find_organization,
     latest_subscription,
@@ -237,7 +237,17 @@ def _settle(session: Session, row: SubscriptionRow, now: datetime) -> int:
     for name, at in settle(row, now):
         _store(session, row, name, before, at)
         before, steps = content_of(row), steps + 1
+    _correct_due(session, row)
     return steps
+
+
+def _correct_due(session: Session, row: SubscriptionRow) -> None:
+    """When it is due next, of rows that say otherwise: those of an older version do not say it at all."""
+    due = settles_at(row)
+    if row.settle_at != due:
+        # Not a change of the subscription, so not a version of it.
+        statement = update(SubscriptionRow).where(SubscriptionRow.id == row.id).values(settle_at=due)
+        session.execute(statement, execution_options={"synchronize_session": "evaluate"})
 
 
 def _store(session: Session, row: SubscriptionRow, name: str, before: dict[str, Any], now: datetime) -> None:
