@@ -1,7 +1,7 @@
 """Tokens: who may call this plan store, as what, for which tenants. A secret is answered once.
 
-These answers are not kept for repeated requests, since one of them holds a secret. A request to make a token
-that is repeated makes no second one: names are unique for ever.
+The answer with a secret is `no-store`: it is not kept for repeated requests either. A request to make a token
+that is repeated makes no second one.
 """
 
 from __future__ import annotations
