@@ -22,6 +22,7 @@ from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
 from entitlement_sidecar.planstore.api.rpc_auth import TokenInterceptor
 from entitlement_sidecar.planstore.api.rpc_quotas import QuotaServicer
 from entitlement_sidecar.planstore.api.rpc_snapshots import MAX_WATCHERS, SnapshotServicer
+from entitlement_sidecar.planstore.audit import anchors
 from entitlement_sidecar.planstore.catalogue import (
     apply_catalogue,
     current_catalogue,
@@ -50,7 +51,9 @@ from entitlement_sidecar.planstore.subscriptions import (
     Overrides,
     SubscriptionRequest,
     Subscriptions,
+    settler,
 )
+from entitlement_sidecar.planstore.subscriptions.settler import Settler
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.telemetry.probes import HttpServer
@@ -85,7 +88,8 @@ class Planstore(msgspec.Struct, frozen=True):
 
     database: Database
     publisher: Publisher
-    last_used: Worker
+    anchoring: Worker
+    workers: tuple[Worker, ...]
     signal: FeedSignal
     http: HttpServer
     grpc: grpc.Server
@@ -122,10 +126,11 @@ def build(config: PlanstoreConfig) -> Planstore:
     )
     authority, ledger = RootAuthority(database, clock), Ledger(limits_of)
     snapshots = SignedSnapshots(key, clock)
+    subscriptions = Subscriptions(snapshots, clock)
     app = create_app(
         ApiDependencies(
             database=database,
-            subscriptions=Subscriptions(snapshots, clock),
+            subscriptions=subscriptions,
             overrides=Overrides(snapshots, clock),
             credits=Credits(snapshots, clock),
             authority=authority,
@@ -158,7 +163,11 @@ def build(config: PlanstoreConfig) -> Planstore:
     return Planstore(
         database=database,
         publisher=publisher,
-        last_used=Worker("last-used", gate.last_used.write, last_used.EVERY),
+        anchoring=Worker("audit anchors", anchors.Anchoring(database, key).step, anchors.PAUSE),
+        workers=(
+            Worker("last-used", gate.last_used.write, last_used.EVERY),
+            Worker("settler", Settler(database, subscriptions, clock).settle_due, settler.EVERY),
+        ),
         signal=signal,
         http=HttpServer(app, config.http, allow_remote=config.allow_remote),
         grpc=server,

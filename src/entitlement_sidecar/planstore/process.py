@@ -45,7 +45,9 @@ async def serve(config: PlanstoreConfig, stopping: asyncio.Event, started: Start
     planstore = build(config)
     try:
         planstore.publisher.start()
-        planstore.last_used.start()
+        planstore.anchoring.start()
+        for worker in planstore.workers:
+            worker.start()
         planstore.grpc.start()
         http = asyncio.create_task(planstore.http.run_until_stopped())
         _log.info("REST on port %d, gRPC on port %d", planstore.http.port, planstore.grpc_port)
@@ -68,5 +70,7 @@ def _close(planstore: Planstore) -> None:
     planstore.signal.close()
     planstore.grpc.stop(GRACE).wait()
     planstore.publisher.stop()
-    planstore.last_used.stop()
+    planstore.anchoring.stop()
+    for worker in planstore.workers:
+        worker.stop()
     planstore.database.close()
