@@ -73,3 +73,5 @@ def _close_what_was_replaced() -> None:
         "AND (later.created_at, later.id) > "
         "(organization_subscriptions.created_at, organization_subscriptions.id))"
     )
+    # Each is looked at once, and says then when it is due.
+    op.execute("UPDATE organization_subscriptions SET settle_at = created_at WHERE open")

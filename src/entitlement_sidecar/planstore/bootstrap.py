@@ -88,7 +88,6 @@ class Planstore(msgspec.Struct, frozen=True):
 
     database: Database
     publisher: Publisher
-    anchoring: Worker
     workers: tuple[Worker, ...]
     signal: FeedSignal
     http: HttpServer
@@ -163,8 +162,8 @@ def build(config: PlanstoreConfig) -> Planstore:
     return Planstore(
         database=database,
         publisher=publisher,
-        anchoring=Worker("audit anchors", anchors.Anchoring(database, key).step, anchors.PAUSE),
         workers=(
+            Worker("audit anchors", anchors.Anchoring(database, key).step, anchors.PAUSE),
             Worker("last-used", gate.last_used.write, last_used.EVERY),
             Worker("settler", Settler(database, subscriptions, clock).settle_due, settler.EVERY),
         ),

@@ -45,7 +45,6 @@ async def serve(config: PlanstoreConfig, stopping: asyncio.Event, started: Start
     planstore = build(config)
     try:
         planstore.publisher.start()
-        planstore.anchoring.start()
         for worker in planstore.workers:
             worker.start()
         planstore.grpc.start()
@@ -70,7 +69,6 @@ def _close(planstore: Planstore) -> None:
     planstore.signal.close()
     planstore.grpc.stop(GRACE).wait()
     planstore.publisher.stop()
-    planstore.anchoring.stop()
     for worker in planstore.workers:
         worker.stop()
     planstore.database.close()

@@ -172,6 +172,11 @@ ingested_events = Counter(
 ingest_seconds = Histogram(
     "entitlement_ingest_seconds", "Duration of the ingest of a batch.", buckets=_SLOW, registry=REGISTRY
 )
+settled = Counter(
+    "entitlement_subscription_changes_settled",
+    "Changes of subscriptions that time made and the settler stored.",
+    registry=REGISTRY,
+)
 rest_requests = Counter(
     "entitlement_rest_requests",
     "REST requests, by route, method and class of status. Route none: refused before, or no such route.",

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Runs a step until stopped. A step that fails is tried again after a growing pause."""
 
-    def __init__(self, name: str, step: Callable[[], None], pause: float) -> None:
+    def __init__(self, name: str, step: Callable[[], object], pause: float) -> None:
         self._step = step
         self._pause = pause
         self._woken = threading.Event()
