@@ -41,6 +41,8 @@ _COMMANDS = {
     "snapshots": ("snapshots:snapshots", "See, verify and republish what sidecars get."),
     "organizations": ("organizations:organizations", "See which organizations there are."),
     "usage": ("usage:usage", "See what the ledger holds."),
+    "tokens": ("tokens:tokens", "Make, list and revoke the tokens of the plan store."),
+    "audit": ("audit:audit", "See who changed what, and verify the log of it."),
     "completion": ("completion:completion", "Print the completion script of a shell."),
 }
 
@@ -113,7 +115,7 @@ def _read_environment(command: click.Command) -> None:
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, or allowed; 1 denied (check); 2 input, configuration or credentials are "
+    epilog="Exit codes: 0 done, or allowed; 1 denied (check), or something does not fit (verify); 2 input, configuration or credentials are "
     "wrong; 3 something remote is away; 70 a defect of this program.",
 )
 @click.version_option(__version__, prog_name="entitlements")

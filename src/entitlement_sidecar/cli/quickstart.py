@@ -67,6 +67,8 @@ async def _run(state_dir: Path, addresses: dict[str, str | None]) -> None:
 class _Store(NamedTuple):
     http_port: int
     grpc_port: int
+    token: str = ""
+    """The first token, where this start has made it."""
 
 
 class _Beside(NamedTuple):
@@ -89,11 +91,13 @@ async def _start_planstore(
         grpc=str(addresses["planstore_grpc"]),
     )
     prepare_state(config)
+    fresh = not config.token_path.exists()
     migrate(config.database_url)
     seed(config, load_catalogue(example(CATALOGUE)), TENANT, PLAN)
     ready: asyncio.Future[_Store] = asyncio.get_running_loop().create_future()
     task = group.create_task(serve(config, stopping, lambda http, grpc: ready.set_result(_Store(http, grpc))))
-    return await _first(ready, task)
+    store = await _first(ready, task)
+    return store._replace(token=config.token_path.read_text().strip()) if fresh else store
 
 
 async def _start_sidecar(
@@ -137,6 +141,13 @@ def example(name: str) -> Path:
     return folder / name
 
 
+def _told(token: str) -> str:
+    """The first start shows the token, once: it may everything, so it is in no log of later starts."""
+    if not token:
+        return "in the file `token` of that folder; it was shown at the first start"
+    return f"{token}    (shown this once; it is in the file `token` of that folder)"
+
+
 def _welcome(store: _Store, beside: _Beside, state_dir: Path) -> str:
     command = Path(sys.argv[0])
     entitlements = os.path.relpath(command) if command.name == "entitlements" else "entitlements"
@@ -145,7 +156,8 @@ Entitlement Sidecar is running. It began with tenant {TENANT!r} on plan {PLAN!r}
 
   sidecar      gRPC {beside.address}    probes and metrics http://127.0.0.1:{beside.http_port}/metrics
   plan store   REST http://127.0.0.1:{store.http_port}/docs    gRPC 127.0.0.1:{store.grpc_port}
-  kept in      {state_dir}    (the plan store's token is in its file `token`)
+  kept in      {state_dir}
+  token        {_told(store.token)}
 
 Try, in a second terminal:
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from entitlement_sidecar.domain.errors import ConfigurationError
+from entitlement_sidecar.planstore.access.tokens import PREFIX as TOKEN_PREFIX
 from entitlement_sidecar.planstore.snapshots.rotation import KeyFiles, trust
 from entitlement_sidecar.wire.signing import KeyRing, SigningKey
 from entitlement_sidecar.wire.token_file import read_token
@@ -91,7 +92,7 @@ def load_or_create_token(path: Path) -> str:
     """
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
+            file.write(TOKEN_PREFIX + secrets.token_urlsafe(32) + "\n")
     except FileExistsError:
         pass
     except OSError as error:
