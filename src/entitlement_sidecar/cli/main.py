@@ -115,8 +115,8 @@ def _read_environment(command: click.Command) -> None:
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, or allowed; 1 denied (check), or something does not fit (verify); 2 input, configuration or credentials are "
-    "wrong; 3 something remote is away; 70 a defect of this program.",
+    epilog="Exit codes: 0 done, or allowed; 1 denied (check), or something does not fit (verify); 2 input, "
+    "configuration or credentials are wrong; 3 something remote is away; 70 a defect of this program.",
 )
 @click.version_option(__version__, prog_name="entitlements")
 def cli() -> None:
