@@ -8,31 +8,10 @@ from typing import Any
 
 import click
 
+from entitlement_sidecar.cli.backup import after_restore, backup, restore
 from entitlement_sidecar.cli.config_file import config_option
+from entitlement_sidecar.cli.planstore_options import database_option, log_option, state_option
 from entitlement_sidecar.telemetry.logging import configure_logging
-
-DEFAULT_STATE = Path("~/.local/state/entitlements/planstore")
-
-_state_option = click.option(
-    "--state-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=DEFAULT_STATE,
-    show_default=True,
-    help="Folder of the token, the signing key and the embedded database.",
-)
-_database_option = click.option(
-    "--database",
-    default="",
-    help="postgresql+psycopg://USER@HOST/NAME or sqlite:///FILE. Default: SQLite in the state folder. "
-    "Passwords belong in the environment or a --config file, not on the command line.",
-)
-_log_option = click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="What is logged.",
-)
 
 
 @click.group(
@@ -42,11 +21,11 @@ _log_option = click.option(
     "key of the --config file (YAML). Options beat environment beats file.",
 )
 @config_option
-@_database_option
+@database_option
 @click.option("--http", default="127.0.0.1:7410", show_default=True, help="REST, probes, metrics: HOST:PORT.")
 @click.option("--grpc", default="127.0.0.1:7411", show_default=True, help="For sidecars: HOST:PORT.")
 @click.option("--redis", default="", help="URL of the Redis to publish to.")
-@_state_option
+@state_option
 @click.option(
     "--token-file", type=click.Path(path_type=Path), help="File with the bearer token; made when missing."
 )
@@ -66,7 +45,7 @@ _log_option = click.option(
     help="Shards of the feed in Redis.",
 )
 @click.option("--allow-remote", is_flag=True, help="Listen on addresses that other machines reach.")
-@_log_option
+@log_option
 @click.pass_context
 def planstore(context: click.Context, /, log_level: str, **settings: Any) -> None:  # noqa: ANN401 - typed by options
     """Run the plan store: plans, subscriptions, quotas and the usage ledger."""
@@ -82,7 +61,7 @@ def planstore(context: click.Context, /, log_level: str, **settings: Any) -> Non
 
 @planstore.command("migrate")
 @config_option
-@_database_option
+@database_option
 @click.option(
     "--phase",
     type=click.Choice(["pre", "post", "all"]),
@@ -93,8 +72,8 @@ def planstore(context: click.Context, /, log_level: str, **settings: Any) -> Non
 @click.option(
     "--grant-to", default="", metavar="ROLE", help="PostgreSQL: the role of the plan stores gets its rights."
 )
-@_state_option
-@_log_option
+@state_option
+@log_option
 def migrate(database: str, phase: str, grant_to: str, state_dir: Path, log_level: str) -> None:
     """Bring the database to the current schema. Safe to repeat, and safe with several at once."""
     from entitlement_sidecar.planstore.config import PlanstoreConfig, prepare_state  # noqa: PLC0415
@@ -110,8 +89,8 @@ def migrate(database: str, phase: str, grant_to: str, state_dir: Path, log_level
 @planstore.command("rotate-key")
 @click.argument("step", type=click.Choice(["prepare", "switch", "retire"]))
 @config_option
-@_database_option
-@_state_option
+@database_option
+@state_option
 @click.option(
     "--signing-key",
     type=click.Path(path_type=Path),
@@ -134,3 +113,7 @@ def rotate_key(step: str, database: str, state_dir: Path, signing_key: Path | No
     run_step(
         step, PlanstoreConfig(database=database, state_dir=state_dir.expanduser(), signing_key=signing_key)
     )
+
+
+for command in (backup, restore, after_restore):
+    planstore.add_command(command)

@@ -19,7 +19,7 @@ FEW = 2_500
 
 MANY = 100_000 if os.environ.get("SOAK") else 5_000
 DEEPER = 3
-"""Pages more that one statement may look at: indexes grow in depth."""
+"""Pages more that one statement may look at, besides one for every row: indexes grow in depth."""
 
 READING = (
     "GET subscription",
@@ -84,4 +84,4 @@ def test_a_call_costs_the_same_with_many_tenants(shop: Shop) -> None:
     }
     for name, cost in after.items():
         assert cost.rows <= before[name].rows, name
-        assert cost.pages <= before[name].pages + DEEPER * cost.statements, name
+        assert cost.pages <= before[name].pages + cost.rows + DEEPER * cost.statements, name
