@@ -119,8 +119,7 @@ def verify(
     if found or output != "table":
         print_records(found, FINDINGS, output)
     more = f", {len(found)} of them shown" if len(found) < count else ""
-    problems = "1 finding" if count == 1 else f"{count} findings"
-    click.echo(f"{told}: {problems}{more}", err=True)
+    click.echo(f"{told}: {_many(count, 'finding', 'findings')}{more}", err=True)
     if count:
         context.exit(_NOT_WHOLE)
 
@@ -173,7 +172,11 @@ def export(
                 count += len(page)
                 advance(written.last - reached)
     after = f" after entry {begun}" if begun else ""
-    click.echo(f"{count} entries{after} exported to {file}", err=True)
+    click.echo(f"{_many(count, 'entry', 'entries')}{after} exported to {file}", err=True)
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
 
 
 def _pages(
@@ -205,7 +208,8 @@ def _verified(rest: PlanstoreRest) -> tuple[int, list[dict[str, Any]], str]:
             advance(page["entries"])
             cursor = page["next_cursor"]
             if cursor is None:
-                return count, found, f"{entries} entries and {anchors} anchors verified"
+                told = f"{_many(entries, 'entry', 'entries')}, {_many(anchors, 'anchor', 'anchors')} verified"
+                return count, found, told
 
 
 def _verified_file(file: Path, filtered: bool) -> tuple[int, list[dict[str, Any]], str]:
