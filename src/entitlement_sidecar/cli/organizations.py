@@ -11,6 +11,7 @@ from entitlement_sidecar.cli.output import output_option, print_records
 from entitlement_sidecar.cli.targets import connect, planstore_options
 
 COLUMNS = ("tenant_id", "subscriptions", "snapshot_version", "created_at")
+ENTITLEMENT_COLUMNS = ("feature", "allowed", "reason", "value", "limit", "used", "remaining", "reset_at")
 PAGE = 500
 """Organizations per call."""
 
@@ -39,6 +40,20 @@ def list_organizations(
     """List organizations in the order of their ids."""
     found = _organizations(connect(planstore, token_file), limit, wanted)
     print_records(found if output == "json" else [_flat(one) for one in found], COLUMNS, output)
+
+
+@organizations.command("show")
+@click.argument("tenant")
+@planstore_options
+@output_option
+def show(tenant: str, planstore: str, token_file: Path | None, output: str) -> None:
+    """Show everything that TENANT has, and how much of it is left."""
+    from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415 - keeps --help quick
+
+    answer = connect(planstore, token_file).get(organization(tenant, "entitlements"))
+    found = answer["entitlements"]
+    records = [{"feature": one["feature"], **one["decision"]} for one in found]
+    print_records(found if output == "json" else records, ENTITLEMENT_COLUMNS, output)
 
 
 def _organizations(rest: Any, limit: int, wanted: dict[str, Any]) -> list[dict[str, Any]]:  # noqa: ANN401 - PlanstoreRest

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import click
 
-from entitlement_sidecar.cli.output import output_option, print_record
-from entitlement_sidecar.cli.targets import connect, pairs, planstore_options
+from entitlement_sidecar.cli.output import output_option, print_record, print_records
+from entitlement_sidecar.cli.targets import (
+    connect,
+    organization_pages,
+    pairs,
+    planstore_options,
+    version_option,
+)
 
-_version_option = click.option(
-    "--expected-version",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Change it only if this is still its version; 0: only if there is none.",
+COLUMNS = (
+    "product",
+    "plan",
+    "plan_version",
+    "status",
+    "current_period_end",
+    "cancel_at",
+    "next_plan",
+    "version",
+)
+HISTORY_COLUMNS = ("at", "version", "action", "status", "plan", "actor")
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_product_option = click.option(
+    "--product", metavar="KEY", help="Which one, where the tenant is subscribed to several products."
 )
 
 
@@ -37,7 +56,10 @@ def subscriptions() -> None:
 @click.option(
     "--auto-renew/--fixed-term", default=None, help="Whether it goes on after its period. [default: it does]"
 )
-@_version_option
+@click.option(
+    "--at-period-end", is_flag=True, help="The plan changes when the running period or trial ends, not now."
+)
+@version_option
 @planstore_options
 @output_option
 def create(
@@ -65,67 +87,99 @@ def _quantity(text: str) -> int:
 
 @subscriptions.command("show")
 @click.argument("tenant")
+@_product_option
 @planstore_options
 @output_option
-def show(tenant: str, planstore: str, token_file: Path | None, output: str) -> None:
+def show(tenant: str, product: str | None, planstore: str, token_file: Path | None, output: str) -> None:
     """Show what TENANT is subscribed to."""
-    _print(connect(planstore, token_file).get(_path(tenant)), output)
+    _print(connect(planstore, token_file).get(_path(tenant), product=product), output)
 
 
-@subscriptions.command("suspend")
+@subscriptions.command("list")
 @click.argument("tenant")
-@_version_option
 @planstore_options
 @output_option
-def suspend(
-    tenant: str, expected_version: int | None, planstore: str, token_file: Path | None, output: str
-) -> None:
-    """Take everything away from TENANT until it is resumed."""
-    _print(
-        connect(planstore, token_file).post(_path(tenant, "suspend"), _expecting(expected_version)), output
-    )
+def list_subscriptions(tenant: str, planstore: str, token_file: Path | None, output: str) -> None:
+    """List what TENANT is subscribed to, of each product."""
+    from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415 - keeps --help quick
+
+    answer = connect(planstore, token_file).get(organization(tenant, "subscriptions"))
+    print_records(answer["subscriptions"], COLUMNS, output)
 
 
-@subscriptions.command("resume")
+@subscriptions.command("history")
 @click.argument("tenant")
-@_version_option
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Most versions.")
 @planstore_options
 @output_option
-def resume(
-    tenant: str, expected_version: int | None, planstore: str, token_file: Path | None, output: str
-) -> None:
-    """End a suspension, or take back a cancellation that has not taken effect."""
-    _print(connect(planstore, token_file).post(_path(tenant, "resume"), _expecting(expected_version)), output)
+def history(tenant: str, limit: int, planstore: str, token_file: Path | None, output: str) -> None:
+    """Show what became of TENANT's subscriptions, the newest change first."""
+    found = organization_pages(connect(planstore, token_file), tenant, "history", limit)
+    print_records(found, HISTORY_COLUMNS, output)
 
 
-@subscriptions.command("cancel")
-@click.argument("tenant")
+def _changing(name: str, text: str) -> Callable[[_Command], click.Command]:
+    """A command that changes a subscription: its options, and what they are called."""
+
+    def declare(command: _Command) -> click.Command:
+        for option in (output_option, planstore_options, version_option, _product_option):
+            command = option(command)
+        argument = click.argument("tenant")
+        return subscriptions.command(name, help=text)(argument(command))
+
+    return declare
+
+
+@_changing("activate", "Begin to charge for a trial of TENANT, or end the grace of what was paid after all.")
+def activate(tenant: str, **how: Any) -> None:  # noqa: ANN401 - typed by their options
+    """Activates."""
+    _change(tenant, "activate", how)
+
+
+@_changing("renew", "Add a period to TENANT's fixed term; say that what was due is paid.")
+def renew(tenant: str, **how: Any) -> None:  # noqa: ANN401 - typed by their options
+    """Renews."""
+    _change(tenant, "renew", how)
+
+
+@_changing("past-due", "A payment of TENANT failed: take everything away when the grace is over, not now.")
+@click.option("--grace-days", type=click.IntRange(0), metavar="N", help="Days of grace. [default: 3]")
+def past_due(tenant: str, **how: Any) -> None:  # noqa: ANN401 - typed by their options
+    """Marks as past due."""
+    _change(tenant, "past-due", how)
+
+
+@_changing("suspend", "Take everything away from TENANT until it is resumed.")
+def suspend(tenant: str, **how: Any) -> None:  # noqa: ANN401 - typed by their options
+    """Suspends."""
+    _change(tenant, "suspend", how)
+
+
+@_changing("resume", "End a suspension, or take back a cancellation or plan that is scheduled.")
+def resume(tenant: str, **how: Any) -> None:  # noqa: ANN401 - typed by their options
+    """Resumes."""
+    _change(tenant, "resume", how)
+
+
+@_changing("cancel", "End what TENANT is subscribed to, now or at the end of its period.")
 @click.option("--at-period-end", is_flag=True, help="When the running period ends, not now.")
-@_version_option
-@planstore_options
-@output_option
-def cancel(
-    *,
-    tenant: str,
-    at_period_end: bool,
-    expected_version: int | None,
-    planstore: str,
-    token_file: Path | None,
-    output: str,
-) -> None:
-    """End what TENANT is subscribed to, now or at the end of its period."""
-    body = {**_expecting(expected_version), "at_period_end": at_period_end}
-    _print(connect(planstore, token_file).post(_path(tenant, "cancel"), body), output)
+def cancel(tenant: str, **how: Any) -> None:  # noqa: ANN401 - typed by their options
+    """Cancels."""
+    _change(tenant, "cancel", how)
+
+
+def _change(tenant: str, change: str, how: dict[str, Any]) -> None:
+    rest = connect(how.pop("planstore"), how.pop("token_file"))
+    output, product = how.pop("output"), how.pop("product")
+    body = {name: value for name, value in how.items() if value is not None}
+    path = _path(tenant, change) + (f"?product={quote(product, safe='')}" if product else "")
+    _print(rest.post(path, body), output)
 
 
 def _path(tenant: str, change: str = "") -> str:
     from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415 - keeps --help quick
 
     return organization(tenant, f"subscription/{change}".rstrip("/"))
-
-
-def _expecting(version: int | None) -> dict[str, Any]:
-    return {} if version is None else {"expected_version": version}
 
 
 def _print(answer: dict[str, Any], output: str) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 QUICKSTART_TOKEN = Path("~/.local/state/entitlements/quickstart/token")
 """Used where no token file is named: what `entitlements quickstart` has made."""
 
+_PAGE = 500
+"""Entries of a list per call."""
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -49,6 +52,31 @@ def planstore_options(command: _Command) -> _Command:
         help="The plan store's REST.",
     )
     return url(token(command))
+
+
+version_option = click.option(
+    "--expected-version",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Change it only if this is still its version; 0: only if there is none.",
+)
+"""Adds `--expected-version` to a command."""
+
+
+def organization_pages(
+    rest: PlanstoreRest, tenant: str, name: str, limit: int, path: str = ""
+) -> list[dict[str, Any]]:
+    """Entries of a list of a tenant, page after page, up to `limit`; `name` is the list's member."""
+    from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415 - keeps --help quick
+
+    found: list[dict[str, Any]] = []
+    cursor: str | None = ""
+    while cursor is not None and len(found) < limit:
+        asked = min(_PAGE, limit - len(found))
+        page = rest.get(organization(tenant, path or name), limit=asked, cursor=cursor)
+        found += page[name]
+        cursor = page["next_cursor"]
+    return found
 
 
 def connect(planstore: str, token_file: Path | None) -> PlanstoreRest:

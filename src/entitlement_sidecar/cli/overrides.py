@@ -1,0 +1,136 @@
+"""`entitlements overrides`: something that one tenant has beside its plan, or has not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from entitlement_sidecar.cli.output import output_option, print_record, print_records
+from entitlement_sidecar.cli.targets import connect, organization_pages, planstore_options, version_option
+
+COLUMNS = ("id", "feature", "effect", "enabled", "value", "limits", "since", "until", "revoked_at", "reason")
+
+
+@click.group("overrides")
+def overrides() -> None:
+    """Grant or deny one tenant a feature beside its plan, for a reason and mostly for a while."""
+
+
+@overrides.command("list")
+@click.argument("tenant")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most overrides.")
+@planstore_options
+@output_option
+def list_overrides(tenant: str, limit: int, planstore: str, token_file: Path | None, output: str) -> None:
+    """List the overrides of TENANT, the newest first, also those that are over."""
+    found = organization_pages(connect(planstore, token_file), tenant, "overrides", limit)
+    print_records(found, COLUMNS, output)
+
+
+@overrides.command("show")
+@click.argument("tenant")
+@click.argument("override_id", metavar="OVERRIDE")
+@planstore_options
+@output_option
+def show(tenant: str, override_id: str, planstore: str, token_file: Path | None, output: str) -> None:
+    """Show one OVERRIDE of TENANT."""
+    print_record(connect(planstore, token_file).get(_path(tenant, override_id)), output)
+
+
+@overrides.command("create")
+@click.argument("tenant")
+@click.argument("feature")
+@click.option("--effect", type=click.Choice(["deny", "set", "add"]), required=True, help="What it does.")
+@click.option("--reason", required=True, help="Why; people and the audit log will ask.")
+@click.option("--since", metavar="INSTANT", help="From when, in RFC 3339. [default: now]")
+@click.option("--until", metavar="INSTANT", help="Until when, in RFC 3339. [default: open-ended]")
+@click.option("--disabled", is_flag=True, help="Boolean features: set to off.")
+@click.option("--value", metavar="JSON", help="Config features: the value.")
+@click.option(
+    "--limit", "limits", multiple=True, metavar="AMOUNT/WINDOW[/soft]", help="Metered features; repeatable."
+)
+@click.option("--seats", metavar="N", help="Seats: how many, or unlimited.")
+@click.option("--credits", "credit", metavar="N", help="Credits: how many, or unlimited.")
+@click.option("--window", metavar="UNIT", help="Window of seats or credits. [default: lifetime]")
+@planstore_options
+@output_option
+def create(
+    tenant: str,
+    planstore: str,
+    token_file: Path | None,
+    output: str,
+    **written: Any,  # noqa: ANN401 - typed by their options
+) -> None:
+    """Grant or deny TENANT a FEATURE. Which options apply depends on the feature's kind."""
+    print_record(connect(planstore, token_file).post(_path(tenant), _body(written)), output)
+
+
+@overrides.command("revoke")
+@click.argument("tenant")
+@click.argument("override_id", metavar="OVERRIDE")
+@version_option
+@planstore_options
+@output_option
+def revoke(
+    *,
+    tenant: str,
+    override_id: str,
+    expected_version: int | None,
+    planstore: str,
+    token_file: Path | None,
+    output: str,
+) -> None:
+    """End an OVERRIDE of TENANT at once."""
+    body = {} if expected_version is None else {"expected_version": expected_version}
+    print_record(connect(planstore, token_file).post(_path(tenant, f"{override_id}/revoke"), body), output)
+
+
+def _body(written: dict[str, Any]) -> dict[str, Any]:
+    body = {name: written[name] for name in ("feature", "effect", "reason", "since", "until", "window")}
+    body |= {
+        "seats": _amount(written["seats"], "--seats"),
+        "credits": _amount(written["credit"], "--credits"),
+    }
+    if written["disabled"]:
+        body["enabled"] = False
+    if written["value"] is not None:
+        body["value"] = _json(written["value"])
+    if written["limits"]:
+        body["limits"] = [_limit(text) for text in written["limits"]]
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _json(text: str) -> Any:  # noqa: ANN401 - JSON
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r}: expected JSON, for example 5 or '\"gold\"'", param_hint="--value"
+        ) from error
+
+
+def _limit(text: str) -> dict[str, Any]:
+    amount, slash, window = text.partition("/")
+    window, _, kind = window.partition("/")
+    if not (amount and slash and window) or kind not in {"", "soft"}:
+        raise click.BadParameter(
+            f"{text!r}: expected AMOUNT/WINDOW or AMOUNT/WINDOW/soft", param_hint="--limit"
+        )
+    return {"amount": _amount(amount, "--limit"), "window": window, **({"soft": True} if kind else {})}
+
+
+def _amount(text: str | None, option: str) -> int | str | None:
+    if text is None or text == "unlimited":
+        return text
+    if not (text.isascii() and text.isdigit()):
+        raise click.BadParameter(f"{text!r}: expected a number of 0 or more, or unlimited", param_hint=option)
+    return int(text)
+
+
+def _path(tenant: str, rest: str = "") -> str:
+    from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415 - keeps --help quick
+
+    return organization(tenant, f"overrides/{rest}".rstrip("/"))
