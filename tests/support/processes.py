@@ -112,13 +112,13 @@ class Planstore:
         self.http_port, self.grpc_port = 0, 0
         self.process: Process | None = None
 
-    def start(self) -> Planstore:
-        """Migrates and starts it, and waits until it serves."""
+    def start(self, *, migrated: bool = False) -> Planstore:
+        """Migrates, unless that was done, and starts it, and waits until it serves."""
         common = ["--state-dir", str(self.state)]
-        migrating = [*ENTITLEMENTS, "planstore", "migrate", *common, *self._options[:2]]
-        if "--database" not in self._options:
-            migrating = [*ENTITLEMENTS, "planstore", "migrate", *common]
-        subprocess.run(migrating, check=True, capture_output=True, timeout=60, env=clean_environment())
+        if not migrated:
+            options = self._options[:2] if "--database" in self._options else []
+            migrating = [*ENTITLEMENTS, "planstore", "migrate", *common, *options]
+            subprocess.run(migrating, check=True, capture_output=True, timeout=60, env=clean_environment())
         ports = ["--http", f"127.0.0.1:{self.http_port}", "--grpc", f"127.0.0.1:{self.grpc_port}"]
         self.process = Process(["planstore", *common, *ports, *self._options])
         words = json.loads(self.process.wait_for("REST on port"))["message"].replace(",", "").split()
