@@ -20,7 +20,8 @@ KEY_FORM = "1 to 64 lower-case letters, digits or any of ._-, starting with a le
 
 _SHOWN = 80
 
-_tenant = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+=-]{0,127}").fullmatch
+TENANT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:@/+=-]{0,127}"
+_tenant = re.compile(TENANT_PATTERN).fullmatch
 _key = re.compile(r"[a-z][a-z0-9._-]{0,63}").fullmatch
 
 

@@ -8,7 +8,7 @@ from fastapi import Depends, Path
 from pydantic import BaseModel, ConfigDict
 
 from entitlement_sidecar.domain.errors import InvalidInputError
-from entitlement_sidecar.wire.fields import TENANT_FORM, expected, is_tenant
+from entitlement_sidecar.wire.fields import TENANT_FORM, TENANT_PATTERN, expected, is_tenant
 
 
 class Body(BaseModel):
@@ -23,7 +23,14 @@ class View(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def _tenant(tenant_id: Annotated[str, Path(description="Who pays.", examples=["acme"])]) -> str:
+_IN_PATH = Path(
+    description=f"Who pays: {TENANT_FORM}.",
+    examples=["acme"],
+    json_schema_extra={"pattern": f"^{TENANT_PATTERN}$"},
+)
+
+
+def _tenant(tenant_id: Annotated[str, _IN_PATH]) -> str:
     if not is_tenant(tenant_id):
         raise InvalidInputError.of("tenant_id", expected(TENANT_FORM, tenant_id))
     return tenant_id
