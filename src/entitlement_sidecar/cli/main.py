@@ -43,6 +43,7 @@ _COMMANDS = {
     "credits": ("credits:credits", "Give a tenant credits."),
     "seats": ("seats:seats", "See and change who has a seat."),
     "organizations": ("organizations:organizations", "See which organizations there are."),
+    "quotas": ("quotas:quotas", "Ask the plan store itself what a tenant may use."),
     "usage": ("usage:usage", "See what the ledger holds."),
     "tokens": ("tokens:tokens", "Make, list and revoke the tokens of the plan store."),
     "audit": ("audit:audit", "See who changed what, and verify the log of it."),
