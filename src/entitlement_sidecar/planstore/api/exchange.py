@@ -90,8 +90,10 @@ def exchanging(router: APIRouter, dependencies: ApiDependencies) -> APIRouter:
     answers = IdempotentAnswers(dependencies.database, dependencies.clock, dependencies.changed)
     framed = APIRouter()
     for route in router.routes:
-        if not isinstance(route, APIRoute) or inspect.iscoroutinefunction(route.endpoint):
-            raise TypeError(f"{route!r}: expected a synchronous route, one request is one thread's work")
+        if not isinstance(route, APIRoute):
+            raise TypeError(f"{type(route).__name__}: expected a route; routers inside others have no frame")
+        if inspect.iscoroutinefunction(route.endpoint):
+            raise TypeError(f"{route.path}: expected a synchronous route, one request is one thread's work")
         framed.routes.append(_framed(route, answers))
     return framed
 
