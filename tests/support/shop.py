@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -122,7 +123,6 @@ class Shop:
         self.gate = Gate(database, self.clock)
         self.announced = 0
         self._register()
-        self.rest = Rest(create_app(self._dependencies()))
 
     def _register(self) -> None:
         """The tests' token may everything. The audit log stays empty: it is what tests look at."""
@@ -137,6 +137,11 @@ class Shop:
         )
         with self.database.writing() as session:
             session.merge(row)
+
+    @cached_property
+    def rest(self) -> Rest:
+        """Its REST."""
+        return Rest(create_app(self._dependencies()))
 
     def _dependencies(self) -> ApiDependencies:
         return ApiDependencies(

@@ -51,9 +51,10 @@ def begin_paying(row: SubscriptionRow, at: datetime) -> None:
 
 
 def take_plan(row: SubscriptionRow, at: datetime) -> None:
-    """Puts the next plan into force; the period that it ends is over."""
+    """Puts the next plan into force; the period that it ends is over, and a longer fixed term is not."""
     plan = row.next_plan or row.plan
     row.next_plan, row.next_plan_at = None, None
     row.plan = plan
     row.current_period_start = at
-    row.current_period_end = period_end(plan.billing_period, row.anchor, at)
+    if row.auto_renew or row.current_period_end is None or row.current_period_end <= at:
+        row.current_period_end = period_end(plan.billing_period, row.anchor, at)

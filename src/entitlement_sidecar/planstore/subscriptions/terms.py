@@ -11,6 +11,7 @@ from entitlement_sidecar.domain.errors import ConflictError, InvalidInputError, 
 from entitlement_sidecar.planstore.catalogue import active_add_on, find_plan
 from entitlement_sidecar.planstore.db import PlanRow, SubscriptionAddOnRow, SubscriptionRow
 from entitlement_sidecar.planstore.subscriptions.periods import period_end, running_period
+from entitlement_sidecar.planstore.subscriptions.phases import ends_at
 from entitlement_sidecar.planstore.subscriptions.settling import begin_paying
 
 MAX_TRIAL_DAYS = 3650
@@ -102,9 +103,10 @@ def _change_plan(session: Session, row: SubscriptionRow, request: SubscriptionRe
 
 
 def _schedule(row: SubscriptionRow, plan: PlanRow, now: datetime) -> None:
-    if row.cancel_at is not None:
-        raise ConflictError(f"the subscription ends at {row.cancel_at:%Y-%m-%d %H:%M}: resume it first")
     at = end_of_period(row, now)
+    end = row.cancel_at if row.state == "trialing" else ends_at(row)
+    if end is not None and end <= at:
+        raise ConflictError(f"the subscription ends at {end:%Y-%m-%d %H:%M}: resume or renew it first")
     if row.next_plan is not plan or row.next_plan_at != at:
         row.next_plan, row.next_plan_at = plan, at
 
