@@ -9,7 +9,7 @@ import click
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.planstore.bootstrap import open_database
 from entitlement_sidecar.planstore.config import PlanstoreConfig
-from entitlement_sidecar.planstore.snapshots.resealing import signed_otherwise
+from entitlement_sidecar.planstore.snapshots.resealing import holds_signed, in_force, signed_otherwise
 from entitlement_sidecar.planstore.snapshots.rotation import prepare, retire, switch
 from entitlement_sidecar.wire.signing import SigningKey
 
@@ -50,12 +50,13 @@ def _retire(config: PlanstoreConfig) -> None:
     try:
         with database.reading() as session:
             left = signed_otherwise(session, current)
+            done = not left and (in_force(session, current) or not holds_signed(session))
     finally:
         database.close()
-    if left:
+    if not done:
         raise ConfigurationError(
-            f"{left} snapshots are signed by another key than {current}: start the plan stores with it, and "
-            "wait until entitlement_resealing_left is 0"
+            f"{left} snapshots{'' if left else ' but the catalogue'} are signed by another key than {current}: "
+            "start the plan stores with it, and wait until entitlement_resealing_left is 0"
         )
     gone = retire(config.key_files)
     click.echo(f"{config.trusted_keys_path} trusts {current} alone; retired: {', '.join(gone) or 'none'}.")

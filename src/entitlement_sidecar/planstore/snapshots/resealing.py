@@ -2,7 +2,8 @@
 
 The catalogue is signed anew at the start; snapshots follow in small batches, those in use first. Until the
 last one is done both keys have to be trusted. A plan store that still runs with the old key goes on signing
-with it while a new one starts, so this one looks again for a while.
+with it while a new one starts, so the new one looks again for a while; the old one sees by the catalogue that
+its key is no longer in force, and signs nothing again.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.planstore.catalogue import seal_catalogue_again
 from entitlement_sidecar.planstore.db import CatalogueRow, Database, TenantSnapshotRow
 from entitlement_sidecar.planstore.snapshots.bulk import Cursor, Pace, next_tenants
+from entitlement_sidecar.planstore.snapshots.feed import newest_catalogue
 from entitlement_sidecar.planstore.snapshots.writer import SignedSnapshots
 from entitlement_sidecar.telemetry import metrics
-from entitlement_sidecar.wire.signing import SigningKey, signature_mark
+from entitlement_sidecar.wire.signing import SigningKey, signature_mark, signer_of
 
 LOOK_EVERY = 60.0
 """Seconds between two looks for what another key signed."""
@@ -44,6 +46,12 @@ def put_into_force(database: Database, key: SigningKey, feed_shards: int, clock:
     with database.writing() as session:
         if seal_catalogue_again(session, feed_shards, key, clock.now()):
             _log.info("catalogue signed again: key %s, %d shards", key.key_id, feed_shards)
+
+
+def in_force(session: Session, key_id: str) -> bool:
+    """Whether this is the key of the catalogue in force: that of the plan store which started last."""
+    newest = newest_catalogue(session)
+    return newest is not None and signer_of(newest[1]) == key_id
 
 
 def signed_otherwise(session: Session, key_id: str) -> int:
@@ -79,7 +87,8 @@ class Resealer:
             return False
         self._next_look = now + LOOK_EVERY
         with self._database.reading() as session:
-            self._left = signed_otherwise(session, self._key.key_id)
+            mine = in_force(session, self._key.key_id)
+            self._left = signed_otherwise(session, self._key.key_id) if mine else 0
         metrics.resealing_left.set(self._left)
         if self._left:
             self._at, self._done = Cursor(self._clock.now()), 0
