@@ -54,8 +54,7 @@ class PlanstoreRest:
         Raises:
             EntitlementsError: By what the plan store answered, or because it did not.
         """
-        asked = {name: value for name, value in query.items() if value is not None}
-        return self._call("GET", path + (f"?{urlencode(asked)}" if asked else ""), None, "application/json")
+        return self._call("GET", _asking(path, query), None, "application/json")
 
     def post(self, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
         """Changes one resource.
@@ -65,15 +64,29 @@ class PlanstoreRest:
         """
         return self._call("POST", path, json.dumps(body).encode(), "application/json")
 
-    def post_yaml(self, path: str, text: str) -> Any:  # noqa: ANN401 - JSON
+    def post_yaml(self, path: str, text: str, **query: Any) -> Any:  # noqa: ANN401 - JSON
         """Sends a YAML document.
 
         Raises:
             EntitlementsError: By what the plan store answered, or because it did not.
         """
-        return self._call("POST", path, text.encode(), "application/yaml")
+        return self._call("POST", _asking(path, query), text.encode(), "application/yaml")
+
+    def get_text(self, path: str, **query: Any) -> str:  # noqa: ANN401 - what a query holds
+        """Reads one resource that is text.
+
+        Raises:
+            EntitlementsError: By what the plan store answered, or because it did not.
+        """
+        reply, content = self._exchange("GET", _asking(path, query), None, "application/json")
+        if reply.status >= _FIRST_ERROR:
+            self._answer(reply, content)
+        return content.decode("utf-8", "replace")
 
     def _call(self, method: str, path: str, body: bytes | None, kind: str) -> Any:  # noqa: ANN401 - JSON
+        return self._answer(*self._exchange(method, path, body, kind))
+
+    def _exchange(self, method: str, path: str, body: bytes | None, kind: str) -> tuple[HTTPResponse, bytes]:
         connection = (HTTPSConnection if self._secure else HTTPConnection)(
             self._host, self._port, timeout=TIMEOUT
         )
@@ -91,7 +104,7 @@ class PlanstoreRest:
             raise errors.SourceUnavailableError(f"{self._where()}: {why}; is it running?") from error
         finally:
             connection.close()
-        return self._answer(reply, content)
+        return reply, content
 
     def _where(self) -> str:
         return f"plan store at {self._host}:{self._port or (443 if self._secure else 80)}"
@@ -113,8 +126,15 @@ class PlanstoreRest:
         message = _described(problem) or f"{self._where()} answered {reply.status} {reply.reason}"
         if reply.status == _TOO_MANY or reply.status >= _FIRST_RETRYABLE:
             return errors.SourceUnavailableError(message)
+        if problem.get("reason") == errors.LossesError.reason:
+            return errors.LossesError(message, problem.get("losses", ()))
         kind = _ERRORS.get(reply.status)
         return kind(message) if kind else errors.InvalidInputError(_violations(problem, message))
+
+
+def _asking(path: str, query: dict[str, Any]) -> str:
+    asked = {name: value for name, value in query.items() if value is not None}
+    return path + (f"?{urlencode(asked)}" if asked else "")
 
 
 def _violations(problem: dict[str, Any], message: str) -> list[errors.Violation]:

@@ -23,7 +23,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -112,6 +112,16 @@ class IllegalTransitionError(ConflictError):
     """Its state does not allow it. The message names what it allows."""
 
     reason = "ILLEGAL_TRANSITION"
+
+
+class LossesError(ConflictError):
+    """A catalogue would take something in use from tenants. `losses` are what can be written as JSON."""
+
+    reason = "TAKES_FROM_TENANTS"
+
+    def __init__(self, message: str, losses: Sequence[Any]) -> None:
+        self.losses = tuple(losses)
+        super().__init__(message)
 
 
 class NotFoundError(EntitlementsError):

@@ -12,11 +12,13 @@ from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.exchange import exchanging
 from entitlement_sidecar.planstore.api.guard import Guard, as_permitted
 from entitlement_sidecar.planstore.api.rest_audit import audit
+from entitlement_sidecar.planstore.api.rest_catalogue import catalogue
 from entitlement_sidecar.planstore.api.rest_credits import credit_grants
 from entitlement_sidecar.planstore.api.rest_entitlements import entitlements
 from entitlement_sidecar.planstore.api.rest_history import history
 from entitlement_sidecar.planstore.api.rest_organizations import organizations
 from entitlement_sidecar.planstore.api.rest_overrides import overrides
+from entitlement_sidecar.planstore.api.rest_plan_migrations import plan_migrations
 from entitlement_sidecar.planstore.api.rest_plans import plans
 from entitlement_sidecar.planstore.api.rest_probes import probes
 from entitlement_sidecar.planstore.api.rest_quotas import quotas
@@ -33,7 +35,9 @@ Quantities are integers up to 2^53 - 1 in the metric's smallest unit; instants a
 
 
 ROUTERS = (
+    catalogue,
     plans,
+    plan_migrations,
     organizations,
     subscriptions,
     history,

@@ -113,6 +113,8 @@ def _extensions(error: errors.EntitlementsError) -> dict[str, Any]:
         ]
     if isinstance(error, errors.StaleVersionError) and error.current_version is not None:
         found["current_version"] = error.current_version
+    if isinstance(error, errors.LossesError):
+        found["losses"] = list(error.losses)
     return found
 
 

@@ -50,7 +50,7 @@ def apply_catalogue(
     changed, and subscribers stay on the version that they bought. What the catalogue no longer names is no
     longer for sale. Sidecars are told through the snapshot outbox.
     """
-    _take_turn(session)
+    take_turn(session)
     row = current_row(session)
     if row is not None and _same(row, catalogue, feed_shards):
         register(session, catalogue, row.version)
@@ -75,7 +75,7 @@ def seal_catalogue_again(session: Session, feed_shards: int, key: SigningKey, no
 
     Publishers and sidecars both go by that document, so this is what puts a number of shards into force.
     """
-    _take_turn(session)
+    take_turn(session)
     row = current_row(session)
     if row is None or (row.feed_shards == feed_shards and signer_of(row.envelope) == key.key_id):
         return False
@@ -96,7 +96,7 @@ def _begin_shards_anew(session: Session) -> None:
     session.execute(delete(RedisFeedStateRow))
 
 
-def _take_turn(session: Session) -> None:
+def take_turn(session: Session) -> None:
     """Two at once must not both make the next version; SQLite's writers take turns anyway."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("LOCK TABLE catalogues IN SHARE ROW EXCLUSIVE MODE"))
@@ -130,8 +130,7 @@ def _store(session: Session, catalogue: Catalogue, row: CatalogueRow) -> None:
 
 def _apply_plan(session: Session, plan: Plan, now: datetime) -> str:
     """The label of a new version; empty when the newest one is the same."""
-    query = select(PlanRow).where(PlanRow.code == plan.key).order_by(PlanRow.version.desc())
-    newest = session.scalars(query.limit(1)).first()
+    newest = _newest_plan(session, plan.key)
     if newest is not None and _unlabelled(plan_of(newest)) == _unlabelled(plan):
         newest.active = plan.active
         return ""
@@ -141,6 +140,34 @@ def _apply_plan(session: Session, plan: Plan, now: datetime) -> str:
     session.add(row)
     session.flush()
     return f"{row.code}@{row.version}"
+
+
+def labels_of(session: Session, catalogue: Catalogue) -> dict[tuple[str, str], str]:
+    """The new versions that applying a catalogue would make, by section and key."""
+    found = {}
+    for plan in catalogue.plans.values():
+        newest = _newest_plan(session, plan.key)
+        if newest is None or _unlabelled(plan_of(newest)) != _unlabelled(plan):
+            found["plans", plan.key] = _next_label(plan.key, newest)
+    for add_on in catalogue.add_ons.values():
+        newest_add_on = _newest_add_on(session, add_on.key)
+        if newest_add_on is None or add_on_of(newest_add_on) != add_on:
+            found["add_ons", add_on.key] = _next_label(add_on.key, newest_add_on)
+    return found
+
+
+def _next_label(code: str, newest: PlanRow | AddOnRow | None) -> str:
+    return f"{code}@{1 if newest is None else newest.version + 1}"
+
+
+def _newest_plan(session: Session, code: str) -> PlanRow | None:
+    query = select(PlanRow).where(PlanRow.code == code).order_by(PlanRow.version.desc())
+    return session.scalars(query.limit(1)).first()
+
+
+def _newest_add_on(session: Session, code: str) -> AddOnRow | None:
+    query = select(AddOnRow).where(AddOnRow.code == code).order_by(AddOnRow.version.desc())
+    return session.scalars(query.limit(1)).first()
 
 
 def _unlabelled(plan: Plan) -> Plan:
@@ -177,8 +204,7 @@ def _entitlement_row(position: int, entitlement: PlanEntitlement) -> PlanEntitle
 
 def _apply_add_on(session: Session, add_on: AddOn, now: datetime) -> str:
     """The label of a new version; empty when the newest one is the same."""
-    query = select(AddOnRow).where(AddOnRow.code == add_on.key).order_by(AddOnRow.version.desc())
-    newest = session.scalars(query.limit(1)).first()
+    newest = _newest_add_on(session, add_on.key)
     if newest is not None and add_on_of(newest) == add_on:
         newest.active = True
         return ""

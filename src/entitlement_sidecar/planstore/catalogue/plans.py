@@ -32,6 +32,20 @@ def current_catalogue(session: Session) -> tuple[int, Catalogue] | None:
     return None if row is None else (row.version, decode_catalogue(row.document))
 
 
+def catalogue_of(session: Session, version: int | None = None) -> tuple[CatalogueRow, Catalogue]:
+    """A catalogue that was applied; the one in force where no version is named.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    row = current_row(session) if version is None else session.get(CatalogueRow, version)
+    if row is None:
+        newest = current_row(session)
+        known = "apply one" if newest is None else f"the newest is version {newest.version}"
+        raise NotFoundError(f"no catalogue{'' if version is None else f' of version {version}'}: {known}")
+    return row, decode_catalogue(row.document)
+
+
 def current_document(session: Session) -> CatalogueDocument:
     """What belongs to no tenant; version 0 and empty before the first catalogue."""
     row = current_row(session)

@@ -31,7 +31,8 @@ def register(session: Session, catalogue: Catalogue, version: int) -> None:
             session.add(_fill_metric(MetricRow(key=metric.key), metric, version))
         elif metric_row.body != body or metric_row.retired:
             _fill_metric(metric_row, metric, version)
-    for row in (*features.values(), *metrics.values()):
+    gone: list[FeatureRow | MetricRow] = [*features.values(), *metrics.values()]
+    for row in gone:
         if not row.retired:
             row.retired, row.catalogue_version = True, version
     session.flush()
