@@ -110,7 +110,7 @@ def test_a_rotation_is_felt_by_nobody_who_has_both_keys(
     (tmp_path / "old.keys").write_text(trusted.read_text())
     second = Planstore(store.state, redis=redis_db)
 
-    assert "switch" in rotate(store, "switch", code=2)
+    assert "run the step `prepare` first" in rotate(store, "switch", code=2)
     rotate(store, "prepare")
     assert len(trusted.read_text().splitlines()) == 2
     (tmp_path / "both.keys").write_text(trusted.read_text())

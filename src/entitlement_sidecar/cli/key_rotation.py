@@ -54,8 +54,9 @@ def _retire(config: PlanstoreConfig) -> None:
     finally:
         database.close()
     if not done:
+        what = f"{left} snapshots are" if left else "the catalogue is"
         raise ConfigurationError(
-            f"{left} snapshots{'' if left else ' but the catalogue'} are signed by another key than {current}: "
+            f"{what} signed by another key than {current}: "
             "start the plan stores with it, and wait until entitlement_resealing_left is 0"
         )
     gone = retire(config.key_files)
