@@ -59,7 +59,7 @@ def test_what_is_tampered_with_is_named(planstore: Callable[..., Planstore], tmp
     store.stop()
     with sqlite3.connect(store.state / "planstore.db") as database:
         database.execute("DROP TRIGGER audit_log_refuse_update")
-        database.execute("UPDATE audit_log SET actor = 'mallory' WHERE sequence = 1")
+        database.execute("UPDATE audit_log SET actor = 'mallory' WHERE action = 'catalogue.applied'")
     database.close()
     store.start()
 
