@@ -174,6 +174,7 @@ def _after(store: Planstore, beside: Sidecar, folder: Path) -> None:
     until(lambda: reason(beside.check("acme", "news")) is Reason.NOT_IN_PLAN, "the catalogue to be known")
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("copies", "redis_of"),
     [("sqlite", "redis"), ("sqlite", "watch"), ("postgresql", "redis")],

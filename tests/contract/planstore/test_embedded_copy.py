@@ -1,0 +1,143 @@
+"""Copies of the embedded database: complete, checked, and never in the way of what is there."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from entitlement_sidecar.domain.errors import ConfigurationError
+from entitlement_sidecar.planstore.db import Database, OrganizationRow, create_engine_for
+from entitlement_sidecar.planstore.db.embedded_copy import back_up, restore
+from support.shop import NOW
+
+
+@pytest.fixture
+def file(sqlite_template: Path, tmp_path: Path) -> Path:
+    """A migrated database that nobody uses."""
+    path = tmp_path / "planstore.db"
+    shutil.copyfile(sqlite_template, path)
+    return path
+
+
+@pytest.fixture
+def database(file: Path) -> Iterator[Database]:
+    """The same, in use by a plan store."""
+    database = Database(create_engine_for(f"sqlite:///{file}"))
+    _add(database, "acme")
+    yield database
+    database.close()
+
+
+def _add(database: Database, tenant: str) -> None:
+    with database.writing() as session:
+        session.add(OrganizationRow(tenant_id=tenant, snapshot_version=1, created_at=NOW))
+
+
+def _tenants(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute("SELECT tenant_id FROM organizations ORDER BY 1")]
+
+
+def test_a_copy_is_of_one_instant(database: Database, file: Path, tmp_path: Path) -> None:
+    """What was committed is in it although the journal was not emptied, what comes later is not."""
+    copy = tmp_path / "copy.db"
+    with database.writing() as session:
+        session.add(OrganizationRow(tenant_id="not-yet", snapshot_version=1, created_at=NOW))
+        session.flush()
+        back_up(file, copy, replace=False)
+    assert _tenants(copy) == ["acme"]
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.glob("*copy*")) == ["copy.db"]
+
+
+def test_a_copy_is_replaced_only_where_that_is_asked_for(
+    database: Database, file: Path, tmp_path: Path
+) -> None:
+    """A backup of yesterday is not lost to one of today by accident."""
+    copy = tmp_path / "copy.db"
+    back_up(file, copy, replace=False)
+    _add(database, "umbrella")
+    with pytest.raises(ConfigurationError, match=r"exists already.*--force"):
+        back_up(file, copy, replace=False)
+    assert _tenants(copy) == ["acme"]
+    back_up(file, copy, replace=True)
+    assert _tenants(copy) == ["acme", "umbrella"]
+
+
+def test_a_copy_comes_back(database: Database, file: Path, tmp_path: Path) -> None:
+    """In the place of what was there, whose journal goes with it."""
+    copy = tmp_path / "copy.db"
+    back_up(file, copy, replace=False)
+    _add(database, "umbrella")
+    database.close()
+    with pytest.raises(ConfigurationError, match="exists already"):
+        restore(copy, file, replace=False)
+    restore(copy, file, replace=True)
+    assert _tenants(file) == ["acme"]
+    assert sorted(path.name for path in tmp_path.glob("*planstore*")) == ["planstore.db"]
+
+
+def test_a_database_in_use_is_not_replaced(
+    database: Database, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever uses it would go on with what is not there any more."""
+    monkeypatch.setattr("entitlement_sidecar.planstore.db.embedded_copy._PATIENCE", 0.1)
+    copy = tmp_path / "copy.db"
+    back_up(file, copy, replace=False)
+    _add(database, "umbrella")  # From now on it only waits, with a connection open.
+    with pytest.raises(ConfigurationError, match="in use; stop the plan store first"):
+        restore(copy, file, replace=True)
+    assert _tenants(file) == ["acme", "umbrella"]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "no such file"),
+        (b"", "not the database"),
+        (b"plain text, for long enough" * 99, "cannot be read"),
+    ],
+)
+def test_what_is_no_backup_is_not_restored(
+    content: bytes | None, why: str, file: Path, tmp_path: Path
+) -> None:
+    """The database that is there stays."""
+    wrong = tmp_path / "wrong.db"
+    if content is not None:
+        wrong.write_bytes(content)
+    before = file.read_bytes()
+    with pytest.raises(ConfigurationError, match=f"wrong.db: {why}"):
+        restore(wrong, file, replace=True)
+    assert file.read_bytes() == before
+
+
+def test_a_damaged_backup_is_not_restored(database: Database, file: Path, tmp_path: Path) -> None:
+    """Every page is looked at before the copy gets its name."""
+    copy = tmp_path / "copy.db"
+    with database.writing() as session:
+        session.add_all(
+            OrganizationRow(tenant_id=f"t{number}", snapshot_version=1, created_at=NOW)
+            for number in range(2000)
+        )
+    back_up(file, copy, replace=False)
+    database.close()
+    content = bytearray(copy.read_bytes())
+    middle = len(content) * 3 // 4 // 4096 * 4096
+    content[middle : middle + 8192] = b"\xff" * 8192
+    copy.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"copy\.db: (damaged|cannot be read)"):
+        restore(copy, file, replace=True)
+    assert len(_tenants(file)) == 2001
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_folder_that_is_not_there_is_named(file: Path, tmp_path: Path) -> None:
+    """And nothing is left behind."""
+    with pytest.raises(ConfigurationError, match="No such file or directory"):
+        back_up(file, tmp_path / "nowhere" / "copy.db", replace=False)
