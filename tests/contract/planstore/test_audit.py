@@ -20,7 +20,9 @@ from entitlement_sidecar.planstore.audit import Actor, Change, acting, current_a
 from entitlement_sidecar.planstore.audit.verify import Verification
 from entitlement_sidecar.planstore.db import AuditRow, Base, Database
 from entitlement_sidecar.planstore.snapshots import limits_of
+from entitlement_sidecar.planstore.snapshots.resealing import put_into_force
 from entitlement_sidecar.planstore.usage.ledger import Arrival, Ledger
+from entitlement_sidecar.wire.signing import SigningKey
 from support.auditing import ADA, NOW, TABLES, Log, change
 from support.shop import CATALOGUE, Shop
 
@@ -211,3 +213,23 @@ def test_entries_are_named_as_their_table(log: Log) -> None:
     (entry,) = log.entries()
     assert list(entry.__struct_fields__) == names
     assert Change("a.b", "c/d").before is None
+
+
+def test_another_key_and_other_shards_are_recorded(shop: Shop) -> None:
+    """From which key to which, and from how many shards to how many; by the plan store itself."""
+    new = SigningKey.generate()
+
+    put_into_force(shop.database, new, 3, shop.clock)
+    put_into_force(shop.database, new, 3, shop.clock)
+
+    changes = [(e.actor, e.action, e.resource, e.before, e.after) for e in Log(shop.database).entries()][-2:]
+    assert changes == [
+        ("planstore", "feed.resharded", "feed", "1", "3"),
+        (
+            "planstore",
+            "signing_key.changed",
+            f"signing_key/{new.key_id}",
+            f'"{shop.key.key_id}"',
+            f'"{new.key_id}"',
+        ),
+    ]
