@@ -144,11 +144,7 @@ def build(config: PlanstoreConfig) -> Planstore:
             leaving=leaving,
         )
     )
-    server = grpc.server(
-        ThreadPoolExecutor(CALL_THREADS + MAX_WATCHERS, thread_name_prefix="grpc"),
-        interceptors=[TokenInterceptor(gate)],
-        options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)],
-    )
+    server = _server(gate)
     beats = Beats(database, key, clock)
     snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(
         SnapshotServicer(database, trusted, beats, signal), server
@@ -162,11 +158,7 @@ def build(config: PlanstoreConfig) -> Planstore:
     return Planstore(
         database=database,
         publisher=publisher,
-        workers=(
-            Worker("audit anchors", anchors.Anchoring(database, key).step, anchors.PAUSE),
-            Worker("last-used", gate.last_used.write, last_used.EVERY),
-            Worker("settler", Settler(database, subscriptions, clock).settle_due, settler.EVERY),
-        ),
+        workers=_workers(database, key, gate, Settler(database, subscriptions, clock)),
         signal=signal,
         http=HttpServer(app, config.http, allow_remote=config.allow_remote),
         grpc=server,
@@ -242,6 +234,23 @@ def _redis(config: PlanstoreConfig) -> redis.Redis | None:
         return None
     return redis.Redis.from_url(
         redis_url(config.redis, "--redis"), socket_timeout=REDIS_TIMEOUT, socket_connect_timeout=REDIS_TIMEOUT
+    )
+
+
+def _server(gate: Gate) -> grpc.Server:
+    return grpc.server(
+        ThreadPoolExecutor(CALL_THREADS + MAX_WATCHERS, thread_name_prefix="grpc"),
+        interceptors=[TokenInterceptor(gate)],
+        options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)],
+    )
+
+
+def _workers(database: Database, key: SigningKey, gate: Gate, settling: Settler) -> tuple[Worker, ...]:
+    """What runs again and again beside the calls."""
+    return (
+        Worker("audit anchors", anchors.Anchoring(database, key).step, anchors.PAUSE),
+        Worker("last-used", gate.last_used.write, last_used.EVERY),
+        Worker("settler", settling.settle_due, settler.EVERY),
     )
 
 

@@ -32,7 +32,7 @@ MAX_SECRET = 512
 """Characters of a secret at most."""
 
 _SCHEME = "bearer "
-_REFUSED = "expected `authorization: Bearer TOKEN` with a token of this plan store that is still good"
+_REFUSED = "expected `Authorization: Bearer TOKEN` with a token of this plan store that is still good"
 """One message whatever is wrong with it: a caller learns nothing of tokens that are not his."""
 
 _log = logging.getLogger(__name__)
