@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from entitlement_sidecar.domain.errors import InvalidInputError, Violation
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
-from entitlement_sidecar.planstore.api.forms import Body, View
+from entitlement_sidecar.planstore.api.forms import MAY_BE_ABSENT, Body, View
 from entitlement_sidecar.planstore.api.idempotency import repeatable
 from entitlement_sidecar.planstore.api.plan_moves import (
     Denied,
@@ -29,8 +29,6 @@ _VERSION_DIGITS = 9
 
 class MigrationBody(Body):
     """Who is to be moved where."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
 
     source: str = Field(
         alias="from",
@@ -85,8 +83,6 @@ class LoserView(View):
 class MigrationView(View):
     """What became of one page of tenants; null `next_cursor`: there are no more."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
     source: str = Field(alias="from", examples=["starter@1"])
     target: str = Field(alias="to", examples=["starter@2"])
     dry_run: bool
@@ -101,7 +97,7 @@ def plan_migrations(dependencies: ApiDependencies) -> APIRouter:
     """The route that moves subscribers."""
     router = APIRouter(tags=["catalogue"])
 
-    @router.post("/api/billing/plans/migrations")
+    @router.post("/api/billing/plans/migrations", responses=MAY_BE_ABSENT)
     @repeatable
     def migrate_tenants(body: MigrationBody) -> MigrationView:
         """Moves the next subscribers of a plan version to another one, each in a transaction of its own.
