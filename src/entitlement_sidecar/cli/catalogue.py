@@ -109,6 +109,20 @@ def export(version: int | None, planstore: str, token_file: Path | None) -> None
     click.echo(connect(planstore, token_file).get_text(f"{_CATALOGUE}/export", version=version), nl=False)
 
 
+@catalogue.command("show")
+@planstore_options
+@output_option
+def show(planstore: str, token_file: Path | None, output: str) -> None:
+    """Show the catalogue in force: its version, and what is in it."""
+    found = connect(planstore, token_file).get(_CATALOGUE)
+    if output == "table":
+        keys = {name: [one["key"] for one in found[name]] for name in ("features", "metrics")}
+        found = {
+            name: ", ".join(part) if isinstance(part, list) else part for name, part in (found | keys).items()
+        }
+    print_record(found, output)
+
+
 @catalogue.command("features")
 @planstore_options
 @output_option

@@ -6,6 +6,7 @@ refused; nothing is a server error. The requests are the same in each run.
 
 from __future__ import annotations
 
+import math
 import os
 
 import httpx
@@ -53,8 +54,10 @@ KNOWN = {"tenant_id": "acme", "feature": "calls", "plan": "basic"}
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
-def test_every_answer_is_as_declared(shop: Shop, name: str) -> None:
+def test_every_answer_is_as_declared(shop: Shop, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is sent, the answer is one of the document's."""
+    # Bulk work is paced by a clock, which stands still here.
+    monkeypatch.setattr("entitlement_sidecar.planstore.snapshots.bulk.PER_SECOND", math.inf)
     shop.subscribe()
     requests = st.one_of(OPERATIONS[name].as_strategy(generation_mode=mode) for mode in GenerationMode)
 
@@ -67,7 +70,8 @@ def test_every_answer_is_as_declared(shop: Shop, name: str) -> None:
     )
     @given(case=requests, familiar=st.booleans())
     def answers(case: Case, familiar: bool) -> None:
-        if familiar:
+        # What does not fit must not be made to fit.
+        if familiar and case.meta and case.meta.generation.mode is GenerationMode.POSITIVE:
             _make_familiar(case)
         case.validate_response(_send(shop, case), checks=CHECKS)
 
@@ -84,8 +88,6 @@ def _make_familiar(case: Case) -> None:
 
 def _send(shop: Shop, case: Case) -> httpx.Response:
     sent = case.as_transport_kwargs()
-    # Bulk work is paced by the clock.
-    shop.clock.advance(1)
     headers = {name: text for name, text in sent["headers"].items() if name.lower() != "authorization"}
     names = {"data": "content", "json": "json", "params": "params"}
     body = {name: sent[other] for other, name in names.items() if other in sent}

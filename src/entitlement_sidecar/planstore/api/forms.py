@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Path
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +15,10 @@ class Body(BaseModel):
     """A request body: unknown members and values of other types are errors, nothing is guessed."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+MAY_BE_ABSENT: dict[int | str, dict[str, Any]] = {404: {"description": "Not found"}}
+"""For `responses` of a route without a name in its path that answers 404 all the same."""
 
 
 class View(BaseModel):

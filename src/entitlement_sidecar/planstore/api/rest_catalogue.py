@@ -11,7 +11,7 @@ from pydantic import Field
 from entitlement_sidecar.domain.catalogue import Catalogue, Feature
 from entitlement_sidecar.domain.errors import CatalogueError, CatalogueProblem, InvalidInputError
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
-from entitlement_sidecar.planstore.api.forms import View
+from entitlement_sidecar.planstore.api.forms import MAY_BE_ABSENT, View
 from entitlement_sidecar.planstore.catalogue import (
     Affected,
     Difference,
@@ -32,7 +32,16 @@ SOURCE = "catalogue"
 """What messages call a catalogue that came in a request."""
 
 
-_EXAMPLE = "catalogue: my-product\nfeatures:\n  sso: {kind: boolean}\n"
+_EXAMPLE = """catalogue: my-product
+features:
+  sso: {kind: boolean}
+plans:
+  starter:
+    title: Starter
+    price: {amount: "299.00", currency: USD}
+    billing_period: month
+    entitlements: {sso: true}
+"""
 _YAML_BODY = {
     "requestBody": {
         "required": True,
@@ -40,7 +49,8 @@ _YAML_BODY = {
     }
 }
 _EXPORTED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "A catalogue file", "content": {"application/yaml": {"example": _EXAMPLE}}}
+    200: {"description": "A catalogue file", "content": {"application/yaml": {"example": _EXAMPLE}}},
+    **MAY_BE_ABSENT,
 }
 
 
@@ -149,7 +159,7 @@ def catalogue(dependencies: ApiDependencies) -> APIRouter:
     router = APIRouter(tags=["catalogue"])
     database, clock = dependencies.database, dependencies.clock
 
-    @router.get("/api/billing/catalogue")
+    @router.get("/api/billing/catalogue", responses=MAY_BE_ABSENT)
     def get_catalogue() -> CatalogueView:
         """The catalogue in force."""
         with database.reading() as session:

@@ -14,6 +14,7 @@ from entitlement_sidecar.domain.errors import InvalidInputError, TenantUnknownEr
 from entitlement_sidecar.domain.snapshot import Grant, Snapshot, Subscription
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.forms import ORGANIZATION, Body, Tenant, View
+from entitlement_sidecar.planstore.api.idempotency import repeatable
 from entitlement_sidecar.planstore.db import TenantSnapshotRow
 from entitlement_sidecar.planstore.snapshots import SignedSnapshots, newest_snapshot
 from entitlement_sidecar.planstore.snapshots.bulk import Cursor, Republisher
@@ -185,6 +186,7 @@ def _add_republishing(router: APIRouter, dependencies: ApiDependencies) -> None:
         return RepublishedView(tenant_id=tenant_id, snapshot_version=version)
 
     @router.post(f"{_SNAPSHOTS}/republish")
+    @repeatable
     def republish_all(body: RepublishBody | None = None) -> RepublishedPageView:
         """Compiles the next tenants anew, those in use first, as fast as they can be published.
 
