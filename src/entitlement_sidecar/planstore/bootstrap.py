@@ -116,13 +116,7 @@ def build(config: PlanstoreConfig) -> Planstore:
     gate = _gate(database, token, clock)
     signal, leaving = FeedSignal(), threading.Event()
     trusted, published_to = trusted_keys(config), _redis(config)
-    publisher = Publisher(
-        database,
-        signal,
-        clock,
-        _redis_publisher(config, database, key, published_to),
-        [_resealing(database, key, clock, to_redis=published_to is not None)],
-    )
+    publisher = _publisher(config, database, key, signal, published_to)
     authority, ledger = RootAuthority(database, clock), Ledger(limits_of)
     snapshots = SignedSnapshots(key, clock)
     subscriptions = Subscriptions(snapshots, clock)
@@ -144,14 +138,11 @@ def build(config: PlanstoreConfig) -> Planstore:
             leaving=leaving,
         )
     )
-    server = _server(gate)
-    beats = Beats(database, key, clock)
-    snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(
-        SnapshotServicer(database, trusted, beats, signal), server
-    )
-    quota_pb2_grpc.add_QuotaServiceServicer_to_server(QuotaServicer(database, authority, clock), server)
-    usage_pb2_grpc.add_UsageIngestServiceServicer_to_server(
-        UsageIngestServicer(database, ledger, clock), server
+    server = _server(
+        gate,
+        SnapshotServicer(database, trusted, Beats(database, key, clock), signal),
+        QuotaServicer(database, authority, clock),
+        UsageIngestServicer(database, ledger, clock),
     )
     health_servicer = _add_standard_services(server)
     grpc_port = _listen(server, config)
@@ -237,12 +228,19 @@ def _redis(config: PlanstoreConfig) -> redis.Redis | None:
     )
 
 
-def _server(gate: Gate) -> grpc.Server:
-    return grpc.server(
+def _server(
+    gate: Gate, snapshots: SnapshotServicer, quotas: QuotaServicer, ingest: UsageIngestServicer
+) -> grpc.Server:
+    """What sidecars call, behind the gate."""
+    server = grpc.server(
         ThreadPoolExecutor(CALL_THREADS + MAX_WATCHERS, thread_name_prefix="grpc"),
         interceptors=[TokenInterceptor(gate)],
         options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)],
     )
+    snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(snapshots, server)
+    quota_pb2_grpc.add_QuotaServiceServicer_to_server(quotas, server)
+    usage_pb2_grpc.add_UsageIngestServiceServicer_to_server(ingest, server)
+    return server
 
 
 def _workers(database: Database, key: SigningKey, gate: Gate, settling: Settler) -> tuple[Worker, ...]:
@@ -254,17 +252,20 @@ def _workers(database: Database, key: SigningKey, gate: Gate, settling: Settler)
     )
 
 
-def _redis_publisher(
-    config: PlanstoreConfig, database: Database, key: SigningKey, client: redis.Redis | None
-) -> RedisPublisher | None:
-    if client is None:
-        return None
-    return RedisPublisher(database, RedisFeedWriter(client), key, config.feed_shards, SystemClock())
-
-
-def _resealing(database: Database, key: SigningKey, clock: Clock, *, to_redis: bool) -> Worker:
-    pace = Pace(database, clock, to_redis=to_redis)
-    return Worker("resealing", Resealer(database, key, clock, pace).step, PAUSE)
+def _publisher(
+    config: PlanstoreConfig,
+    database: Database,
+    key: SigningKey,
+    signal: FeedSignal,
+    client: redis.Redis | None,
+) -> Publisher:
+    """What publishes changes, and signs again what another key signed, at the pace of the former."""
+    clock = SystemClock()
+    to_redis = None
+    if client is not None:
+        to_redis = RedisPublisher(database, RedisFeedWriter(client), key, config.feed_shards, clock)
+    resealer = Resealer(database, key, clock, Pace(database, clock, to_redis=client is not None))
+    return Publisher(database, signal, clock, to_redis, [Worker("resealing", resealer.step, PAUSE)])
 
 
 def _add_standard_services(server: grpc.Server) -> health.HealthServicer:
