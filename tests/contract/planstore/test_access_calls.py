@@ -114,6 +114,7 @@ def test_only_probes_and_documents_are_open(shop: Any) -> None:
         ("GET", "/api/billing/organizations/nobody/usage", {}),
         ("GET", TOKENS, {}),
         ("GET", "/api/billing/organizations", {}),
+        ("POST", "/api/billing/catalogue", {"content": b"catalogue: mine"}),
     ],
 )
 def test_a_token_of_some_tenants_over_rest(

@@ -28,7 +28,7 @@ class Reach(Enum):
     ONE = auto()
     """One tenant, which path or message names: theirs."""
     NONE = auto()
-    """Nothing of any tenant: they may."""
+    """Nothing of any tenant: they may read it."""
     ALL = auto()
     """Every tenant: they may not."""
 
@@ -103,8 +103,11 @@ def need_of(method: str, path: str) -> Need | None:
     # The tenant of a path is no part of the resource that lists them.
     if found.path == "/api/billing/organizations" and path != found.path:
         return None
-    permission = found.read if method in _READING else found.write
-    return None if permission is None else Need(permission, found.reach)
+    reading = method in _READING
+    permission = found.read if reading else found.write
+    # To change what belongs to no tenant is to change it for all of them.
+    reach = Reach.ALL if found.reach is Reach.NONE and not reading else found.reach
+    return None if permission is None else Need(permission, reach)
 
 
 class Asked(msgspec.Struct, frozen=True):
