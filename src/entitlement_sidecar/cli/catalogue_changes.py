@@ -33,7 +33,7 @@ def print_losses(losses: Sequence[Any], file: str) -> None:
     """Says on standard error what was refused, and what to type."""
     click.echo("Error: nothing was changed: this catalogue takes something in use from tenants", err=True)
     for loss in losses:
-        click.echo(printable(f"  {_touching(loss)} loses"), err=True)
+        click.echo(printable(f"  {_touching(loss, 'lose')}"), err=True)
         tenants = [{"tenant_id": one["tenant_id"], "what": one["loses"]} for one in loss["first"]]
         for line in _tenants(loss["tenants"], tenants):
             click.echo(printable(f"    {line}"), err=True)
@@ -72,15 +72,15 @@ def _effects(effects: Sequence[Record]) -> Iterator[str]:
         return
     yield "tenants:"
     for effect in effects:
-        for side, verb in (("lost", "loses"), ("gained", "gains")):
+        for side, verb in (("lost", "lose"), ("gained", "gain")):
             affected = effect[side]
             if affected["tenants"]:
-                yield f"  {_touching({**effect, 'tenants': affected['tenants']})} {verb}"
+                yield f"  {_touching({**effect, 'tenants': affected['tenants']}, verb)}"
                 yield from (f"    {line}" for line in _tenants(affected["tenants"], affected["first"]))
 
 
-def _touching(effect: Record) -> str:
-    number = "1 tenant" if effect["tenants"] == 1 else f"of {effect['tenants']} tenants each"
+def _touching(effect: Record, verb: str) -> str:
+    number = f"1 tenant {verb}s" if effect["tenants"] == 1 else f"{effect['tenants']} tenants {verb}"
     return f"{_ONE[effect['section']]} {effect['key']} {effect['change']}: {number}"
 
 

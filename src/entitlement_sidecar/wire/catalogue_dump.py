@@ -81,10 +81,10 @@ def plain_catalogue(catalogue: Catalogue) -> Plain:
     features = catalogue.features
     found: Plain = {
         "catalogue": catalogue.name,
-        "features": {key: plain_feature(one) for key, one in features.items()},
-        "metrics": {key: plain_metric(one) for key, one in catalogue.metrics.items()},
-        "plans": {key: plain_plan(one, features) for key, one in catalogue.plans.items()},
-        "add_ons": {key: plain_add_on(one, features) for key, one in catalogue.add_ons.items()},
+        "features": _Section({key: plain_feature(one) for key, one in features.items()}),
+        "metrics": _Section({key: plain_metric(one) for key, one in catalogue.metrics.items()}),
+        "plans": _Section({key: plain_plan(one, features) for key, one in catalogue.plans.items()}),
+        "add_ons": _Section({key: plain_add_on(one, features) for key, one in catalogue.add_ons.items()}),
     }
     return {name: part for name, part in found.items() if part or name not in {"metrics", "add_ons"}}
 
@@ -250,6 +250,10 @@ class _Quoted(str):
     __slots__ = ()
 
 
+class _Section(Plain):
+    """A part of the file: each of its entries on a line of its own."""
+
+
 _Base: Any = yaml.SafeDumper
 
 
@@ -294,6 +298,13 @@ def _text(dumper: Any, text: str) -> Any:  # noqa: ANN401 - PyYAML's nodes
     return dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style=None if bare else '"')
 
 
+def _section(dumper: Any, section: _Section) -> Any:  # noqa: ANN401
+    node = dumper.represent_dict(section)
+    node.flow_style = not section
+    return node
+
+
 _represent: Callable[..., None] = _Dumper.add_representer
 _represent(str, _text)
+_represent(_Section, _section)
 _represent(_Quoted, _text)
