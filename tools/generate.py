@@ -1,8 +1,8 @@
 """Writes every generated file, or with `--check` says which are not what they would be.
 
-Generated are the code of the contract (`wire/v1`) and four reference pages: the contract, its decisions,
-the metrics and the settings, and the schema of catalogue files for editors. All are committed, so that a
-reader and an install need no generator.
+Generated are the code of the contract (`wire/v1`) and five reference pages: the contract, its decisions,
+REST, the metrics and the settings; the OpenAPI document; and the schema of catalogue files for editors. All
+are committed, so that a reader and an install need no generator.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from grpc_tools import protoc
 import reference_contract
 import reference_decisions
 import reference_metrics
+import reference_rest
 import reference_settings
 from entitlement_sidecar.wire import catalogue_schema
 
@@ -60,6 +61,8 @@ def generate_pages(folder: Path) -> dict[str, str]:
         "docs/reference/decisions.md": reference_decisions.render(description.read_bytes()),
         "docs/reference/contract.md": reference_contract.render(description.read_bytes()),
         "docs/reference/metrics.md": reference_metrics.render(),
+        "docs/reference/openapi.json": reference_rest.render_document(),
+        "docs/reference/rest.md": reference_rest.render(),
         "docs/reference/configuration.md": reference_settings.render(),
         "docs/reference/catalogue.schema.json": catalogue_schema.published(),
     }

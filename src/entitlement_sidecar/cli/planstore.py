@@ -86,6 +86,15 @@ def migrate(database: str, phase: str, grant_to: str, state_dir: Path, log_level
     click.echo(f"database is at revision {to_head(config.database_url, Phase(phase), grant_to)}")
 
 
+@planstore.command("openapi")
+def print_openapi() -> None:
+    """Print the OpenAPI document of the REST, for generators of clients."""
+    from entitlement_sidecar.planstore.api import openapi  # noqa: PLC0415 - keeps --help quick
+    from entitlement_sidecar.planstore.api.app import create_app  # noqa: PLC0415
+
+    click.echo(openapi.write_document(create_app(openapi.absent_dependencies()).openapi()), nl=False)
+
+
 @planstore.command("rotate-key")
 @click.argument("step", type=click.Choice(["prepare", "switch", "retire"]))
 @config_option

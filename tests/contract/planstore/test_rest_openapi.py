@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from entitlement_sidecar.planstore.api import openapi
+from entitlement_sidecar.domain import errors
+from entitlement_sidecar.planstore.api import openapi, problems
 from entitlement_sidecar.planstore.api.app import create_app
+from entitlement_sidecar.planstore.api.idempotency import AnswerNotKeptError, KeyInUseError, KeyReusedError
 
 DOCUMENT = create_app(openapi.absent_dependencies()).openapi()
 OPERATIONS = {
@@ -95,3 +98,18 @@ def test_what_is_referred_to_is_there() -> None:
     there = {f"{kind}/{name}" for kind, parts in DOCUMENT["components"].items() for name in parts}
     assert referred - there == set()
     assert {name for name in there - referred if not name.startswith("securitySchemes/")} == set()
+
+
+def test_the_guide_knows_every_reason() -> None:
+    """What a problem can say is in the guide, with what to do about it."""
+    said = (Path(__file__).parents[3] / "docs/rest.md").read_text("utf-8")
+    raised = {
+        AnswerNotKeptError,
+        KeyInUseError,
+        KeyReusedError,
+        errors.LossesError,
+        errors.IllegalTransitionError,
+    }
+    raised |= {kind for kind, _, _ in problems._STATUS}
+    reasons = {kind.reason for kind in raised} | {reason for _, _, reason, _ in openapi.PROBLEMS.values()}
+    assert sorted(reason for reason in reasons if f"`{reason}`" not in said) == []

@@ -7,6 +7,7 @@ that it can answer, by reference, and the headers that go with every request and
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,6 +93,9 @@ _PROBLEM: JsonObject = {
         "detail": {"type": "string"},
         "reason": {"type": "string"},
         "current_version": {"type": "integer", "description": "Of what has changed since."},
+        "incident": {"type": "string", "description": "Where to look in the log, for a defect."},
+        "losses": {"type": "array", "items": {}, "description": "What a catalogue would take from tenants."},
+        "problems": {"type": "array", "items": {}, "description": "What is wrong in a catalogue, by place."},
         "violations": {
             "type": "array",
             "items": {
@@ -169,6 +173,11 @@ def install(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+def write_document(document: JsonObject) -> str:
+    """The document as a file holds it."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
 def absent_dependencies() -> ApiDependencies:
     """For an application whose routes are read and never called."""
     required = [field.name for field in msgspec.structs.fields(ApiDependencies) if field.required]
@@ -222,7 +231,8 @@ def _refusals(path: str, method: str, operation: JsonObject) -> set[int]:
 
 def _complete_answer(answer: JsonObject, method: str, schemas: JsonObject) -> None:
     for content in answer.get("content", {}).values():
-        if "example" not in content and content.get("schema"):
+        schema = content.setdefault("schema", {"type": "string"})
+        if "example" not in content and schema:
             content["example"] = example_of(content["schema"], schemas)
     names = ["X-Request-Id"]
     if method == "post":
