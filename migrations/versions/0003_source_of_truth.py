@@ -238,7 +238,8 @@ def _create_audit() -> None:
         sa.PrimaryKeyConstraint("sequence", name="pk_audit_log"),
     )
     op.create_index("ix_audit_log_tenant_id", "audit_log", ["tenant_id", "sequence"])
-    op.create_index("ix_audit_log_resource", "audit_log", ["resource", "sequence"])
+    for columns in (["resource", "sequence"], ["actor", "sequence"], ["action", "sequence"], ["at"]):
+        op.create_index(f"ix_audit_log_{columns[0]}", "audit_log", columns)
     op.create_table(
         "audit_head",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),

@@ -37,10 +37,10 @@ def upgrade() -> None:
     for table, rules in (("billing_plans", PLANS), ("organization_subscriptions", SUBSCRIPTIONS)):
         with op.batch_alter_table(table) as changing:
             for name, rule in rules.items():
-                changing.create_check_constraint(f"ck_{table}_{name}", rule)
+                changing.create_check_constraint(op.f(f"ck_{table}_{name}"), rule)
     with op.batch_alter_table("billing_plan_entitlements") as changing:
         changing.create_check_constraint(
-            "ck_billing_plan_entitlements_limit_not_negative", "limit_amount >= 0"
+            op.f("ck_billing_plan_entitlements_limit_not_negative"), "limit_amount >= 0"
         )
     op.create_index(
         "ix_organization_subscriptions_one_open",
@@ -55,11 +55,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ix_organization_subscriptions_one_open", "organization_subscriptions")
     with op.batch_alter_table("billing_plan_entitlements") as changing:
-        changing.drop_constraint("ck_billing_plan_entitlements_limit_not_negative", type_="check")
+        changing.drop_constraint(op.f("ck_billing_plan_entitlements_limit_not_negative"), type_="check")
     for table, rules in (("billing_plans", PLANS), ("organization_subscriptions", SUBSCRIPTIONS)):
         with op.batch_alter_table(table) as changing:
             for name in rules:
-                changing.drop_constraint(f"ck_{table}_{name}", type_="check")
+                changing.drop_constraint(op.f(f"ck_{table}_{name}"), type_="check")
 
 
 def _close_what_was_replaced() -> None:

@@ -49,13 +49,17 @@ class PlainSubscription:
     def begun(cls, plan: str, now: datetime, trial_days: int, *, renews: bool) -> PlainSubscription:
         """A new one."""
         one = cls(plan, now, renews)
+        one.require_period(plan)
         if trial_days:
             one.state, one.trial_end = "trialing", now + timedelta(days=trial_days)
         elif not renews:
-            if not MONTHS[plan]:
-                raise RefusedError
             one.end = one.period_end(now)
         return one
+
+    def require_period(self, plan: str) -> None:
+        """What does not renew ends with a period."""
+        if not self.renews and not MONTHS[plan]:
+            raise RefusedError
 
     def period_end(self, now: datetime, plan: str = "") -> datetime | None:
         """The end of the period that holds an instant."""
@@ -121,15 +125,13 @@ class PlainSubscription:
         self._allow(now, "trialing", "active")
         if plan == self.plan:
             return
+        self.require_period(plan)
         if at_period_end:
             self._schedule(plan, now)
             return
         self.next_plan, self.next_at = "", None
         if self.state == "active" and MONTHS[plan] != MONTHS[self.plan] and not self.renews:
-            end = self.period_end(now, plan)
-            if end is None:
-                raise RefusedError
-            self.end = end
+            self.end = self.period_end(now, plan)
         self.plan = plan
 
     def _schedule(self, plan: str, now: datetime) -> None:

@@ -71,7 +71,9 @@ def create(
     **wanted: Any,  # noqa: ANN401 - typed by their options
 ) -> None:
     """Subscribe TENANT, or change the plan, trial or add-ons that it has."""
-    body = {name: value for name, value in wanted.items() if value is not None}
+    body = {name: value for name, value in wanted.items() if value is not None and value is not False}
+    if wanted["auto_renew"] is False:
+        body["auto_renew"] = False
     if add_ons:
         body["add_ons"] = {key: _quantity(text) for key, text in pairs(add_ons, "--add-on").items()}
     _print(connect(planstore, token_file).post(_path(tenant), body), output)

@@ -44,6 +44,9 @@ class AuditRow(Base):
     __table_args__ = (
         Index("ix_audit_log_tenant_id", "tenant_id", "sequence"),
         Index("ix_audit_log_resource", "resource", "sequence"),
+        Index("ix_audit_log_actor", "actor", "sequence"),
+        Index("ix_audit_log_action", "action", "sequence"),
+        Index("ix_audit_log_at", "at"),
     )
 
     sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)

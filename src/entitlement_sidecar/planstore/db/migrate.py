@@ -15,6 +15,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, event, text
 
 from entitlement_sidecar.domain.errors import ConfigurationError
@@ -99,13 +100,22 @@ def _upgrade(engine: Engine, phase: Phase) -> str:
         for part in (Phase.PRE,) if phase is Phase.PRE else (Phase.PRE, Phase.POST):
             # A newer plan store may have gone further already; what it did includes ours.
             if not _has(_revisions(connection), head(part)):
-                command.upgrade(config, f"{part}@head")
+                _run(config, part)
         after = _revisions(connection)
         if engine.dialect.name == "sqlite" and connection.execute(text("PRAGMA foreign_key_check")).all():
             raise ConfigurationError("database: rows refer to what is not there; nothing was changed")
     if after != before:
         _log.info("database migrated from revision %s to %s", _told(before), _told(after))
     return _told(after)
+
+
+def _run(config: Config, phase: Phase) -> None:
+    try:
+        command.upgrade(config, f"{phase}@head")
+    except CommandError as error:
+        raise ConfigurationError(
+            f"database: a newer version migrated it; run that one's `planstore migrate --phase {phase}`: {error}"
+        ) from error
 
 
 def _revisions(connection: Connection) -> tuple[str, ...]:

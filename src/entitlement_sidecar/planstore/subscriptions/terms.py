@@ -155,13 +155,14 @@ def add_ons_of(session: Session, wanted: dict[str, int]) -> list[SubscriptionAdd
 
 
 def require_end(row: SubscriptionRow) -> None:
-    """A fixed term needs a period that ends it.
+    """A fixed term needs a period that ends it, also after a trial.
 
     Raises:
-        InvalidInputError: The plan has none.
+        InvalidInputError: The plan has none, or the next one.
     """
-    if not row.auto_renew and row.current_period_end is None:
-        raise InvalidInputError.of("auto_renew", f"plan {row.plan.code!r} has no period that could end")
+    for plan in (row.plan, row.next_plan):
+        if plan is not None and not row.auto_renew and plan.billing_period == "none":
+            raise InvalidInputError.of("auto_renew", f"plan {plan.code!r} has no period that could end")
 
 
 def end_of_period(row: SubscriptionRow, now: datetime) -> datetime:
