@@ -16,6 +16,7 @@ from entitlement_sidecar.planstore.snapshots import limits_of
 from entitlement_sidecar.planstore.snapshots.feed import Beats, FeedSignal
 from entitlement_sidecar.planstore.snapshots.publisher import Publisher, RedisPublisher
 from entitlement_sidecar.planstore.snapshots.redis_feed import RedisFeedWriter
+from entitlement_sidecar.planstore.subscriptions.settler import Settler
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.wire.v1 import snapshot_pb2, usage_pb2
 from support.population import name_of
@@ -30,7 +31,7 @@ _INGEST = usage_pb2.DESCRIPTOR.services_by_name["UsageIngestService"]
 def rest_calls(shop: Shop, tenant: str) -> Calls:
     """REST, about one tenant and about all of them."""
     path = f"/api/billing/organizations/{tenant}"
-    every = "/api/billing/organizations"
+    every, audit = "/api/billing/organizations", "/api/billing/audit"
     peek = {"feature": "calls", "quantity": 1}
     numbers = iter(range(1_000_000))
 
@@ -44,6 +45,7 @@ def rest_calls(shop: Shop, tenant: str) -> Calls:
     middle = name_of(400)
     return {
         "GET subscription": get(f"{path}/subscription"),
+        "GET subscriptions": get(f"{path}/subscriptions"),
         "GET entitlements": get(f"{path}/entitlements"),
         "POST quotas/check, a look": lambda: _good(shop.rest.post(f"{path}/quotas/check", json=peek)),
         "POST quotas/check, recorded": lambda: _good(shop.rest.post(f"{path}/quotas/check", json=use())),
@@ -58,6 +60,14 @@ def rest_calls(shop: Shop, tenant: str) -> Calls:
         "GET organizations": get(every),
         "GET organizations, later on": get(every, cursor=middle),
         "GET organizations, of a plan": get(every, cursor=middle, plan="free"),
+        "GET audit": get(audit),
+        "GET audit, later on": get(audit, cursor="2000"),
+        "GET audit, the oldest first": get(audit, order="oldest"),
+        "GET audit, of a tenant": get(audit, tenant_id=tenant),
+        "GET audit, of a resource": get(audit, resource=f"tenant/{tenant}"),
+        "GET audit/verify": get(f"{audit}/verify"),
+        "GET snapshots/verify": get("/api/billing/snapshots/verify", limit=50),
+        "GET tokens": get("/api/billing/tokens"),
         "POST subscription": lambda: _good(
             shop.rest.post(f"{path}/subscription", json={"plan": "basic", "add_ons": _add_ons(numbers)})
         ),
@@ -118,6 +128,7 @@ def own_calls(shop: Shop, tenant: str, client: redis.Redis) -> Calls:
     return {
         "the sequencer's step": publisher.number,
         "the publisher's step": to_redis.step,
+        "the settler's step": Settler(shop.database, shop.subscriptions, shop.clock).settle_due,
         "the settling of a tenant": settle,
     }
 

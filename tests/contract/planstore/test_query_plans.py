@@ -18,7 +18,7 @@ TENANTS = 5_000
 BIG = 500
 """Rows from which on a table must not be read as a whole."""
 
-SORTED = 200
+SORTED = 500
 """Rows that may be sorted: a page, or what one tenant has of one kind."""
 
 EVENTS = 4_000
