@@ -98,9 +98,10 @@ def test_a_rotation_is_felt_by_nobody_who_has_both_keys(
     sidecar: Callable[..., Sidecar],
     tmp_path: Path,
 ) -> None:
-    """Prepare, switch, retire: a second plan store bridges restarts, no answer is STALE or UNDETERMINED.
+    """Prepare, switch, retire: a second plan store bridges restarts, nothing is refused or undetermined.
 
-    A sidecar that knows the old key alone refuses the new one's snapshots, counts them, and goes on with
+    Whether an answer is STALE for a moment is up to how busy the machine is; what a rotation could do to make
+    it so, a refusal or a feed that is lost, does not happen once. A sidecar that knows the old key alone refuses the new one's snapshots, counts them, and goes on with
     what it holds; it says that it is stale.
     """
     store = planstore(redis=redis_db)
@@ -119,6 +120,8 @@ def test_a_rotation_is_felt_by_nobody_who_has_both_keys(
     until(lambda: fresh(beside) and fresh(behind), "everyone to be held and confirmed")
     old = versions(store)[TENANTS[0]][1]
 
+    lost = beside.metric("entitlement_feed_interruptions_total")
+
     try:
         with Load(beside) as load:
             rotate(store, "switch")
@@ -131,7 +134,10 @@ def test_a_rotation_is_felt_by_nobody_who_has_both_keys(
             until(lambda: beside.check(TENANTS[-1], "sso").snapshot_version == 2, "them to arrive")
             until(lambda: sum(load.answered.values()) > 1000, "some more checks")
         assert load.failures == []
-        assert set(load.answered) == {("ENABLED", "NONE")}
+        assert set(load.answered) <= {("ENABLED", "NONE"), ("ENABLED", "STALE")}
+        assert beside.metric("entitlement_snapshots_refused_total") == 0
+        assert beside.metric("entitlement_feed_interruptions_total") == lost
+        until(lambda: fresh(beside), "everything to be confirmed by the new key")
 
         until(lambda: behind.metric("entitlement_snapshots_refused_total") > 0, "the new key to be refused")
         held = behind.check(TENANTS[0], "sso")
