@@ -157,7 +157,7 @@ class DiffView(View):
 def catalogue(dependencies: ApiDependencies) -> APIRouter:
     """Routes of the catalogue."""
     router = APIRouter(tags=["catalogue"])
-    database, clock = dependencies.database, dependencies.clock
+    database = dependencies.database
 
     @router.get("/api/billing/catalogue", responses=MAY_BE_ABSENT)
     def get_catalogue() -> CatalogueView:
@@ -193,6 +193,13 @@ def catalogue(dependencies: ApiDependencies) -> APIRouter:
         keys = sorted(key for key in found.features if key > cursor)
         page = [_feature(found.features[key]) for key in keys[:limit]]
         return FeaturesView(features=page, next_cursor=page[-1].key if len(keys) > limit else None)
+
+    _changes(router, dependencies)
+    return router
+
+
+def _changes(router: APIRouter, dependencies: ApiDependencies) -> None:
+    database, clock = dependencies.database, dependencies.clock
 
     @router.post("/api/billing/catalogue/diff", openapi_extra=_YAML_BODY)
     def diff_catalogue(text: Annotated[str, Depends(_yaml)]) -> DiffView:
@@ -230,8 +237,6 @@ def catalogue(dependencies: ApiDependencies) -> APIRouter:
             add_ons=list(result.add_ons),
             retired=list(result.retired),
         )
-
-    return router
 
 
 async def _yaml(request: Request) -> str:
