@@ -122,9 +122,17 @@ def _read_environment(command: click.Command) -> None:
     epilog="Exit codes: 0 done, or allowed; 1 denied (check), or something does not fit (verify); 2 input, "
     "configuration or credentials are wrong; 3 something remote is away; 70 a defect of this program.",
 )
+@click.option(
+    "--reason",
+    envvar="ENTITLEMENTS_REASON",
+    default="",
+    show_envvar=True,
+    help="Why something is changed at the plan store, for its audit log.",
+)
 @click.version_option(__version__, prog_name="entitlements")
-def cli() -> None:
+def cli(reason: str) -> None:
     """Entitlements: who may use what, how much, and what has been used."""
+    del reason  # `targets.connect` reads it where a plan store is called
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -30,13 +30,13 @@ def organization(tenant: str, rest: str) -> str:
 
 
 class PlanstoreRest:
-    """One plan store.
+    """One plan store. `reason` is why things are changed, for its audit log.
 
     Raises:
         ConfigurationError: The URL is not one.
     """
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, reason: str = "") -> None:
         try:
             parts = urlsplit(url)
             self._host, self._port = parts.hostname or "", parts.port
@@ -47,6 +47,7 @@ class PlanstoreRest:
         self._secure = parts.scheme == "https"
         self._prefix = parts.path.rstrip("/")
         self._token = token
+        self._reason = reason
 
     def get(self, path: str, **query: Any) -> Any:  # noqa: ANN401 - JSON
         """Reads one resource.
@@ -90,11 +91,13 @@ class PlanstoreRest:
         connection = (HTTPSConnection if self._secure else HTTPConnection)(
             self._host, self._port, timeout=TIMEOUT
         )
-        headers = {
+        headers: dict[str, str | bytes] = {
             "authorization": f"Bearer {self._token}",
             "accept": "application/json",
             "content-type": kind,
         }
+        if self._reason and method != "GET":
+            headers["x-reason"] = self._reason.encode()
         try:
             connection.request(method, self._prefix + path, body=body, headers=headers)
             reply = connection.getresponse()

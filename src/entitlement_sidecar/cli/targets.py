@@ -87,7 +87,8 @@ def connect(planstore: str, token_file: Path | None) -> PlanstoreRest:
     """
     from entitlement_sidecar.cli.rest import PlanstoreRest  # noqa: PLC0415 - keeps --help quick
 
-    return PlanstoreRest(planstore, _token(token_file))
+    reason = click.get_current_context().find_root().params.get("reason") or ""
+    return PlanstoreRest(planstore, _token(token_file), reason)
 
 
 def _token(named: Path | None) -> str:
