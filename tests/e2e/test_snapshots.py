@@ -101,8 +101,10 @@ def test_a_rotation_is_felt_by_nobody_who_has_both_keys(
     """Prepare, switch, retire: a second plan store bridges restarts, nothing is refused or undetermined.
 
     Whether an answer is STALE for a moment is up to how busy the machine is; what a rotation could do to make
-    it so, a refusal or a feed that is lost, does not happen once. A sidecar that knows the old key alone refuses the new one's snapshots, counts them, and goes on with
-    what it holds; it says that it is stale.
+    it so, a refusal or a feed that is lost, does not happen once.
+
+    A sidecar that knows the old key alone refuses the new one's snapshots, counts them, and goes on with what
+    it holds; it says that it is stale.
     """
     store = planstore(redis=redis_db)
     for tenant in TENANTS:
