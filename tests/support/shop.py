@@ -141,9 +141,10 @@ class Shop:
     @cached_property
     def rest(self) -> Rest:
         """Its REST."""
-        return Rest(create_app(self._dependencies()))
+        return Rest(create_app(self.dependencies()))
 
-    def _dependencies(self) -> ApiDependencies:
+    def dependencies(self) -> ApiDependencies:
+        """What its REST is made of."""
         return ApiDependencies(
             database=self.database,
             subscriptions=self.subscriptions,

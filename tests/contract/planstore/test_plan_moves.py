@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from entitlement_sidecar.domain.errors import ExhaustedError
+from entitlement_sidecar.planstore.api.plan_moves import Moved, move_of, move_page
 from entitlement_sidecar.planstore.subscriptions import Target
 from support.shop import AUTHORISED, CATALOGUE
 
@@ -58,6 +60,38 @@ def test_subscribers_are_moved_by_page(shop: Any) -> None:
     assert plan_of(shop, "other") == "free@1"
     assert shop.snapshot("t0").subscriptions[0].plan_version == 2
     assert len([grant for grant in shop.snapshot("t0").grants if grant.provenance.id == "more"]) == 2
+
+
+class _Room:
+    """A pace with room for so many batches."""
+
+    def __init__(self, batches: int) -> None:
+        self._left = batches
+
+    def wait(self) -> bool:
+        """Takes one."""
+        self._left -= 1
+        return self._left >= 0
+
+
+def test_subscribers_are_moved_while_the_publisher_keeps_up(shop: Any) -> None:
+    """A batch at a time; where the publisher does not keep up it ends early and goes on from there."""
+    for n in range(60):
+        shop.subscribe(f"t{n:02}", "basic")
+    shop.apply(POORER)
+    with shop.database.reading() as session:
+        wanted = move_of(session, "basic@1", "basic")
+
+    def page(batches: int, after: str) -> Moved:
+        pace: Any = _Room(batches)
+        return move_page(shop.dependencies(), wanted, after, 100, pace)
+
+    with pytest.raises(ExhaustedError):
+        page(0, "")
+    first = page(1, "")
+    second = page(2, str(first.last))
+
+    assert (first.moved, first.last, second.moved, second.last) == (50, "t49", 10, None)
 
 
 def test_a_dry_run_says_who_would_be_denied_what_they_use(shop: Any) -> None:

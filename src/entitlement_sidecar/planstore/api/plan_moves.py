@@ -17,6 +17,7 @@ from entitlement_sidecar.domain.catalogue import COUNTED
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import (
     ConflictError,
+    ExhaustedError,
     InvalidInputError,
     NotFoundError,
     StaleVersionError,
@@ -29,6 +30,7 @@ from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.catalogue import current_document, find_plan
 from entitlement_sidecar.planstore.db import Database, PlanRow, SubscriptionRow
 from entitlement_sidecar.planstore.snapshots import newest_snapshot
+from entitlement_sidecar.planstore.snapshots.bulk import BATCH, Pace
 from entitlement_sidecar.planstore.subscriptions import SubscriptionRequest, status_of
 from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
 
@@ -109,12 +111,19 @@ def subscribers(session: Session, move: Move) -> int:
     return session.scalar(query.where(row.tenant_id.in_(move.tenants)) if move.tenants else query) or 0
 
 
-def move_page(dependencies: ApiDependencies, move: Move, after: str, limit: int) -> Moved:
-    """Moves the next tenants, in the order of their ids."""
+def move_page(dependencies: ApiDependencies, move: Move, after: str, limit: int, pace: Pace) -> Moved:
+    """Moves the next tenants, in the order of their ids, while the publisher keeps up with it.
+
+    Raises:
+        ExhaustedError: Nobody was moved, because it does not.
+    """
     with dependencies.database.reading() as session:
         page = _page(session, move, after, limit)
-    moved, skipped, losers = 0, [], []
-    for row in page:
+    moved, losers = 0, []
+    skipped: list[Skipped] = []
+    for number, row in enumerate(page):
+        if number % BATCH == 0 and not move.dry_run and not pace.wait():
+            return _so_far(moved, skipped, page[:number])
         outcome = _move(dependencies, move, row)
         if isinstance(outcome, Skipped):
             skipped.append(outcome)
@@ -122,8 +131,16 @@ def move_page(dependencies: ApiDependencies, move: Move, after: str, limit: int)
         moved += 1
         if outcome:
             losers.append(Loser(row.tenant_id, outcome))
+        if number % BATCH == BATCH - 1 and not move.dry_run:
+            dependencies.changed()
     last = page[-1].tenant_id if len(page) == limit else None
     return Moved(moved, tuple(skipped), tuple(losers), last)
+
+
+def _so_far(moved: int, skipped: list[Skipped], done: Sequence[SubscriptionRow]) -> Moved:
+    if not done:
+        raise ExhaustedError("earlier changes are not published yet: move them a little later", 5.0)
+    return Moved(moved, tuple(skipped), (), done[-1].tenant_id)
 
 
 def _page(session: Session, move: Move, after: str, limit: int) -> Sequence[SubscriptionRow]:

@@ -21,6 +21,7 @@ from entitlement_sidecar.planstore.api.plan_moves import (
     move_page,
     subscribers,
 )
+from entitlement_sidecar.planstore.snapshots.bulk import Pace
 from entitlement_sidecar.wire.fields import KEY_FORM, TENANT_FORM, expected, is_key, is_tenant
 
 MAX_PAGE = 500
@@ -96,6 +97,7 @@ class MigrationView(View):
 def plan_migrations(dependencies: ApiDependencies) -> APIRouter:
     """The route that moves subscribers."""
     router = APIRouter(tags=["catalogue"])
+    to_redis = dependencies.published_to is not None
 
     @router.post("/api/billing/plans/migrations", responses=MAY_BE_ABSENT)
     @repeatable
@@ -114,7 +116,8 @@ def plan_migrations(dependencies: ApiDependencies) -> APIRouter:
                 dry_run=body.dry_run,
             )
             total = None if body.cursor else subscribers(session, move)
-        found = move_page(dependencies, move, body.cursor, body.limit)
+        pace = Pace(dependencies.database, dependencies.clock, to_redis=to_redis)
+        found = move_page(dependencies, move, body.cursor, body.limit, pace)
         if found.moved and not move.dry_run:
             dependencies.changed()
         return _view(move, found, total)
