@@ -16,18 +16,7 @@ from entitlement_sidecar.wire.v1 import decision_pb2
 from support.processes import ENTITLEMENTS, Planstore, Sidecar, clean_environment
 from support.waiting import until
 
-LATER = """catalogue: later
-features:
-  sso: {kind: boolean}
-  news: {kind: boolean}
-metrics: {}
-plans:
-  large:
-    title: Large
-    price: {amount: "100.00", currency: USD}
-    billing_period: month
-    entitlements: {sso: true, news: true}
-"""
+CATALOGUE = Path(__file__).parent / "catalogue.yaml"
 
 Tables = dict[str, list[Any]]
 
@@ -166,7 +155,7 @@ def _after(store: Planstore, beside: Sidecar, folder: Path) -> None:
     suspended = store.rest("POST", "/api/billing/organizations/umbrella/subscription/suspend", json={})
     assert suspended.is_success, suspended.text
     later = folder / "later.yaml"
-    later.write_text(LATER)
+    later.write_text(CATALOGUE.read_text().replace("features:\n", "features:\n  news: {kind: boolean}\n", 1))
     store.apply(later)
     until(lambda: beside.check("acme", "sso").allowed, "the upgrade to be known")
     until(lambda: beside.check("late", "sso").allowed, "the new tenant to be known")
