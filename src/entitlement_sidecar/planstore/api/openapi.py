@@ -231,7 +231,7 @@ def _refusals(path: str, method: str, operation: JsonObject) -> set[int]:
 
 def _complete_answer(answer: JsonObject, method: str, schemas: JsonObject) -> None:
     for content in answer.get("content", {}).values():
-        schema = content.setdefault("schema", {"type": "string"})
+        schema = content.setdefault("schema", {})
         if "example" not in content and schema:
             content["example"] = example_of(content["schema"], schemas)
     names = ["X-Request-Id"]
