@@ -20,6 +20,9 @@ COMMANDS = (
     "entitlements sidecar",
     "entitlements planstore",
     "entitlements planstore migrate",
+    "entitlements planstore backup",
+    "entitlements planstore restore",
+    "entitlements planstore after-restore",
     "entitlements quickstart",
 )
 COLUMNS = "| flag | environment | default | meaning |\n|---|---|---|---|\n"

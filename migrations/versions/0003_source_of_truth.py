@@ -36,6 +36,11 @@ TABLES = (
 def upgrade() -> None:
     _extend_plans()
     _extend_subscriptions()
+    op.create_index(
+        "ix_subscription_usage_ledger_newest",
+        "subscription_usage_ledger",
+        ["tenant_id", "window_start", "metric", "window_kind", "subscription_id"],
+    )
     _create_registry()
     _create_subscription_history()
     _create_overrides()
@@ -57,6 +62,7 @@ def downgrade() -> None:
         op.drop_table(table)
     if op.get_bind().dialect.name == "postgresql":
         op.execute("DROP FUNCTION refuse_change()")
+    op.drop_index("ix_subscription_usage_ledger_newest", "subscription_usage_ledger")
     for index in ("plan_id", "settle_at"):
         op.drop_index(f"ix_organization_subscriptions_{index}", "organization_subscriptions")
     with op.batch_alter_table("organization_subscriptions") as table:

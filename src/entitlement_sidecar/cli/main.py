@@ -108,7 +108,9 @@ class LazyGroup(click.Group):
 def _read_environment(command: click.Command) -> None:
     """Every option of a process is also `ENTITLEMENTS_<OPTION>`; its help names the variable."""
     for parameter in command.params:
-        if isinstance(parameter, click.Option) and parameter.envvar is None:
+        # Nobody should overwrite for good what they meant to overwrite once.
+        once = parameter.name == "force"
+        if isinstance(parameter, click.Option) and parameter.envvar is None and not once:
             parameter.envvar = f"ENTITLEMENTS_{str(parameter.name).upper()}"
             parameter.show_envvar = True
     if isinstance(command, click.Group):

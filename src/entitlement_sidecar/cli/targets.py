@@ -70,12 +70,14 @@ def organization_pages(
     from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415 - keeps --help quick
 
     found: list[dict[str, Any]] = []
-    cursor: str | None = ""
-    while cursor is not None and len(found) < limit:
+    cursor: str | None = None
+    while len(found) < limit:
         asked = min(_PAGE, limit - len(found))
         page = rest.get(organization(tenant, path or name), limit=asked, cursor=cursor)
         found += page[name]
-        cursor = page["next_cursor"]
+        cursor = page.get("next_cursor")
+        if cursor is None:
+            break
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from entitlement_sidecar.cli.output import output_option, print_records
-from entitlement_sidecar.cli.targets import connect, planstore_options
+from entitlement_sidecar.cli.targets import connect, organization_pages, planstore_options
 
 SUMMARY = (
     "metric",
@@ -32,14 +32,13 @@ def usage() -> None:
 
 @usage.command("summary")
 @click.argument("tenant")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most windows.")
 @planstore_options
 @output_option
-def summary(tenant: str, planstore: str, token_file: Path | None, output: str) -> None:
-    """Sum up what TENANT has used, per metric and window."""
-    from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415 - keeps --help quick
-
-    answer = connect(planstore, token_file).get(organization(tenant, "usage"))
-    print_records(answer["usage"], SUMMARY, output)
+def summary(tenant: str, limit: int, planstore: str, token_file: Path | None, output: str) -> None:
+    """Sum up what TENANT has used, per metric and window, the newest first."""
+    found = organization_pages(connect(planstore, token_file), tenant, "usage", limit)
+    print_records(found, SUMMARY, output)
 
 
 @usage.command("events")

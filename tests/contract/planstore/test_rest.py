@@ -111,6 +111,30 @@ def test_recording_usage_is_in_the_ledger_at_once(shop: Any) -> None:
     assert shop.rest.post(CHECK, json={"feature": "calls"}).json()["used"] == 3
 
 
+def test_sums_are_read_by_page(shop: Any) -> None:
+    """Each once, the newest windows first; what is no cursor says so."""
+    shop.rest.post(SUBSCRIPTION, json={"plan": "basic"})
+    for _ in range(3):
+        for feature in ("calls", "reports"):
+            shop.rest.post(CHECK, json={"feature": feature, "record_usage": True})
+        shop.clock.advance(40 * 86_400)
+
+    whole = shop.rest.get(f"{ACME}/usage").json()
+    found, cursor = [], ""
+    while cursor is not None:
+        page = shop.rest.get(f"{ACME}/usage?limit=2&cursor={cursor}").json()
+        found += page["usage"]
+        cursor = page["next_cursor"]
+
+    assert (len(found), whole["next_cursor"]) == (6, None)
+    assert found == whole["usage"]
+    starts = [one["window_start"] for one in found]
+    assert starts == sorted(starts, reverse=True)
+    assert [shop.rest.get(f"{ACME}/usage?cursor={wrong}").status_code for wrong in ("x", "W10", "%22")] == [
+        422
+    ] * 3
+
+
 def test_a_repeated_request_consumes_once(shop: Any) -> None:
     """The same request id again is the same consumption, limited or not; other content conflicts."""
     shop.rest.post(SUBSCRIPTION, json={"plan": "basic"})

@@ -139,7 +139,7 @@ def test_usage_is_summed_up(entitlements: Run, planstore: AnsweringPlanstore, at
     result = entitlements("usage", "summary", "acme", *at, "-o", "csv")
     (read,) = csv.DictReader(result.out.splitlines())
     assert (read["metric"], read["value"], read["event_count"]) == ("tasks", "3", "2")
-    assert planstore.calls[0].path == "/api/billing/organizations/acme/usage"
+    assert planstore.calls[0].path == "/api/billing/organizations/acme/usage?limit=100"
 
 
 def test_events_are_read_page_by_page(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
+import msgspec
 from fastapi import Query
 
 from entitlement_sidecar.domain.errors import InvalidInputError
@@ -15,6 +17,7 @@ _LONGEST = 64
 _MAX_NUMBER = 2**63 - 1
 
 _Row = TypeVar("_Row")
+_Place = TypeVar("_Place", bound=msgspec.Struct)
 
 PageSize = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most entries of a page.")]
 Cursor = Annotated[str, Query(description="`next_cursor` of the page before.")]
@@ -26,6 +29,26 @@ def page_of(rows: Sequence[_Row], limit: int) -> tuple[Sequence[_Row], _Row | No
     """One page of rows that were asked for with one more than fit, and the last of it where more follow."""
     page = rows[:limit]
     return page, page[-1] if len(rows) > limit else None
+
+
+def cursor_of(place: msgspec.Struct) -> str:
+    """A cursor that says a place in a list whose order is more than one column."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def place_of(cursor: str, kind: type[_Place]) -> _Place | None:
+    """The place that a cursor says; None for the first page.
+
+    Raises:
+        InvalidInputError: It says none.
+    """
+    if not cursor:
+        return None
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(text, type=kind)
+    except (ValueError, msgspec.MsgspecError):
+        raise InvalidInputError.of("cursor", expected(_FORM, cursor)) from None
 
 
 def number_cursor(cursor: str) -> int | None:

@@ -12,13 +12,18 @@ from entitlement_sidecar.domain.catalogue import Classification
 from entitlement_sidecar.domain.errors import InvalidInputError
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.forms import ORGANIZATION, Tenant, View
+from entitlement_sidecar.planstore.api.pages import (
+    Cursor,
+    PageSize,
+    cursor_of,
+    number_cursor,
+    page_of,
+    place_of,
+)
 from entitlement_sidecar.planstore.db import UsageEventRow, UsageLedgerRow
 from entitlement_sidecar.planstore.subscriptions import find_organization
-from entitlement_sidecar.planstore.usage.queries import usage_events, usage_summary
+from entitlement_sidecar.planstore.usage.queries import Place, usage_events, usage_summary
 from entitlement_sidecar.wire.fields import KEY_FORM, expected, is_key
-
-MAX_PAGE = 1000
-_MAX_CURSOR = 2**63 - 1
 
 Metric = Annotated[str, Query(description="Only this metric.")]
 
@@ -41,9 +46,10 @@ class AggregateView(View):
 
 
 class SummaryView(View):
-    """Aggregates, the newest windows first."""
+    """A page of aggregates, the newest windows first; null `next_cursor`: there are no more."""
 
     usage: list[AggregateView]
+    next_cursor: str | None
 
 
 class EventView(View):
@@ -76,28 +82,32 @@ def usage(dependencies: ApiDependencies) -> APIRouter:
     router = APIRouter(tags=["usage"])
 
     @router.get(f"{ORGANIZATION}/usage")
-    def get_summary(tenant_id: Tenant, metric: Metric = "") -> SummaryView:
-        """Sums per metric and window."""
+    def get_summary(
+        tenant_id: Tenant, metric: Metric = "", limit: PageSize = 100, cursor: Cursor = ""
+    ) -> SummaryView:
+        """Sums per metric and window, by page."""
         _check_metric(metric)
+        after = place_of(cursor, Place)
         with dependencies.database.reading() as session:
             find_organization(session, tenant_id)
-            return SummaryView(usage=[_aggregate(row) for row in usage_summary(session, tenant_id, metric)])
+            page, last = page_of(usage_summary(session, tenant_id, metric, after, limit + 1), limit)
+            more = cursor_of(Place.of(last)) if last is not None else None
+            return SummaryView(usage=[_aggregate(row) for row in page], next_cursor=more)
 
     @router.get(f"{ORGANIZATION}/usage/events")
     def get_events(
         tenant_id: Tenant,
         metric: Metric = "",
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
-        cursor: Annotated[str, Query(description="`next_cursor` of the page before.")] = "",
+        limit: PageSize = 100,
+        cursor: Cursor = "",
     ) -> EventsView:
         """The events themselves, by page."""
         _check_metric(metric)
-        before = _position(cursor)
+        before = number_cursor(cursor)
         with dependencies.database.reading() as session:
             find_organization(session, tenant_id)
-            rows = usage_events(session, tenant_id, metric, before, limit + 1)
-            page = rows[:limit]
-            more = str(page[-1].id) if len(rows) > limit else None
+            page, last = page_of(usage_events(session, tenant_id, metric, before, limit + 1), limit)
+            more = str(last.id) if last is not None else None
             return EventsView(events=[_event(row) for row in page], next_cursor=more)
 
     return router
@@ -106,14 +116,6 @@ def usage(dependencies: ApiDependencies) -> APIRouter:
 def _check_metric(metric: str) -> None:
     if metric and not is_key(metric):
         raise InvalidInputError.of("metric", expected(KEY_FORM, metric))
-
-
-def _position(cursor: str) -> int | None:
-    if not cursor:
-        return None
-    if not (cursor.isascii() and cursor.isdigit()) or len(cursor) > len(str(_MAX_CURSOR)):
-        raise InvalidInputError.of("cursor", expected("the `next_cursor` of a page", cursor))
-    return min(int(cursor), _MAX_CURSOR)
 
 
 def _classification(number: int) -> str:

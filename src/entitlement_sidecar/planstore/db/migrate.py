@@ -114,7 +114,7 @@ def _run(config: Config, phase: Phase) -> None:
         command.upgrade(config, f"{phase}@head")
     except CommandError as error:
         raise ConfigurationError(
-            f"database: a newer version migrated it; run that one's `planstore migrate --phase {phase}`: {error}"
+            f"database: migrated by a newer version: run its `planstore migrate --phase {phase}`: {error}"
         ) from error
 
 

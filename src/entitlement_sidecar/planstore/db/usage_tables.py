@@ -64,6 +64,16 @@ class UsageLedgerRow(Base):
     """
 
     __tablename__ = "subscription_usage_ledger"
+    __table_args__ = (
+        Index(
+            "ix_subscription_usage_ledger_newest",
+            "tenant_id",
+            "window_start",
+            "metric",
+            "window_kind",
+            "subscription_id",
+        ),
+    )
 
     tenant_id: Mapped[str] = mapped_column(primary_key=True)
     subscription_id: Mapped[str] = mapped_column(primary_key=True)

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
-from sqlalchemy import select
+import msgspec
+from sqlalchemy import literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.planstore.db import UsageEventRow, UsageLedgerRow
 
 
-def usage_summary(session: Session, tenant_id: str, metric: str = "") -> Sequence[UsageLedgerRow]:
-    """What a tenant's usage adds up to, the newest windows first."""
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """Where an aggregate stands in the list of its tenant: what a cursor says."""
+
+    window_start: datetime
+    metric: str
+    window_kind: str
+    subscription_id: str
+
+    @classmethod
+    def of(cls, row: UsageLedgerRow) -> Place:
+        """The place of a row."""
+        return cls(row.window_start, row.metric, row.window_kind, row.subscription_id)
+
+
+def usage_summary(
+    session: Session, tenant_id: str, metric: str = "", after: Place | None = None, limit: int | None = None
+) -> Sequence[UsageLedgerRow]:
+    """What a tenant's usage adds up to, the newest windows first; `after` is the last one seen."""
     row = UsageLedgerRow
-    query = select(row).where(row.tenant_id == tenant_id).order_by(row.window_start.desc(), row.metric)
-    return session.scalars(query.where(row.metric == metric) if metric else query).all()
+    order = (row.window_start, row.metric, row.window_kind, row.subscription_id)
+    query = select(row).where(row.tenant_id == tenant_id).order_by(*(one.desc() for one in order))
+    if metric:
+        query = query.where(row.metric == metric)
+    if after is not None:
+        seen = (after.window_start, after.metric, after.window_kind, after.subscription_id)
+        last = (literal(value, one.type) for one, value in zip(order, seen, strict=True))
+        query = query.where(tuple_(*order) < tuple_(*last))
+    return session.scalars(query.limit(limit)).all()
 
 
 def usage_events(
