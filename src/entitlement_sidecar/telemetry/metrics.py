@@ -140,6 +140,11 @@ published_entries = Counter(
 publish_failures = Counter(
     "entitlement_publish_failures", "Attempts to publish to Redis that failed.", registry=REGISTRY
 )
+newer_replaced = Counter(
+    "entitlement_newer_replaced",
+    "Versions in Redis that were newer than the database's own: forged, or the database was restored.",
+    registry=REGISTRY,
+)
 republished = Counter(
     "entitlement_republished",
     "Snapshots written again because Redis was found empty or restored.",

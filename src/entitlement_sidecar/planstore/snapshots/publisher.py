@@ -9,6 +9,7 @@ run; on PostgreSQL they take different rows.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -57,6 +58,9 @@ TRIM_EVERY = 300.0
 
 BATCH = 500
 """Changes published, and snapshots refilled, at once."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class _Instant(msgspec.Struct, frozen=True):
@@ -200,6 +204,14 @@ class RedisPublisher:
             # Newer than what was read: either written meanwhile, or not what this database ever made.
             newest = self._newest(key)
             if newest is not None and int(held) > newest[0]:
+                metrics.newer_replaced.inc()
+                _log.warning(
+                    "%s: Redis held version %s, newer than the database's %d, which replaces it. Where the "
+                    "database was restored, run `entitlements planstore after-restore`",
+                    key,
+                    held,
+                    newest[0],
+                )
                 self._writer.put(key, *newest, instead_of=held)
 
     def _newest(self, key: str) -> tuple[int, bytes] | None:
