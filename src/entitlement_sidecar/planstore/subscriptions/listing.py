@@ -87,7 +87,7 @@ def _subscriptions(session: Session, after: str, last: str, now: datetime) -> di
         )
     )
     latest: dict[str, dict[str, SubscriptionRow]] = {}
-    for row in sorted(session.scalars(query), key=lambda row: (row.created_at, row.id)):
+    for row in sorted(session.scalars(query), key=lambda row: (row.open, row.created_at, row.id)):
         latest.setdefault(row.tenant_id, {})[row.product] = row
     return {
         tenant_id: tuple(Listed(rows[product], status_of(rows[product], now)) for product in sorted(rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.errors import TenantUnknownError
@@ -32,7 +32,7 @@ class Holdings(msgspec.Struct, frozen=True):
 def latest_subscription(
     session: Session, tenant_id: str, product: str | None = None
 ) -> SubscriptionRow | None:
-    """The tenant's newest subscription, of a product or of any, whatever became of it."""
+    """The tenant's newest subscription, of a product or of any; one that goes on before one that is over."""
     query = _newest_first(tenant_id)
     if product is not None:
         query = query.where(SubscriptionRow.product == product)
@@ -99,18 +99,26 @@ def credit_grants_of(
     return list(session.scalars(query if before is None else query.where(row.id < before)))
 
 
-def tenants_to_settle(session: Session, now: datetime, count: int) -> list[str]:
-    """Tenants of whose subscriptions time has changed something that is not stored yet, the longest first."""
+Due = tuple[datetime, str]
+"""Since when something is due, and of which tenant."""
+
+
+def due_to_settle(session: Session, now: datetime, after: Due | None, count: int) -> list[Due]:
+    """Of which tenants time has changed something that is not stored yet, the longest due first."""
     row = SubscriptionRow
-    query = select(row.tenant_id).where(row.settle_at <= now).order_by(row.settle_at).limit(count)
-    return list(dict.fromkeys(session.scalars(query)))
+    query = select(row.settle_at, row.tenant_id).where(row.settle_at <= now)
+    if after is not None:
+        query = query.where(tuple_(row.settle_at, row.tenant_id) > after)
+    ordered = query.group_by(row.settle_at, row.tenant_id).order_by(row.settle_at, row.tenant_id)
+    return [(at, tenant_id) for at, tenant_id in session.execute(ordered.limit(count)) if at is not None]
 
 
 def _newest_first(tenant_id: str) -> Select[SubscriptionRow]:
+    # What is open comes first: clocks differ, and another product's may have begun and ended since.
     return (
         select(SubscriptionRow)
         .where(SubscriptionRow.tenant_id == tenant_id)
-        .order_by(SubscriptionRow.created_at.desc(), SubscriptionRow.id.desc())
+        .order_by(SubscriptionRow.open.desc(), SubscriptionRow.created_at.desc(), SubscriptionRow.id.desc())
     )
 
 

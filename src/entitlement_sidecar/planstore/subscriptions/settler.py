@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.planstore.db import Database, OrganizationRow
+from entitlement_sidecar.planstore.db.away import AWAY
 from entitlement_sidecar.planstore.subscriptions.changes import Subscriptions
-from entitlement_sidecar.planstore.subscriptions.queries import tenants_to_settle
+from entitlement_sidecar.planstore.subscriptions.queries import Due, due_to_settle
 from entitlement_sidecar.telemetry import metrics
 
 EVERY = 30.0
@@ -31,18 +33,31 @@ class Settler:
         self._clock = clock
 
     def settle_due(self) -> int:
-        """Settles until nothing is due that another replica does not hold; how many steps that took."""
-        done = 0
-        while steps := self._settle_batch():
-            done += steps
+        """Goes once through all that is due; how many steps that took.
+
+        What another replica holds is left to it, and what cannot be settled keeps nobody else waiting.
+        """
+        now, done = self._clock.now(), 0
+        after: Due | None = None
+        while due := self._due(now, after):
+            done += sum(self._settle_safely(tenant_id) for _, tenant_id in due)
+            after = due[-1]
         if done:
             _log.info("%d changes of subscriptions that were due are stored", done)
         return done
 
-    def _settle_batch(self) -> int:
+    def _due(self, now: datetime, after: Due | None) -> list[Due]:
         with self._database.reading() as session:
-            due = tenants_to_settle(session, self._clock.now(), BATCH)
-        return sum(self._settle(tenant_id) for tenant_id in due)
+            return due_to_settle(session, now, after, BATCH)
+
+    def _settle_safely(self, tenant_id: str) -> int:
+        try:
+            return self._settle(tenant_id)
+        except AWAY:
+            raise
+        except Exception:
+            _log.exception("what is due of tenant %r cannot be stored", tenant_id)
+        return 0
 
     def _settle(self, tenant_id: str) -> int:
         with self._database.writing() as session:
