@@ -58,7 +58,13 @@ class HttpServer(uvicorn.Server):
     def __init__(self, app: ASGIApp, address: str, *, allow_remote: bool) -> None:
         super().__init__(
             uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=GRACE,
+                # Whoever calls could say there that he is somebody else.
+                proxy_headers=False,
             )
         )
         self._socket = _bind(address, allow_remote=allow_remote)

@@ -202,6 +202,15 @@ def test_a_message_that_is_none_is_refused(channel: grpc.Channel) -> None:
     assert code_of(lambda: call(b"\xff\xff", timeout=10)) is grpc.StatusCode.UNAUTHENTICATED
 
 
+def test_no_reason_keeps_a_refusal_out_of_the_log(shop: Any, header: Any, channel: grpc.Channel) -> None:
+    """What an AI agent is refused is audited whatever it says of itself, also what cannot be stored."""
+    mine = (*bearer(header(Role.AI_AGENT)), ("x-reason", "a%00b%0Ac"))
+    assert code_of(catalogue, channel, mine) is grpc.StatusCode.PERMISSION_DENIED
+    with shop.database.reading() as session:
+        (entry,) = session.scalars(select(AuditRow).where(AuditRow.action == "access.refused"))
+    assert entry.reason == "a\ufffdb\ufffdc"
+
+
 def test_a_stream_ends_when_its_token_is_revoked(shop: Any, header: Any, channel: grpc.Channel) -> None:
     """A sidecar that watches is asked for its token again and again."""
     mine = bearer(header(Role.SIDECAR, name="edge"))

@@ -60,6 +60,7 @@ class Gate:
         self._attempts = FailedAttempts(clock)
         self._lock = threading.Lock()
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._forgotten = 0
 
     def known(self, authorization: str) -> Principal | None:
         """Who shows this header, if that is known without a look into the database."""
@@ -101,6 +102,7 @@ class Gate:
     def forget(self, token_id: str) -> None:
         """Has a token looked up again at its next use."""
         with self._lock:
+            self._forgotten += 1
             for hashed in [key for key, kept in self._kept.items() if kept.principal.id == token_id]:
                 del self._kept[hashed]
 
@@ -121,6 +123,8 @@ class Gate:
         if not secret:
             raise _Refused("missing")
         hashed, now = hash_of(secret), self._clock.now()
+        # What is read is at least as new as this.
+        forgotten, until = self._forgotten, self._clock.monotonic() + KEPT
         try:
             with self._database.reading() as session:
                 row = find_token(session, hashed)
@@ -132,12 +136,15 @@ class Gate:
             raise _Refused(state)
         principal = Principal(row.id, row.name, Role(row.role), frozenset(tenants_of(row)))
         expires = float("inf") if row.expires_at is None else row.expires_at.timestamp()
-        self._keep(hashed, _Kept(principal, self._clock.monotonic() + KEPT, expires))
+        self._keep(hashed, _Kept(principal, until, expires), forgotten)
         self.last_used.note(row.id)
         return principal
 
-    def _keep(self, hashed: bytes, kept: _Kept) -> None:
+    def _keep(self, hashed: bytes, kept: _Kept, forgotten: int) -> None:
         with self._lock:
+            if forgotten != self._forgotten:
+                # It may have been revoked since it was read; the next use looks again.
+                return
             self._kept.pop(hashed, None)
             self._kept[hashed] = kept
             if len(self._kept) > MAX_KEPT:

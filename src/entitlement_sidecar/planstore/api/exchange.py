@@ -74,6 +74,9 @@ async def _post(
     if idempotency_key is None:
         return Exchange(response)
     target = f"{request.method} {request.scope['path']}?{request.scope['query_string'].decode('latin-1')}"
+    if if_match := request.headers.get("if-match"):
+        # The same change of another version is another request.
+        target += f" {if_match}"
     return Exchange(response, keyed=KeyedRequest.of(idempotency_key, target, await request.body()))
 
 

@@ -83,6 +83,7 @@ class Guard:
             return
         try:
             caller = await self._caller(scope, request_id)
+            _refuse_nul(scope)
         except EntitlementsError as error:
             await problems.of(error)(scope, receive, send)
             return
@@ -153,6 +154,12 @@ def _reason(headers: Headers) -> str:
     if len(reason) > MAX_REASON or not reason.isprintable():
         raise InvalidInputError.of("X-Reason", f"expected at most {MAX_REASON} printable characters")
     return reason
+
+
+def _refuse_nul(scope: Scope) -> None:
+    """No text that is stored may hold it, so nothing is found by it either."""
+    if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
+        raise InvalidInputError.of("url", "expected no NUL character")
 
 
 def _peer(scope: Scope) -> str:

@@ -94,7 +94,7 @@ class KeyedRequest(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, key: str, target: str, body: bytes) -> KeyedRequest:
-        """The request of who acts now; `target` is method, path and query."""
+        """The request of who acts now; `target` is method, path, query and `If-Match`."""
         digest = hashlib.sha256(target.encode() + b"\0" + body).digest()
         principal = current_principal()
         return cls(principal.id if principal else current_actor().name, key, digest)

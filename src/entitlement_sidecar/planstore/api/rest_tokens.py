@@ -7,6 +7,7 @@ that is repeated makes no second one.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
@@ -24,6 +25,7 @@ from entitlement_sidecar.planstore.access import (
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.forms import Body, View
 from entitlement_sidecar.planstore.db import ApiTokenRow
+from entitlement_sidecar.planstore.db.unit_of_work import after_commit
 
 MAX_PAGE = 1000
 _PATH = "/api/billing/tokens"
@@ -111,7 +113,8 @@ def tokens(dependencies: ApiDependencies) -> APIRouter:
         """Ends a token for good. It is refused at once here, and by other replicas within 5 seconds."""
         with database.writing() as session:
             row = revoke_token(session, token_id, clock.now())
-        dependencies.gate.forget(token_id)
+            # Until then others still find it good.
+            after_commit(session, partial(dependencies.gate.forget, token_id))
         return TokenView(**_members(row, clock.now()))
 
     return router

@@ -131,13 +131,18 @@ def _call(details: grpc.HandlerCallDetails) -> _Call:
     return _Call(
         details.method,
         found.get("authorization", ""),
-        unquote(found.get("x-reason", ""))[:_MAX_TEXT],
-        found.get("x-request-id", "")[:_MAX_TEXT],
+        _printable(unquote(found.get("x-reason", ""))[:_MAX_TEXT]),
+        _printable(found.get("x-request-id", "")[:_MAX_TEXT]),
     )
 
 
 def _text(value: str | bytes) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _printable(text: str) -> str:
+    """For the audit log. What cannot be stored there would keep the whole entry out of it."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def _parse(handler: _Handler, raw: bytes) -> Any:  # noqa: ANN401 - a message

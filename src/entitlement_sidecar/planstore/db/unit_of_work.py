@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -90,6 +90,11 @@ class Database:
         for connection in tuple(self._in_use):
             _hang_up(connection)
         self.engine.dispose()
+
+
+def after_commit(session: Session, do: Callable[[], object]) -> None:
+    """Does something once the session's transaction is committed, and not if it is rolled back."""
+    event.listen(session, "after_commit", lambda one: None if one.in_nested_transaction() else do())
 
 
 def _hang_up(connection: psycopg.Connection[Any]) -> None:
