@@ -109,7 +109,7 @@ def _create_registry() -> None:
         sa.Column("body", sa.Text(), nullable=False),
         sa.Column("catalogue_version", sa.BigInteger(), nullable=False),
         sa.Column("retired", sa.Boolean(), nullable=False),
-        sa.CheckConstraint("kind BETWEEN 1 AND 5", name="ck_features_kind_known"),
+        sa.CheckConstraint("kind BETWEEN 1 AND 5", name=op.f("ck_features_kind_known")),
         sa.PrimaryKeyConstraint("key", name="pk_features"),
     )
     op.create_table(
@@ -123,8 +123,8 @@ def _create_registry() -> None:
         sa.Column("body", sa.Text(), nullable=False),
         sa.Column("catalogue_version", sa.BigInteger(), nullable=False),
         sa.Column("retired", sa.Boolean(), nullable=False),
-        sa.CheckConstraint("aggregation BETWEEN 1 AND 4", name="ck_metrics_aggregation_known"),
-        sa.CheckConstraint("classification BETWEEN 1 AND 3", name="ck_metrics_classification_known"),
+        sa.CheckConstraint("aggregation BETWEEN 1 AND 4", name=op.f("ck_metrics_aggregation_known")),
+        sa.CheckConstraint("classification BETWEEN 1 AND 3", name=op.f("ck_metrics_classification_known")),
         sa.PrimaryKeyConstraint("key", name="pk_metrics"),
     )
 
@@ -170,8 +170,8 @@ def _create_overrides() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", INSTANT, nullable=False),
         sa.Column("updated_at", INSTANT, nullable=False),
-        sa.CheckConstraint("effect IN ('deny', 'set', 'add')", name="ck_overrides_effect_known"),
-        sa.CheckConstraint("until > since", name="ck_overrides_interval_in_order"),
+        sa.CheckConstraint("effect IN ('deny', 'set', 'add')", name=op.f("ck_overrides_effect_known")),
+        sa.CheckConstraint("until > since", name=op.f("ck_overrides_interval_in_order")),
         sa.ForeignKeyConstraint(["tenant_id"], ["organizations.tenant_id"], name="fk_overrides_tenant_id"),
         sa.PrimaryKeyConstraint("id", name="pk_overrides"),
     )
@@ -193,8 +193,8 @@ def _create_credit_grants() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", INSTANT, nullable=False),
         sa.Column("updated_at", INSTANT, nullable=False),
-        sa.CheckConstraint("amount > 0", name="ck_credit_grants_amount_positive"),
-        sa.CheckConstraint("until > since", name="ck_credit_grants_interval_in_order"),
+        sa.CheckConstraint("amount > 0", name=op.f("ck_credit_grants_amount_positive")),
+        sa.CheckConstraint("until > since", name=op.f("ck_credit_grants_interval_in_order")),
         sa.ForeignKeyConstraint(
             ["tenant_id"], ["organizations.tenant_id"], name="fk_credit_grants_tenant_id"
         ),
@@ -218,7 +218,7 @@ def _create_api_tokens() -> None:
         sa.Column("last_used_at", INSTANT, nullable=True),
         sa.CheckConstraint(
             "role IN ('viewer', 'operator', 'billing-admin', 'sidecar', 'emitter', 'ai-agent')",
-            name="ck_api_tokens_role_known",
+            name=op.f("ck_api_tokens_role_known"),
         ),
         sa.PrimaryKeyConstraint("id", name="pk_api_tokens"),
         sa.UniqueConstraint("hash", name="uq_api_tokens_hash"),
@@ -251,7 +251,7 @@ def _create_audit() -> None:
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
         sa.Column("hash", sa.LargeBinary(), nullable=False),
-        sa.CheckConstraint("id = 1", name="ck_audit_head_only_one"),
+        sa.CheckConstraint("id = 1", name=op.f("ck_audit_head_only_one")),
         sa.PrimaryKeyConstraint("id", name="pk_audit_head"),
     )
     op.create_table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -12,8 +13,9 @@ from alembic.config import Config
 from sqlalchemy import Engine, event, inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from entitlement_sidecar.planstore.db import create_engine_for
+from entitlement_sidecar.planstore.db import Base, create_engine_for
 from entitlement_sidecar.planstore.db.engine import WRITING
+from entitlement_sidecar.planstore.db.grants import APPEND_ONLY
 from entitlement_sidecar.planstore.db.migrate import Phase, head, is_current, migrate, migrations_folder
 
 PRE, POST = head(Phase.PRE), head(Phase.POST)
@@ -159,6 +161,55 @@ def test_post_includes_pre(engine: Engine, database_url: str, phase: Phase) -> N
 
     assert migrate(database_url, phase) == BOTH
     assert [row[1] for row in stored(engine, "state")] == ["cancelled", "ended", "active"]
+
+
+RULES_BEFORE = {"feed_state", "quota_counters", "snapshot_outbox", "subscription_add_ons"}
+"""Tables whose rules have other names since their first version."""
+
+
+def rules(engine: Engine) -> dict[str, list[object]]:
+    """What a database itself refuses, by table: rules, keys, references and conditions of indexes."""
+    inspector = inspect(engine)
+    return {
+        table: [
+            sorted(
+                (None if table in RULES_BEFORE else one["name"], one["sqltext"])
+                for one in inspector.get_check_constraints(table)
+            ),
+            sorted(
+                (
+                    one["name"],
+                    one["column_names"],
+                    one["unique"],
+                    str(one["dialect_options"].get("sqlite_where")),
+                )
+                for one in inspector.get_indexes(table)
+            ),
+            sorted(
+                (one["name"], one["constrained_columns"], one["referred_table"])
+                for one in inspector.get_foreign_keys(table)
+            ),
+            sorted((one["name"], one["column_names"]) for one in inspector.get_unique_constraints(table)),
+        ]
+        for table in Base.metadata.tables
+    }
+
+
+def test_copying_tables_loses_no_rule(tmp_path: Path) -> None:
+    """SQLite alters by copying: afterwards a database in use refuses all that a new one refuses."""
+    migrated, declared = (create_engine_for(f"sqlite:///{tmp_path}/{name}.db") for name in ("old", "new"))
+    try:
+        fill_version_before(migrated)
+        migrate(f"sqlite:///{tmp_path}/old.db")
+        Base.metadata.create_all(declared)
+        assert rules(migrated) == rules(declared)
+        query = "SELECT tbl_name FROM sqlite_master WHERE type = 'trigger'"
+        with migrated.begin() as connection:
+            guarded = sorted(connection.execute(text(query)).scalars())
+        assert guarded == sorted([*APPEND_ONLY, *APPEND_ONLY])
+    finally:
+        migrated.dispose()
+        declared.dispose()
 
 
 def test_both_phases_can_be_taken_back(engine: Engine, database_url: str) -> None:
