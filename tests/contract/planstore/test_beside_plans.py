@@ -6,8 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
-from entitlement_sidecar.planstore.db import Database
+from entitlement_sidecar.planstore.db import AuditRow, Database
 from support.shop import Shop
 
 ACME = "/api/billing/organizations/acme"
@@ -276,3 +277,54 @@ def test_history_says_what_became_of_it(studio: Shop) -> None:
     ]
     assert found[0]["content"]["cancel_at"] == "2026-02-28T12:00:00Z"
     assert [first["history"][0]["version"], second["history"][0]["version"]] == [4, 3]
+
+
+def test_who_has_a_seat_already_is_audited_once(studio: Shop) -> None:
+    """Assigning it again changes nothing, so nothing is written down."""
+    for subject in ("ada", "ada", "bo", "cy"):
+        studio.rest.post(f"{ACME}/seats/editors/assign", json={"subject": subject})
+    for _ in range(2):
+        studio.rest.post(f"{ACME}/seats/editors/release", json={"subject": "ada"})
+
+    with studio.database.reading() as session:
+        rows = session.scalars(
+            select(AuditRow).where(AuditRow.action.like("seat.%")).order_by(AuditRow.sequence)
+        )
+        actions = [row.action for row in rows]
+
+    assert actions == ["seat.assigned", "seat.assigned", "seat.released"]
+
+
+FAR = "9999-12-31T23:59:59-23:59"
+EARLY = "0001-01-01T00:00:00+23:59"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "overrides", {"feature": "sso", "effect": "deny", "reason": "a\x00b"}, 422),
+        ("POST", "credits", {"feature": "gems", "amount": 1, "reason": "a\x00b"}, 422),
+        ("POST", "credits", {"feature": "gems", "amount": 1, "reason": "x", "until": FAR}, 422),
+        ("POST", "credits", {"feature": "gems", "amount": 1, "reason": "x", "since": FAR}, 422),
+        ("POST", "credits", {"feature": "gems", "amount": 1, "reason": "x", "since": EARLY}, 422),
+        ("POST", "overrides", {"feature": "sso", "effect": "deny", "reason": "x", "until": FAR}, 422),
+        ("POST", "overrides", {"feature": "sso", "effect": "deny", "reason": "x", "since": EARLY}, 422),
+        ("POST", "seats/editors/assign", {"subject": "a\x00b"}, 422),
+        ("POST", "seats/editors/release", {"subject": "a\x00b"}, 422),
+        ("GET", "seats/editors?cursor=%00", None, 422),
+        ("GET", "overrides?cursor=%00", None, 422),
+        ("GET", "overrides/a%00b", None, 422),
+        ("POST", "overrides/a%00b/revoke", None, 422),
+        ("GET", "credits/a%00b", None, 422),
+        ("POST", "credits/a%00b/void", None, 422),
+        ("GET", "credits/%C3%A9", None, 404),
+    ],
+)
+def test_what_no_database_keeps_is_refused(
+    studio: Shop, method: str, path: str, body: Any, status: int
+) -> None:
+    """Zero bytes and instants beyond the calendar: the caller's fault, and told so."""
+    answer = studio.rest.request(method, f"{ACME}/{path}", **({"json": body} if body else {}))
+
+    assert answer.status_code == status, answer.text
+    assert studio.snapshot().version == 1

@@ -77,7 +77,7 @@ def test_one_that_cannot_be_settled_keeps_nobody_waiting(
     for number in range(4):
         shop.subscribe(f"t{number}")
     shop.clock.advance(MONTH)
-    failing = _Failing(shop.subscriptions._snapshots, shop.clock)  # noqa: SLF001 - the shop's own writer
+    failing = _Failing(shop.subscriptions._snapshots, shop.clock)
 
     with caplog.at_level(logging.ERROR):
         assert settler_of(shop, failing).settle_due() == 3

@@ -17,6 +17,9 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+$"
+"""What people write, in lines: without the control characters that no database keeps and no log shows."""
+
 MAY_BE_ABSENT: dict[int | str, dict[str, Any]] = {404: {"description": "Not found"}}
 """For `responses` of a route without a name in its path that answers 404 all the same."""
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.etags import IfMatch, expected_version
-from entitlement_sidecar.planstore.api.forms import ORGANIZATION, Body, Tenant, View
+from entitlement_sidecar.planstore.api.forms import ORGANIZATION, TEXT, Body, Tenant, View
 from entitlement_sidecar.planstore.api.pages import Cursor, PageSize, name_cursor, page_of
 from entitlement_sidecar.planstore.api.rest_subscriptions import ExpectedBody
 from entitlement_sidecar.planstore.db import OverrideRow
@@ -29,7 +29,9 @@ class OverrideBody(Body):
     effect: Literal["deny", "set", "add"] = Field(
         description="deny takes it away; set replaces what plans grant; add adds to it.", examples=["set"]
     )
-    reason: str = Field(min_length=1, max_length=200, description="Why.", examples=["pilot until July"])
+    reason: str = Field(
+        min_length=1, max_length=200, pattern=TEXT, description="Why.", examples=["pilot until July"]
+    )
     since: str | None = Field(None, description="RFC 3339; now where it is left out.", examples=[None])
     until: str | None = Field(None, description="RFC 3339; open-ended where left out.", examples=[_INSTANT])
     enabled: bool | None = Field(None, description="Boolean features.", examples=[True])

@@ -68,9 +68,7 @@ def seats(dependencies: ApiDependencies) -> APIRouter:
         tenant_id: Tenant,
         feature: _FeatureKey,
         limit: PageSize = 100,
-        cursor: Annotated[
-            str, Query(max_length=MAX_NAME, description="`next_cursor` of the page before.")
-        ] = "",
+        cursor: _SubjectCursor = "",
     ) -> SeatsView:
         """Who has a seat of the windows that run now."""
         with database.reading() as session:
@@ -86,7 +84,7 @@ def seats(dependencies: ApiDependencies) -> APIRouter:
     def assign_seat(tenant_id: Tenant, feature: _FeatureKey, body: SubjectBody) -> DecisionView:
         """Takes a seat for a subject, where there is one. Who has one keeps it, and takes no second one."""
         with database.writing() as session:
-            _admission(dependencies, session, tenant_id, feature)
+            admission = _admission(dependencies, session, tenant_id, feature, body.subject)
             request = CheckRequest(
                 tenant_id,
                 feature,
@@ -95,8 +93,9 @@ def seats(dependencies: ApiDependencies) -> APIRouter:
                 subject=body.subject,
                 request_id=uuid7().hex,
             )
+            had = dependencies.authority.admit(session, admission.view()).holds
             decision = dependencies.checks.consume(session, request)
-            if decision.allowed:
+            if decision.allowed and admission.limits and not had:
                 _note(dependencies, session, "seat.assigned", (tenant_id, feature, body.subject))
         return decision_view(decision)
 

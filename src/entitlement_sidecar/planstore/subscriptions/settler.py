@@ -55,7 +55,7 @@ class Settler:
             return self._settle(tenant_id)
         except AWAY:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - whoever is due after this one must not wait for it
             _log.exception("what is due of tenant %r cannot be stored", tenant_id)
         return 0
 

@@ -60,6 +60,10 @@ class Admission(msgspec.Struct, frozen=True):
             seats=feature.kind is FeatureKind.SEATS,
         )
 
+    def view(self) -> Admission:
+        """The same without taking anything."""
+        return msgspec.structs.replace(self, quantity=0, request_id="")
+
     @property
     def counters(self) -> Counters:
         """Where it is counted."""
