@@ -37,9 +37,10 @@ def compile_snapshot(stamp: Stamp, held: Holdings) -> Snapshot:
 
     It carries effective intervals instead of a state, so that ends take effect on time without anyone
     compiling again. Amounts of add-ons are multiplied by their quantity, and billing-cycle windows get the
-    subscription's anchor, those of overrides the anchor of the tenant's first one.
+    subscription's anchor, those of overrides the anchor of the tenant's first one. A trial's end is where
+    billing cycles begin to count anew.
     """
-    anchor = held.subscriptions[0].anchor if held.subscriptions else None
+    first = held.subscriptions[0] if held.subscriptions else None
     return Snapshot(
         tenant_id=stamp.tenant_id,
         version=stamp.version,
@@ -48,7 +49,7 @@ def compile_snapshot(stamp: Stamp, held: Holdings) -> Snapshot:
         subscriptions=tuple(_subscription(row) for row in held.subscriptions),
         grants=(
             *(grant for row in held.subscriptions for grant in _grants(row)),
-            *(_override(row, anchor) for row in held.overrides),
+            *(grant for row in held.overrides for grant in _overrides(row, first, held)),
             *(_credits(row) for row in held.credit_grants),
         ),
     )
@@ -61,11 +62,37 @@ def _subscription(row: SubscriptionRow) -> Subscription:
 def _grants(row: SubscriptionRow) -> Iterator[Grant]:
     yield from _plan_grants(row, row.plan, row.anchor, until=row.next_plan_at)
     if row.next_plan is not None:
-        # A trial's end is where billing cycles begin to count.
-        anchor = row.next_plan_at if row.state == "trialing" else row.anchor
+        anchor = _anchor_after_trial(row) or row.anchor
         yield from _plan_grants(row, row.next_plan, anchor, since=row.next_plan_at)
     for entry in row.add_ons:
         yield from _add_on_grants(row, entry)
+
+
+def _anchor_after_trial(row: SubscriptionRow) -> datetime | None:
+    """What billing cycles count from once a trial has become paid; None where none will."""
+    return row.next_plan_at if row.state == "trialing" else None
+
+
+def _by_cycles(grant: Grant, row: SubscriptionRow | None) -> Iterator[Grant]:
+    """A grant that outlives a trial: where it counts by billing cycles, those of the trial and then others."""
+    anchor = _anchor_after_trial(row) if row is not None else None
+    cyclic = any(limit.window.unit is WindowUnit.BILLING_CYCLE for limit in grant.limits)
+    if anchor is None or not cyclic:
+        yield grant
+        return
+    if grant.since is None or grant.since < anchor:
+        until = anchor if grant.until is None else min(grant.until, anchor)
+        yield msgspec.structs.replace(grant, until=until)
+    if grant.until is None or anchor < grant.until:
+        since = anchor if grant.since is None else max(grant.since, anchor)
+        limits = tuple(_counted_from(limit, anchor) for limit in grant.limits)
+        yield msgspec.structs.replace(grant, since=since, limits=limits)
+
+
+def _counted_from(limit: Limit, anchor: datetime) -> Limit:
+    if limit.window.unit is not WindowUnit.BILLING_CYCLE:
+        return limit
+    return msgspec.structs.replace(limit, window=msgspec.structs.replace(limit.window, anchor=anchor))
 
 
 def _plan_grants(
@@ -85,7 +112,7 @@ def _add_on_grants(row: SubscriptionRow, entry: SubscriptionAddOnRow) -> Iterato
     add_on = add_on_of(entry.add_on)
     provenance = Provenance(ProvenanceKind.ADD_ON, add_on.key)
     for entitlement in add_on.entitlements:
-        yield _grant(row, provenance, entitlement, entry.quantity, row.anchor)
+        yield from _by_cycles(_grant(row, provenance, entitlement, entry.quantity, row.anchor), row)
 
 
 def _grant(
@@ -103,6 +130,19 @@ def _grant(
         value=entitlement.value,
         limits=tuple(limit.bought(quantity, anchor) for limit in entitlement.limits),
         priority=entitlement.priority,
+    )
+
+
+def _overrides(row: OverrideRow, first: SubscriptionRow | None, held: Holdings) -> Iterator[Grant]:
+    grant = _override(row, first.anchor if first is not None else None)
+    yield from [grant] if _is_replaced(row, held) else _by_cycles(grant, first)
+
+
+def _is_replaced(row: OverrideRow, held: Holdings) -> bool:
+    """Whether another override that sets the feature begins after it: which began last must stay the last."""
+    return row.effect == "set" and any(
+        other.effect == "set" and other.feature == row.feature and other.since > row.since
+        for other in held.overrides
     )
 
 

@@ -100,4 +100,5 @@ def _begins(row: SubscriptionRow) -> datetime:
         return row.cancel_at
     if row.suspended_at is not None:
         return row.suspended_at
-    return row.trial_start if row.state == "trialing" and row.trial_start else row.current_period_start
+    # Not its period: what it had in the window before this one is asked about when amounts carry over.
+    return row.created_at
