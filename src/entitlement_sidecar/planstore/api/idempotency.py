@@ -8,6 +8,9 @@ Two of the same key at once: the second is told 409 with `Retry-After`. In one p
 says so; between replicas an advisory lock of PostgreSQL does, which ends with its transaction. On SQLite a
 second process waits for the one writer's turn, and finds the answer. The table's primary key backs them all.
 
+A route that only read (a look at a quota, what a catalogue would change) is answered anew: doing it twice is
+right, its answer may have changed, and who may only read stores nothing.
+
 Only what succeeded is kept: after an error the transaction is rolled back, and the same key may try again. An
 answer with `Cache-Control: no-store` holds a secret: that it was given is kept, and not its text. Keys are
 forgotten after `KEPT`.
@@ -37,6 +40,7 @@ from entitlement_sidecar.domain.errors import ConflictError, InvalidInputError, 
 from entitlement_sidecar.planstore.access import current_principal
 from entitlement_sidecar.planstore.audit import current_actor
 from entitlement_sidecar.planstore.db import Database, IdempotencyRow
+from entitlement_sidecar.planstore.db.unit_of_work import has_written
 from entitlement_sidecar.planstore.db.upsert import insert_for
 
 HEADER = "Idempotency-Key"
@@ -130,7 +134,8 @@ class IdempotentAnswers:
             if earlier := _stored(session, asked, now):
                 return _replay(earlier, asked)
             response = do()
-            _keep(session, asked, response, now)
+            if has_written(session):
+                _keep(session, asked, response, now)
         # What the route announced before was not committed yet.
         self._changed()
         return response

@@ -16,6 +16,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from entitlement_sidecar.planstore.db.engine import WRITING
 
+_WRITTEN = "written"
+
 
 class Database:
     """Hands out sessions, each with one transaction that commits at the end or leaves nothing behind."""
@@ -41,6 +43,7 @@ class Database:
     def writing(self) -> Iterator[Session]:
         """A transaction that may write. Not reentrant: on SQLite a second one inside it would never begin."""
         if (outer := self._outer()) is not None:
+            outer.info[_WRITTEN] = True
             with outer.begin_nested():
                 yield outer
             return
@@ -90,6 +93,11 @@ class Database:
         for connection in tuple(self._in_use):
             _hang_up(connection)
         self.engine.dispose()
+
+
+def has_written(session: Session) -> bool:
+    """Whether anything inside `Database.enclosing` asked to write, successfully or not."""
+    return bool(session.info.get(_WRITTEN))
 
 
 def after_commit(session: Session, do: Callable[[], object]) -> None:
