@@ -18,6 +18,7 @@ from entitlement_sidecar.planstore.db import (
     Database,
     OverrideRow,
     PlanRow,
+    SubscriptionHistoryRow,
     SubscriptionRow,
 )
 from support.shop import NOW, Shop
@@ -157,10 +158,11 @@ def test_one_open_subscription_of_a_product(sold: Shop) -> None:
 
 def test_a_version_is_in_the_history_once(sold: Shop) -> None:
     """Whoever would write it a second time is refused."""
-    columns = "subscription_id, tenant_id, version, action, state, plan, actor, at, body"
+    again = _copy(sold, SubscriptionHistoryRow, id=4711)
     with refused(sold) as connection:
-        copied = f"INSERT INTO subscription_history ({columns}) SELECT {columns} FROM subscription_history"
-        connection.execute(text(copied))
+        connection.execute(insert(SubscriptionHistoryRow).values(**again))
+    with sold.database.engine.begin() as connection:
+        connection.execute(insert(SubscriptionHistoryRow).values(**{**again, "version": 2}))
 
 
 def test_the_audit_log_has_one_end(sold: Shop) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import msgspec
@@ -21,6 +21,8 @@ from entitlement_sidecar.planstore.db import (
     SubscriptionRow,
 )
 from entitlement_sidecar.planstore.subscriptions import Holdings, phases_of
+from entitlement_sidecar.planstore.subscriptions.former import FormerPlan, carrying
+from entitlement_sidecar.planstore.subscriptions.phases import BEGINS_EARLY
 
 
 class Stamp(msgspec.Struct, frozen=True):
@@ -48,7 +50,7 @@ def compile_snapshot(stamp: Stamp, held: Holdings) -> Snapshot:
         catalogue_version=stamp.catalogue_version,
         subscriptions=tuple(_subscription(row) for row in held.subscriptions),
         grants=(
-            *(grant for row in held.subscriptions for grant in _grants(row)),
+            *(grant for row in held.subscriptions for grant in _grants(row, held.former.get(row.id, ()))),
             *(grant for row in held.overrides for grant in _overrides(row, first, held)),
             *(_credits(row) for row in held.credit_grants),
         ),
@@ -59,13 +61,34 @@ def _subscription(row: SubscriptionRow) -> Subscription:
     return Subscription(row.id, row.plan.code, row.plan.version, phases_of(row))
 
 
-def _grants(row: SubscriptionRow) -> Iterator[Grant]:
-    yield from _plan_grants(row, row.plan, row.anchor, until=row.next_plan_at)
+def _grants(row: SubscriptionRow, former: Sequence[FormerPlan]) -> Iterator[Grant]:
+    for grant in _plan_grants(row, row.plan, row.anchor, until=row.next_plan_at):
+        yield msgspec.structs.replace(grant, since=_had_since(row, grant.feature, former))
+    yield from _former_grants(row, former)
     if row.next_plan is not None:
         anchor = _anchor_after_trial(row) or row.anchor
         yield from _plan_grants(row, row.next_plan, anchor, since=row.next_plan_at)
     for entry in row.add_ons:
         yield from _add_on_grants(row, entry)
+
+
+def _former_grants(row: SubscriptionRow, former: Sequence[FormerPlan]) -> Iterator[Grant]:
+    """What there was of features that carry over: some of it may be left."""
+    features = carrying(row) if former else frozenset[str]()
+    for one in former:
+        for grant in _plan_grants(row, one.plan, one.anchor, one.since, one.until):
+            if grant.feature in features:
+                yield grant
+
+
+def _had_since(row: SubscriptionRow, feature: str, former: Sequence[FormerPlan]) -> datetime | None:
+    """Since when the present plan grants it, where that matters to what is carried over."""
+    if not former or feature not in carrying(row):
+        return None
+    at = former[-1].until
+    known = any(one.feature == feature for one in plan_of(former[-1].plan).entitlements)
+    # A sidecar whose clock is behind must not refuse what was just bought.
+    return at if known or at == row.current_period_start else at - BEGINS_EARLY
 
 
 def _anchor_after_trial(row: SubscriptionRow) -> datetime | None:
@@ -74,7 +97,7 @@ def _anchor_after_trial(row: SubscriptionRow) -> datetime | None:
 
 
 def _by_cycles(grant: Grant, row: SubscriptionRow | None) -> Iterator[Grant]:
-    """A grant that outlives a trial: where it counts by billing cycles, those of the trial and then others."""
+    """A grant that outlives a trial: by billing cycles of the trial, and then by others."""
     anchor = _anchor_after_trial(row) if row is not None else None
     cyclic = any(limit.window.unit is WindowUnit.BILLING_CYCLE for limit in grant.limits)
     if anchor is None or not cyclic:

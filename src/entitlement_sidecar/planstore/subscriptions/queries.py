@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
@@ -16,6 +17,7 @@ from entitlement_sidecar.planstore.db import (
     SubscriptionHistoryRow,
     SubscriptionRow,
 )
+from entitlement_sidecar.planstore.subscriptions.former import FormerPlan, former_plans
 from entitlement_sidecar.planstore.subscriptions.phases import status_of
 
 LIVE_STATUS = frozenset({"trialing", "active"})
@@ -27,6 +29,8 @@ class Holdings(msgspec.Struct, frozen=True):
     subscriptions: tuple[SubscriptionRow, ...] = ()
     overrides: tuple[OverrideRow, ...] = ()
     credit_grants: tuple[CreditGrantRow, ...] = ()
+    former: Mapping[str, tuple[FormerPlan, ...]] = {}
+    """By subscription, the plans that it was on before."""
 
 
 def latest_subscription(
@@ -67,10 +71,12 @@ def holdings_of(session: Session, tenant_id: str, now: datetime) -> Holdings:
         .where(or_(CreditGrantRow.until.is_(None), CreditGrantRow.until > now))
         .order_by(CreditGrantRow.id)
     )
+    subscriptions = tuple(latest_subscriptions(session, tenant_id))
     return Holdings(
-        tuple(latest_subscriptions(session, tenant_id)),
+        subscriptions,
         tuple(session.scalars(overrides)),
         tuple(session.scalars(credit_grants)),
+        {row.id: former_plans(session, row) for row in subscriptions},
     )
 
 
