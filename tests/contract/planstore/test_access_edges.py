@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -126,6 +128,17 @@ def test_nul_in_a_url_is_refused(shop: Shop, method: str, path: str) -> None:
     assert answer.status_code == 422
     assert answer.json()["reason"] == "INVALID_INPUT"
     assert shop.rest.request(method, path, headers={}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("began", "after"), [("0001-01-01T00:00:00+14:00", "a"), ("2026-01-01T00:00:00Z", "a\0")]
+)
+def test_a_cursor_that_nobody_gave(shop: Shop, began: str, after: str) -> None:
+    """One that is put together by hand is refused where no database could take it."""
+    cursor = base64.urlsafe_b64encode(json.dumps([began, True, after]).encode()).decode()
+    answer = shop.rest.post("/api/billing/snapshots/republish", json={"cursor": cursor})
+    assert answer.status_code == 422
+    assert answer.json()["violations"][0]["field"] == "cursor"
 
 
 def test_a_key_is_of_one_version(shop: Shop) -> None:

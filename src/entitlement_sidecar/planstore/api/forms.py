@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Path
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict
 
 from entitlement_sidecar.domain.errors import InvalidInputError
 from entitlement_sidecar.wire.fields import TENANT_FORM, TENANT_PATTERN, expected, is_tenant
@@ -19,6 +20,17 @@ class Body(BaseModel):
 
 TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+$"
 """What people write, in lines: without the control characters that no database keeps and no log shows."""
+
+
+def _in_utc(instant: datetime) -> datetime:
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("expected an instant of the years 1 to 9999 in UTC") from None
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""An instant that comes in: with a zone, and one that there is in UTC too."""
 
 MAY_BE_ABSENT: dict[int | str, dict[str, Any]] = {404: {"description": "Not found"}}
 """For `responses` of a route without a name in its path that answers 404 all the same."""

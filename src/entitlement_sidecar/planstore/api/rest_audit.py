@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from entitlement_sidecar.domain.audit import Finding
 from entitlement_sidecar.domain.errors import InvalidInputError
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
-from entitlement_sidecar.planstore.api.forms import View
+from entitlement_sidecar.planstore.api.forms import Instant, View
 from entitlement_sidecar.planstore.audit.reading import LAST, Filter, list_entries
 from entitlement_sidecar.planstore.audit.verify import SEGMENT, Report, Verification
 from entitlement_sidecar.planstore.db import AuditRow
@@ -86,8 +86,8 @@ class AuditQuery(BaseModel):
     actor: str = Field("", description="Only what this one did.")
     action: str = Field("", description="Only this, for example `subscription.suspended`.")
     resource: str = Field("", description="Only of this, for example `subscription/sub_1`.")
-    since: AwareDatetime | None = Field(None, description="Not before this instant.")
-    until: AwareDatetime | None = Field(None, description="Before this instant.")
+    since: Instant | None = Field(None, description="Not before this instant.")
+    until: Instant | None = Field(None, description="Before this instant.")
     order: Literal["newest", "oldest"] = Field("newest", description="Which come first.")
     limit: int = Field(100, ge=1, le=MAX_PAGE)
     cursor: str = Field("", description=_CURSOR)

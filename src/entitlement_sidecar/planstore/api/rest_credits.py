@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Any
 
 from fastapi import APIRouter, Response
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import Field
 
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.etags import IfMatch, expected_version
-from entitlement_sidecar.planstore.api.forms import ORGANIZATION, TEXT, Body, Tenant, View
+from entitlement_sidecar.planstore.api.forms import ORGANIZATION, TEXT, Body, Instant, Tenant, View
 from entitlement_sidecar.planstore.api.pages import Cursor, PageSize, name_cursor, page_of
 from entitlement_sidecar.planstore.api.rest_subscriptions import ExpectedBody
 from entitlement_sidecar.planstore.db import CreditGrantRow
@@ -23,16 +23,6 @@ _PATH = f"{ORGANIZATION}/credits"
 _PRIORITY = 2**31 - 1
 
 
-def _in_utc(instant: datetime) -> datetime:
-    try:
-        return instant.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("expected an instant of the years 1 to 9999 in UTC") from None
-
-
-_Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-
-
 class CreditBody(Body):
     """Credits to give, once."""
 
@@ -40,10 +30,10 @@ class CreditBody(Body):
     amount: int = Field(ge=1, le=MAX_QUANTITY, examples=[5000])
     reason: str = Field(min_length=1, max_length=200, pattern=TEXT, description="Why.", examples=["welcome"])
     priority: int = Field(0, ge=-_PRIORITY, le=_PRIORITY, description="Smaller burns first.")
-    since: _Instant | None = Field(
+    since: Instant | None = Field(
         None, strict=False, description="RFC 3339; now where it is left out.", examples=[None]
     )
-    until: _Instant | None = Field(
+    until: Instant | None = Field(
         None, strict=False, description="RFC 3339; never expires where left out.", examples=[None]
     )
 

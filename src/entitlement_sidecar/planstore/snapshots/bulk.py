@@ -15,7 +15,7 @@ import base64
 import binascii
 import threading
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 from sqlalchemy import ColumnElement, exists, func, or_, select
@@ -106,9 +106,9 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
         try:
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
             found = msgspec.json.decode(raw, type=cls)
-            if found.began.tzinfo is not None:
-                return found
-        except (binascii.Error, UnicodeError, ValueError, msgspec.DecodeError):
+            if found.began.tzinfo is not None and "\0" not in found.after:
+                return msgspec.structs.replace(found, began=found.began.astimezone(UTC))
+        except (binascii.Error, UnicodeError, ValueError, OverflowError, msgspec.DecodeError):
             pass
         raise InvalidInputError.of("cursor", expected("the `next_cursor` of a page", text))
 
