@@ -100,6 +100,9 @@ class PlainSubscription:
         self.plan, self.next_plan, self.next_at = self.next_plan or self.plan, "", None
         self.state, self.anchor = "active", at
         self.end = None if self.renews else self.period_end(at)
+        if self.cancel_at is not None and self.cancel_at == self.trial_end:
+            self.cancel_at = self.period_end(at) or self.cancel_at
+        self.trial_end = at
 
     def status(self, now: datetime) -> str:
         """In words, after walking to the instant."""
@@ -124,6 +127,9 @@ class PlainSubscription:
         """Another plan."""
         self._allow(now, "trialing", "active")
         if plan == self.plan:
+            if at_period_end and self.state == "trialing":
+                self.require_period(plan)
+                self._schedule(plan, now)
             return
         self.require_period(plan)
         if at_period_end:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from entitlement_sidecar.planstore.subscriptions import Target, status_of
+from support.shop import AUTHORISED
 
 DAY = 86_400.0
 IN_APRIL = 75 * DAY
@@ -102,3 +103,68 @@ def test_resuming_leaves_a_cancellation_alone(shop: Any) -> None:
         taken_back = shop.subscriptions.resume(session, Target(tenant_id="acme")).row
 
     assert taken_back.cancel_at is None
+
+
+@pytest.mark.parametrize("days", [5, 30])
+def test_what_is_cancelled_with_its_trial_ends_with_it(shop: Any, days: int) -> None:
+    """Also where the trial is made longer or shorter afterwards."""
+    begun = shop.clock.now()
+    shop.subscribe(plan="trial")
+    with shop.database.writing() as session:
+        shop.subscriptions.cancel(session, Target(tenant_id="acme"), at_period_end=True)
+
+    row = shop.subscribe(plan="trial", trial_days=days).row
+
+    assert row.cancel_at == row.trial_end == begun + timedelta(days=days)
+
+
+def test_who_pays_early_has_the_whole_period(shop: Any) -> None:
+    """A trial that was cancelled and is paid after all ends with the period that was paid."""
+    shop.subscribe(plan="trial")
+    with shop.database.writing() as session:
+        shop.subscriptions.cancel(session, Target(tenant_id="acme"), at_period_end=True)
+        row = shop.subscriptions.activate(session, Target(tenant_id="acme")).row
+
+    assert row.cancel_at == row.current_period_end == datetime(2027, 1, 31, 12, tzinfo=UTC)
+
+
+def test_a_trial_becomes_the_plan_that_is_tried(shop: Any) -> None:
+    """Asked for by its code: it goes on as paid when the trial ends, and asking again changes nothing."""
+    shop.subscribe(plan="trial")
+
+    asked = shop.subscribe(plan="trial", at_period_end=True)
+
+    assert asked.changed
+    assert not shop.subscribe(plan="trial", at_period_end=True).changed
+    shop.clock.advance(15 * DAY)
+    assert view(shop)["status"] == "active"
+    with shop.database.writing() as session:
+        assert shop.subscriptions.settle(session, "acme") == 1
+    assert view(shop)["plan"] == "trial"
+
+
+def test_who_comes_back_names_what_was_seen(shop: Any) -> None:
+    """The version of the subscription that is over, or 0 for none; anything else is stale."""
+    path = "/api/billing/organizations/acme/subscription"
+    shop.subscribe()
+    gone = shop.rest.post(f"{path}/cancel")
+    tag = shop.rest.get(path).headers["etag"]
+
+    stale = shop.rest.post(path, json={"plan": "basic", "expected_version": gone.json()["version"] + 1})
+    back = shop.rest.request("POST", path, json={"plan": "basic"}, headers={**AUTHORISED, "If-Match": tag})
+
+    assert (stale.status_code, back.status_code) == (409, 201), back.text
+    again = shop.rest.post(path, json={"plan": "free", "expected_version": 0})
+    assert again.status_code == 409
+
+
+def test_a_change_of_what_time_has_just_ended_creates_nothing(shop: Any) -> None:
+    """Who has seen it live and names that version meant to change it, not to buy another one."""
+    path = "/api/billing/organizations/acme/subscription"
+    made = shop.subscribe(auto_renew=False)
+    shop.clock.advance(40 * DAY)
+
+    answer = shop.rest.post(path, json={"plan": "basic", "expected_version": made.row.version})
+
+    assert answer.status_code == 409
+    assert view(shop)["status"] == "ended"

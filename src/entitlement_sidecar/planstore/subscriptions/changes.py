@@ -107,13 +107,16 @@ class Subscriptions:
         now = self._clock.now()
         organization = hold_organization(session, tenant_id, now)
         held = open_subscriptions(session, tenant_id)
-        row = next((one for one in held if one.plan.code == request.plan), None)
+        row, product = next((one for one in held if one.plan.code == request.plan), None), None
         if row is None:
             product = find_plan(session, request.plan).product
             row = next((one for one in held if one.product == product), None)
         version = _settled(session, row, now)
         if row is None or not row.open:
-            require_version(0, request.expected_version)
+            over = latest_subscription(session, tenant_id, product) if row is None else None
+            if over is None or over.version != request.expected_version:
+                # Who has seen the end of the one before may name that, or that there is none.
+                require_version(0, request.expected_version)
             return self._create(session, tenant_id, request, now)
         require_version(version, request.expected_version)
         require_legal(row, tenant_id, Action.CHANGE, now)

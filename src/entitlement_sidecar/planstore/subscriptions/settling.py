@@ -45,9 +45,13 @@ def begin_paying(row: SubscriptionRow, at: datetime) -> None:
     if row.next_plan is not None:
         row.plan = row.next_plan
     row.next_plan, row.next_plan_at = None, None
+    cancelled = row.cancel_at is not None and row.cancel_at == row.trial_end
     row.state, row.trial_end = "active", at
     row.anchor = row.current_period_start = at
     row.current_period_end = period_end(row.plan.billing_period, at, at)
+    if cancelled and row.current_period_end is not None:
+        # Who pays for a period has all of it.
+        row.cancel_at = row.current_period_end
 
 
 def take_plan(row: SubscriptionRow, at: datetime) -> None:

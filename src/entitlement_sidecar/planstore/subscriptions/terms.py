@@ -31,7 +31,8 @@ class SubscriptionRequest(msgspec.Struct, frozen=True, kw_only=True):
             first subscription, and no change for an existing one.
         add_ons: All add-ons with their quantities; None keeps them.
         auto_renew: Whether it goes on after its period; None keeps it (new ones renew).
-        at_period_end: The plan changes when the running period or trial ends; everything else at once.
+        at_period_end: The plan changes when the running period or trial ends; everything else at once. The
+            plan that is tried is paid from then on.
         expected_version: The version that the caller has seen; 0 expects none. None does not ask.
     """
 
@@ -87,6 +88,8 @@ def change(session: Session, row: SubscriptionRow, request: SubscriptionRequest,
 
 def _change_plan(session: Session, row: SubscriptionRow, request: SubscriptionRequest, now: datetime) -> None:
     if request.plan == row.plan.code:
+        if request.at_period_end and row.state == "trialing":
+            _schedule(row, row.plan, now)
         return
     plan = find_plan(session, request.plan)
     if plan.product != row.product:
@@ -119,7 +122,11 @@ def _change_trial(row: SubscriptionRow, trial_days: int, now: datetime) -> None:
     if not trial_days:
         begin_paying(row, now)
         return
-    row.trial_end = (row.trial_start or now) + timedelta(days=trial_days)
+    end = (row.trial_start or now) + timedelta(days=trial_days)
+    if row.cancel_at == row.trial_end:
+        # Cancelled with the trial, whenever that ends.
+        row.cancel_at = end
+    row.trial_end = end
     row.current_period_end = row.trial_end
     if row.next_plan is not None:
         row.next_plan_at = row.trial_end
