@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -130,6 +131,14 @@ def test_granting_again_takes_what_was_too_much(postgres_dsn: str, url_of_role: 
         "DELETE": (False,),
         "TRUNCATE": (False,),
     }
+
+
+def test_several_may_grant_at_once(postgres_dsn: str, role: str) -> None:
+    """Processes that start together migrate and grant together; PostgreSQL alone would end all but one."""
+    migrate(postgres_dsn)
+    with ThreadPoolExecutor(4) as pool:
+        revisions = set(pool.map(lambda _: migrate(postgres_dsn, grant_to=role), range(8)))
+    assert len(revisions) == 1
 
 
 def test_a_role_that_is_not_there_is_named(postgres_dsn: str, tmp_path: Path) -> None:

@@ -10,6 +10,16 @@ from entitlement_sidecar.planstore.db.base import Base
 APPEND_ONLY = frozenset({"audit_anchors", "audit_log", "subscription_history", "usage_events"})
 """Tables whose rows are read and added, and never changed or removed (DESIGN 9). Triggers say so too."""
 
+_LOCK = 0x656E7469746C65
+"""Key of the advisory lock of who changes the schema, or rights on it: "entitle" in ASCII."""
+
+
+def take_turn(connection: Connection) -> None:
+    """Waits for whoever else changes the schema of this PostgreSQL, until its transaction ends."""
+    # Rewriting a large table takes as long as it takes, and so does waiting for who does it.
+    connection.execute(text("SET LOCAL statement_timeout = 0"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+
 
 def grant(engine: Engine, role: str) -> None:
     """Gives a role what plan stores need, and takes what they must not have.
@@ -20,6 +30,8 @@ def grant(engine: Engine, role: str) -> None:
     if engine.dialect.name != "postgresql":
         raise ConfigurationError("--grant-to: only PostgreSQL has roles")
     with engine.begin() as connection:
+        # PostgreSQL ends a grant that meets another one with an error.
+        take_turn(connection)
         if connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role}) is None:
             raise ConfigurationError(f"--grant-to {role}: PostgreSQL has no such role; create it first")
         _grant(connection, connection.dialect.identifier_preparer.quote_identifier(role))

@@ -21,10 +21,7 @@ from sqlalchemy import Connection, Engine, event, text
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.planstore.db.away import AWAY, MISNAMED, told
 from entitlement_sidecar.planstore.db.engine import WRITING, create_engine_for
-from entitlement_sidecar.planstore.db.grants import grant
-
-_LOCK = 0x656E7469746C65
-"""Key of the advisory lock that migrations take: "entitle" in ASCII."""
+from entitlement_sidecar.planstore.db.grants import grant, take_turn
 
 _log = logging.getLogger(__name__)
 
@@ -91,9 +88,7 @@ def _upgrade_and_grant(engine: Engine, phase: Phase, grant_to: str) -> str:
 def _upgrade(engine: Engine, phase: Phase) -> str:
     with engine.execution_options(**{WRITING: True}).begin() as connection:
         if engine.dialect.name == "postgresql":
-            # Rewriting a large table takes as long as it takes, and so does waiting for who does it.
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            take_turn(connection)
         before = _revisions(connection)
         config = _config()
         config.attributes["connection"] = connection
