@@ -42,7 +42,7 @@ def list_seats(
 @click.pass_context
 def assign(context: click.Context, /, tenant: str, feature: str, subject: str, **where: str) -> None:
     """Take a seat of FEATURE for a SUBJECT of TENANT; exits with 1 where there is none left."""
-    answer = _post(where, tenant, f"{feature}/assign", subject)
+    answer = _post(where, tenant, f"{quote(feature, safe='')}/assign", subject)
     print_record({name: value for name, value in answer.items() if value is not False}, where["output"])
     context.exit(0 if answer["allowed"] else 1)
 
@@ -55,7 +55,7 @@ def assign(context: click.Context, /, tenant: str, feature: str, subject: str, *
 @output_option
 def release(tenant: str, feature: str, subject: str, **where: str) -> None:
     """Give the seat of FEATURE of a SUBJECT of TENANT back."""
-    print_record(_post(where, tenant, f"{feature}/release", subject), where["output"])
+    print_record(_post(where, tenant, f"{quote(feature, safe='')}/release", subject), where["output"])
 
 
 def _post(where: dict[str, str], tenant: str, path: str, subject: str) -> dict[str, object]:
