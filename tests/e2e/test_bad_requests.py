@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +22,9 @@ from entitlement_sidecar.wire.v1 import (
     usage_pb2,
     usage_pb2_grpc,
 )
-from support.failures import failure
+from support.failures import Failure, failure
 from support.processes import Planstore, Sidecar, Site
-from support.refusals import assert_explained, refused
+from support.refusals import assert_explained, entitlements
 from support.waiting import until
 
 MiB = 1 << 20
@@ -189,6 +189,16 @@ def test_bytes_that_are_no_message(asked: Asked) -> None:
     assert found.fields == {"request": "expected a serialised CheckEntitlementRequest"}
 
 
+def _judged(call: Callable[[], object]) -> Failure:
+    """How a call fails once it is judged: who comes with wrong tokens too often is slowed down before."""
+
+    def judged() -> Failure | None:
+        found = failure(call)
+        return None if found.code is grpc.StatusCode.RESOURCE_EXHAUSTED else found
+
+    return until(judged, "the token to be judged")
+
+
 @pytest.mark.parametrize("token", [None, "wrong", ""], ids=["missing", "wrong", "empty"])
 def test_planstore_without_its_token(shared_site: Site, token: str | None) -> None:
     """Every kind of call is UNAUTHENTICATED and says what is expected."""
@@ -204,9 +214,9 @@ def test_planstore_without_its_token(shared_site: Site, token: str | None) -> No
                 snapshots.WatchSnapshots(snapshot_pb2.WatchSnapshotsRequest(), timeout=10, metadata=metadata)
             ),
         ):
-            found = failure(call)
+            found = _judged(call)
             assert (found.code, found.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
-            assert "authorization: Bearer TOKEN" in found.message
+            assert "Authorization: Bearer TOKEN" in found.message
 
 
 def test_usage_taken_with_a_wrong_token_is_kept(shared_site: Site, tmp_path: Path) -> None:
@@ -219,7 +229,9 @@ def test_usage_taken_with_a_wrong_token_is_kept(shared_site: Site, tmp_path: Pat
         assert UsageOutcome(taken.outcome) is UsageOutcome.ACCEPTED
         process = beside.process
         assert process is not None
-        until(lambda: "expected metadata" in process.output, "the log to say what is wrong")
+        until(
+            lambda: "expected `Authorization: Bearer TOKEN`" in process.output, "the log to say what is wrong"
+        )
         until(lambda: beside.metric("entitlement_outbox_events") == 1, "the outbox to hold it")
         assert_explained(process.output)
         assert "wrong-token" not in process.output
@@ -231,11 +243,21 @@ def test_usage_taken_with_a_wrong_token_is_kept(shared_site: Site, tmp_path: Pat
         beside.kill()
 
 
+def _unless_slowed_down(command: tuple[str, ...]) -> str:
+    done = entitlements(*command)
+    assert_explained(done.out + done.err)
+    if "too many wrong tokens" in done.err:
+        return ""
+    assert done.code == 2
+    return done.err
+
+
 def test_command_with_a_wrong_token(shared_site: Site, tmp_path: Path) -> None:
     """A command says that the credentials are wrong, and does not repeat them."""
     token = tmp_path / "token"
     token.write_text("wrong-token\n")
     url = f"http://127.0.0.1:{shared_site.store.http_port}"
-    said = refused("plans", "list", "--planstore", url, "--token-file", str(token))
-    assert "expected the header `Authorization: Bearer TOKEN`" in said
+    command = ("plans", "list", "--planstore", url, "--token-file", str(token))
+    said = until(lambda: _unless_slowed_down(command), "the token to be judged")
+    assert "expected `Authorization: Bearer TOKEN`" in said
     assert "wrong-token" not in said
