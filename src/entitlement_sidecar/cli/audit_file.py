@@ -6,11 +6,12 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, BinaryIO, Self
 
 import msgspec
 
@@ -110,7 +111,7 @@ class ExportFile:
 
     def _end_of_last(self) -> int:
         """Where the last whole entry ends: what follows was cut short."""
-        with self._path.open("rb") as file:
+        with _opened(self._path) as file:
             reader = _Reader(self._path, file)
             if reader.form != self._form:
                 raise ConfigurationError(f"{self._path}: is {reader.form}: resume it with that --format")
@@ -125,9 +126,15 @@ def verify_export(path: Path, *, gaps: bool = False) -> FileReport:
     Raises:
         ConfigurationError: It cannot be read, or is no export; names the line.
     """
+    with _opened(path) as file:
+        return _verified(_Reader(path, file).entries(), gaps=gaps)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
-            return _verified(_Reader(path, file).entries(), gaps=gaps)
+            yield file
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -166,6 +166,8 @@ def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
             verify_export(path)
     with pytest.raises(ConfigurationError, match="is there already: go on with --resume"):
         ExportFile(path, JSON_LINES, resume=False)
+    with pytest.raises(ConfigurationError, match=r"cannot be (read|written)"):
+        ExportFile(tmp_path, JSON_LINES, resume=True)
     with pytest.raises(ConfigurationError, match="is json-lines: resume it with that --format"):
         ExportFile(path, CSV, resume=True)
     with pytest.raises(ConfigurationError, match="cannot be written: No such file"):

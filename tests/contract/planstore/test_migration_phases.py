@@ -13,6 +13,7 @@ from alembic.config import Config
 from sqlalchemy import Engine, event, inspect, text
 from sqlalchemy.exc import IntegrityError
 
+from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.planstore.db import Base, create_engine_for
 from entitlement_sidecar.planstore.db.engine import WRITING
 from entitlement_sidecar.planstore.db.grants import APPEND_ONLY
@@ -210,6 +211,25 @@ def test_copying_tables_loses_no_rule(tmp_path: Path) -> None:
     finally:
         migrated.dispose()
         declared.dispose()
+
+
+def test_rows_that_new_rules_refuse_are_told(engine: Engine, database_url: str) -> None:
+    """Post says which rule they break, changes nothing, and goes through once they are put right."""
+    fill_version_before(engine)
+    migrate(database_url, Phase.PRE)
+    wrong = (
+        "UPDATE organization_subscriptions SET current_period_end = '2025-01-01 00:00:00' WHERE id = 'second'"
+    )
+    with engine.begin() as connection:
+        connection.execute(text(wrong))
+
+    with pytest.raises(ConfigurationError, match=r"nothing was changed: .*period_in_order"):
+        migrate(database_url)
+
+    assert [row[1] for row in stored(engine, "state")] == ["cancelled", "active", "active"]
+    with engine.begin() as connection:
+        connection.execute(text(wrong.replace("2025", "2027")))
+    assert migrate(database_url) == BOTH
 
 
 def test_both_phases_can_be_taken_back(engine: Engine, database_url: str) -> None:

@@ -17,6 +17,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import IntegrityError
 
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.planstore.db.away import AWAY, MISNAMED, told
@@ -45,7 +46,8 @@ def migrate(url: str, phase: Phase = Phase.ALL, grant_to: str = "") -> str:
         The revisions that the database is at now.
 
     Raises:
-        ConfigurationError: The URL is malformed, the database cannot be reached, or it has no such role.
+        ConfigurationError: The URL is malformed, the database cannot be reached, it has no such role, or it
+            holds rows that a new rule refuses.
     """
     engine = create_engine_for(url)
     if engine.dialect.name == "sqlite":
@@ -56,6 +58,11 @@ def migrate(url: str, phase: Phase = Phase.ALL, grant_to: str = "") -> str:
     except (*AWAY, *MISNAMED) as error:
         where = engine.url.database if engine.dialect.name == "sqlite" else "PostgreSQL"
         raise ConfigurationError(f"database {where}: cannot be reached or changed: {told(error)}") from error
+    except IntegrityError as error:
+        raise ConfigurationError(
+            "database: it holds rows that a new rule refuses; put them right, nothing was changed: "
+            f"{told(error)}"
+        ) from error
     finally:
         engine.dispose()
 
