@@ -145,3 +145,19 @@ def test_what_is_carried_over_is_of_the_plan_before(foretold: Shop) -> None:
     found = told(foretold, foretold.clock.now())["jobs"].limits[0]
 
     assert (found.amount, found.before) == (100, 10)
+
+
+def test_an_override_counts_with_what_it_is_added_to(foretold: Shop) -> None:
+    """Buying another product, whatever its name, begins no new count of the first one's."""
+    price = "price: {amount: '1.00', currency: EUR}, billing_period: month"
+    chat = f"  chat: {{product: chat, {price}, entitlements: {{gems: {{credits: 5}}}}}}"
+    foretold.apply(CATALOGUE.replace("add_ons:", f"{chat}\nadd_ons:"))
+    foretold.subscribe(plan="small")
+    override(foretold)
+    foretold.clock.advance(3 * DAY)
+    before = told(foretold, foretold.clock.now())["calls"]
+
+    foretold.subscribe(plan="chat")
+
+    assert [limit.amount for limit in before.limits] == [17]
+    assert told(foretold, foretold.clock.now())["calls"].limits == before.limits

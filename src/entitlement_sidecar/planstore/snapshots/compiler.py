@@ -39,10 +39,9 @@ def compile_snapshot(stamp: Stamp, held: Holdings) -> Snapshot:
 
     It carries effective intervals instead of a state, so that ends take effect on time without anyone
     compiling again. Amounts of add-ons are multiplied by their quantity, and billing-cycle windows get the
-    subscription's anchor, those of overrides the anchor of the tenant's first one. A trial's end is where
-    billing cycles begin to count anew.
+    subscription's anchor, those of overrides the anchor of the one that grants the feature. A trial's end
+    is where billing cycles begin to count anew.
     """
-    first = held.subscriptions[0] if held.subscriptions else None
     return Snapshot(
         tenant_id=stamp.tenant_id,
         version=stamp.version,
@@ -51,7 +50,7 @@ def compile_snapshot(stamp: Stamp, held: Holdings) -> Snapshot:
         subscriptions=tuple(_subscription(row) for row in held.subscriptions),
         grants=(
             *(grant for row in held.subscriptions for grant in _grants(row, held.former.get(row.id, ()))),
-            *(grant for row in held.overrides for grant in _overrides(row, first, held)),
+            *(grant for row in held.overrides for grant in _overrides(row, held)),
             *(_credits(row) for row in held.credit_grants),
         ),
     )
@@ -156,9 +155,25 @@ def _grant(
     )
 
 
-def _overrides(row: OverrideRow, first: SubscriptionRow | None, held: Holdings) -> Iterator[Grant]:
-    grant = _override(row, first.anchor if first is not None else None)
-    yield from [grant] if _is_replaced(row, held) else _by_cycles(grant, first)
+def _overrides(row: OverrideRow, held: Holdings) -> Iterator[Grant]:
+    beside = _beside(row.feature, held)
+    grant = _override(row, beside.anchor if beside is not None else None)
+    yield from [grant] if _is_replaced(row, held) else _by_cycles(grant, beside)
+
+
+def _beside(feature: str, held: Holdings) -> SubscriptionRow | None:
+    """The subscription with which an override counts: of those that go on the one that grants the feature.
+
+    Where none does it is the oldest one, so that buying another product begins no new count.
+    """
+    ordered = sorted(held.subscriptions, key=lambda row: (not row.open, row.created_at, row.id))
+    granting = (row for row in ordered if feature in _granted_by(row))
+    return next(granting, ordered[0] if ordered else None)
+
+
+def _granted_by(row: SubscriptionRow) -> set[str]:
+    sold = [plan_of(row.plan).entitlements, *(add_on_of(entry.add_on).entitlements for entry in row.add_ons)]
+    return {entitlement.feature for entitlements in sold for entitlement in entitlements}
 
 
 def _is_replaced(row: OverrideRow, held: Holdings) -> bool:
