@@ -258,6 +258,23 @@ def test_an_unknown_tenant_has_nothing_to_show(studio: Shop, path: str) -> None:
     assert (answer.status_code, answer.json()["reason"]) == (404, "TENANT_UNKNOWN")
 
 
+def test_history_says_what_time_did(studio: Shop) -> None:
+    """It is the plan store's own work, also where somebody's request came by to store it."""
+    studio.rest.post(f"{ACME}/subscription/cancel", json={"at_period_end": True})
+    studio.clock.advance(40 * 86_400)
+    studio.rest.post(f"{ACME}/subscription", json={"plan": "basic"})
+
+    found = studio.rest.get(f"{ACME}/history").json()["history"]
+
+    assert [(one["action"], one["actor"] == "planstore") for one in found] == [
+        ("created", False),
+        ("ended", True),
+        ("cancellation_scheduled", False),
+        ("created", True),
+    ]
+    assert found[1]["at"] == "2026-02-28T12:00:00Z"
+
+
 def test_history_says_what_became_of_it(studio: Shop) -> None:
     """Each version with what led to it, who did it, and what it was then; by page."""
     path = f"{ACME}/subscription"

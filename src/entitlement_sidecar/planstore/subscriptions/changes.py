@@ -19,6 +19,7 @@ from uuid6 import uuid7
 
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import InvalidInputError
+from entitlement_sidecar.planstore.audit import SYSTEM, acting
 from entitlement_sidecar.planstore.catalogue import find_plan
 from entitlement_sidecar.planstore.db import OrganizationRow, PlanRow, SubscriptionRow
 from entitlement_sidecar.planstore.db.upsert import insert_for
@@ -237,9 +238,11 @@ def _settled(session: Session, row: SubscriptionRow | None, now: datetime) -> in
 
 def _settle(session: Session, row: SubscriptionRow, now: datetime) -> int:
     before, steps = content_of(row), 0
-    for name, at in settle(row, now):
-        _store(session, row, name, before, at)
-        before, steps = content_of(row), steps + 1
+    with acting(SYSTEM):
+        # Time did it, whoever came by.
+        for name, at in settle(row, now):
+            _store(session, row, name, before, at)
+            before, steps = content_of(row), steps + 1
     _correct_due(session, row)
     return steps
 
