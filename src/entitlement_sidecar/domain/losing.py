@@ -9,10 +9,8 @@ import msgspec
 
 from entitlement_sidecar.domain import outage
 from entitlement_sidecar.domain.catalogue import (
-    COUNTED,
     AfterStale,
     Feature,
-    FeatureKind,
     Limit,
     WhenUnknown,
 )
@@ -57,7 +55,7 @@ class Having(msgspec.Struct, frozen=True):
 class Lost(msgspec.Struct, frozen=True):
     """One thing that a tenant has and will not have, or will have less of.
 
-    `what` is `feature`, `kind`, `value`, `limit`, `credits` or `outage`; `limit` names a limit by its key.
+    `what` is `feature`, `value`, `limit`, `credits` or `outage`; `limit` names a limit by its key.
     `before` and `after` are what can be written as JSON; None is unlimited for limits and credits.
     """
 
@@ -80,7 +78,6 @@ def lost(before: Having, after: Having) -> tuple[Lost, ...]:
     if not after.granted or after.feature is None:
         return (Lost("feature"),)
     return (
-        *_kind(before.feature, after.feature),
         *_values(before, after),
         *_limits(before, after),
         *_credits(before, after),
@@ -92,13 +89,6 @@ def _shown(value: Any) -> str:  # noqa: ANN401 - JSON
     if value is None:
         return "unlimited"
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _kind(before: Feature, after: Feature) -> Iterator[Lost]:
-    # Counting begins anew where it is counted in another way, and who takes a seat has to say for whom.
-    counted_anew = before.kind in COUNTED and after.kind in COUNTED
-    if before.kind is not after.kind and (counted_anew or after.kind is FeatureKind.SEATS):
-        yield Lost("kind", before.kind.name.lower(), after.kind.name.lower())
 
 
 def _values(before: Having, after: Having) -> Iterator[Lost]:

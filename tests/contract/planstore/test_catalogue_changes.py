@@ -122,7 +122,6 @@ def test_what_comes_back_is_gained(shop: Any) -> None:
 @pytest.mark.parametrize(
     ("changed", "what"),
     [
-        (PACKS_COUNTED, ["kind: config → seats", "value: 2 → none"]),
         (
             CATALOGUE.replace("packs: {kind: config}", "packs: {kind: config, outage: {when_unknown: deny}}"),
             ["outage: when_unknown allow → when_unknown deny"],
@@ -135,9 +134,9 @@ def test_what_comes_back_is_gained(shop: Any) -> None:
             ["outage: answered however stale → denied after 90 s"],
         ),
     ],
-    ids=["kind", "when unknown", "stale"],
+    ids=["when unknown", "stale"],
 )
-def test_kind_and_outage_are_of_everybody(shop: Any, changed: str, what: list[str]) -> None:
+def test_outage_is_of_everybody(shop: Any, changed: str, what: list[str]) -> None:
     """What belongs to the whole catalogue changes what tenants have now."""
     shop.subscribe("acme", "basic")
     shop.subscribe("globex", "trial")
@@ -146,6 +145,21 @@ def test_kind_and_outage_are_of_everybody(shop: Any, changed: str, what: list[st
 
     assert (effect["key"], effect["lost"]["first"]) == ("packs", [{"tenant_id": "acme", "what": what}])
     assert post(shop, changed).status_code == 409
+
+
+@pytest.mark.parametrize("losses", ["false", "true"])
+def test_a_feature_keeps_its_kind(shop: Any, losses: str) -> None:
+    """Whatever is accepted, also when it comes back: what was bought grants it as what it is."""
+    shop.subscribe("acme", "basic")
+    without = CATALOGUE.replace("  packs: {kind: config}\n", "").replace("      packs: {value: 2}\n", "")
+    without = without.replace("      packs: {value: 1}\n", "      sso: false\n")
+
+    told = [post(shop, PACKS_COUNTED, accept_losses=losses), post(shop, PACKS_COUNTED, "/diff")]
+    assert post(shop, without, accept_losses="true").status_code == 200
+    told.append(post(shop, PACKS_COUNTED, accept_losses=losses))
+
+    assert [one.status_code for one in told] == [422, 422, 422]
+    assert {one.json()["violations"][0]["field"] for one in told} == {"features.packs.kind"}
 
 
 def test_titles_touch_nobody(shop: Any) -> None:

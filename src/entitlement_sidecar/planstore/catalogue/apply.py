@@ -18,7 +18,7 @@ from entitlement_sidecar.planstore.catalogue.plans import (
     plan_of,
 )
 from entitlement_sidecar.planstore.catalogue.recording import applied
-from entitlement_sidecar.planstore.catalogue.registry import register
+from entitlement_sidecar.planstore.catalogue.registry import register, require_same_kinds
 from entitlement_sidecar.planstore.db import (
     AddOnRow,
     CatalogueRow,
@@ -49,12 +49,16 @@ def apply_catalogue(
     The same catalogue again changes nothing. A plan or add-on gets a new version only where something of it
     changed, and subscribers stay on the version that they bought. What the catalogue no longer names is no
     longer for sale. Sidecars are told through the snapshot outbox.
+
+    Raises:
+        InvalidInputError: A feature is of another kind than it had.
     """
     take_turn(session)
     row = current_row(session)
     if row is not None and _same(row, catalogue, feed_shards):
         register(session, catalogue, row.version)
         return ApplyResult(row.version, changed=False)
+    require_same_kinds(session, catalogue)
     version = 1 if row is None else row.version + 1
     register(session, catalogue, version)
     if row is not None and row.feed_shards != feed_shards:

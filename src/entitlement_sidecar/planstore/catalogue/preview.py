@@ -13,6 +13,7 @@ from entitlement_sidecar.planstore.catalogue.apply import labels_of, take_turn
 from entitlement_sidecar.planstore.catalogue.differences import EMPTY, Difference, compare
 from entitlement_sidecar.planstore.catalogue.effects import Affected, Effect, effects_of
 from entitlement_sidecar.planstore.catalogue.plans import current_catalogue
+from entitlement_sidecar.planstore.catalogue.registry import require_same_kinds
 
 _TOLD = 5
 """Tenants that a refusal names."""
@@ -30,7 +31,12 @@ class Preview(msgspec.Struct, frozen=True):
 
 
 def preview(session: Session, catalogue: Catalogue, now: datetime) -> Preview:
-    """What applying a catalogue now would do. Changes nothing."""
+    """What applying a catalogue now would do. Changes nothing.
+
+    Raises:
+        InvalidInputError: A feature is of another kind than it had, so that it cannot be applied.
+    """
+    require_same_kinds(session, catalogue)
     version, before = current_catalogue(session) or (0, EMPTY)
     labels = labels_of(session, catalogue)
     differences = [
@@ -45,8 +51,10 @@ def refuse_losses(session: Session, catalogue: Catalogue, now: datetime) -> None
 
     Raises:
         LossesError: Names each feature and metric, how many tenants, and the first of them.
+        InvalidInputError: A feature is of another kind than it had.
     """
     take_turn(session)
+    require_same_kinds(session, catalogue)
     _, before = current_catalogue(session) or (0, EMPTY)
     losing = [one for one in effects_of(session, before, catalogue, now) if one.lost.count]
     if losing:

@@ -6,8 +6,35 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from entitlement_sidecar.domain.catalogue import Catalogue, Feature, Metric
+from entitlement_sidecar.domain.catalogue import Catalogue, Feature, FeatureKind, Metric
+from entitlement_sidecar.domain.errors import InvalidInputError, Violation
+from entitlement_sidecar.planstore.catalogue.plans import current_catalogue
 from entitlement_sidecar.planstore.db import FeatureRow, MetricRow
+
+
+def require_same_kinds(session: Session, catalogue: Catalogue) -> None:
+    """Refuses a feature of another kind than it ever had.
+
+    Plan versions that were bought, overrides and counters are of that kind: a value would be no limit.
+
+    Raises:
+        InvalidInputError: Names each feature, the kind that it has, and what to do.
+    """
+    known = {row.key: FeatureKind(row.kind) for row in session.scalars(select(FeatureRow))}
+    found = current_catalogue(session)
+    if found is not None:
+        known |= {feature.key: feature.kind for feature in found[1].features.values()}
+    wrong = [
+        Violation(
+            f"features.{feature.key}.kind",
+            f"it is {known[feature.key].name.lower()} for good, since what was bought grants it so: "
+            f"call what is {feature.kind.name.lower()} by another key",
+        )
+        for feature in catalogue.features.values()
+        if known.get(feature.key, feature.kind) is not feature.kind
+    ]
+    if wrong:
+        raise InvalidInputError(wrong)
 
 
 def register(session: Session, catalogue: Catalogue, version: int) -> None:
