@@ -138,11 +138,11 @@ class RedisPublisher:
         """
         self._count_waiting()
         try:
-            states = self._states()
+            self._refill_lost()
             more = True
             while more:
                 self._choose_instant()
-                more = self._publish_some(states)
+                more = self._publish_some()
                 self._beat()
         except FeedLostError:
             # Found lost in the middle: the next step sees it first, and refills.
@@ -157,26 +157,20 @@ class RedisPublisher:
             waiting = select(func.count()).where(SnapshotOutboxRow.published_at.is_(None))
             metrics.unpublished_changes.set(session.scalar(waiting) or 0)
 
-    def _states(self) -> list[ShardState]:
-        """Where each shard is, after refilling those that are not what the database knows."""
+    def _refill_lost(self) -> None:
+        """Refills the shards that are not what the database knows."""
         with self._database.reading() as session:
             # What the document says, sidecars go by; before the first one, nobody reads anything.
             self._shards = feed_shards(session) or self._shards
-            recorded = {
-                row.shard: ShardState(row.epoch, row.sequence)
-                for row in session.scalars(select(RedisFeedStateRow))
-            }
-        return [self._state(shard, recorded.get(shard, ShardState())) for shard in range(self._shards)]
+            recorded = _recorded(session)
+        for shard in range(self._shards):
+            found = self._writer.state(shard)
+            if not found.continues(recorded.get(shard, ShardState())):
+                self._refill(shard, found)
 
-    def _state(self, shard: int, recorded: ShardState) -> ShardState:
-        found = self._writer.state(shard)
-        if found.continues(recorded):
-            return found
-        return self._refill(shard, found)
-
-    def _refill(self, shard: int, found: ShardState) -> ShardState:
+    def _refill(self, shard: int, found: ShardState) -> None:
         """Redis is empty, restored or new: everything is written again, then a new epoch begins."""
-        after = ""
+        server, first, after = self._writer.server(), "", ""
         while True:
             with self._database.reading() as session:
                 query = select(TenantSnapshotRow).order_by(TenantSnapshotRow.tenant_id).limit(BATCH)
@@ -184,19 +178,29 @@ class RedisPublisher:
                 document = newest_catalogue(session) if not after else None
             if document is not None:
                 self._put(CATALOGUE_KEY, *document)
+                first = CATALOGUE_KEY
             for row in rows:
                 if shard_of(row.tenant_id, self._shards) == shard:
                     self._put(snapshot_key(row.tenant_id), row.version, row.envelope)
+                    first = first or snapshot_key(row.tenant_id)
                     metrics.republished.inc()
             if len(rows) < BATCH:
                 break
             after = rows[-1].tenant_id
+        self._require_kept(server)
+        if first and not self._writer.holds(first):
+            # Flushed meanwhile.
+            raise FeedLostError
         epoch = uuid6.uuid7().hex
-        if self._writer.begin(shard, found, epoch):
-            with self._database.writing() as session:
-                session.merge(RedisFeedStateRow(shard=shard, epoch=epoch, sequence=0))
-            return ShardState(epoch, 0)
-        raise FeedLostError
+        if not self._writer.begin(shard, found, epoch):
+            raise FeedLostError
+        with self._database.writing() as session:
+            session.merge(RedisFeedStateRow(shard=shard, epoch=epoch, sequence=0))
+
+    def _require_kept(self, server: str) -> None:
+        """What was written since that run of the server was seen: a restart or failover may have lost it."""
+        if self._writer.server() != server:
+            raise FeedLostError
 
     def _put(self, key: str, version: int, envelope: bytes) -> None:
         held = self._writer.put(key, version, envelope)
@@ -222,39 +226,45 @@ class RedisPublisher:
             row = session.get(TenantSnapshotRow, tenant_id)
             return None if row is None else (row.version, row.envelope)
 
-    def _publish_some(self, states: Sequence[ShardState]) -> bool:
+    def _publish_some(self) -> bool:
         """Publishes up to a batch of changes; whether there may be more."""
         if self._database.is_sqlite:
             # One writer at a time: Redis must not be waited for while holding that turn.
             with self._database.reading() as session:
-                rows, reached = self._send(session, states)
+                rows, reached = self._send(session)
             if rows:
                 with self._database.writing() as session:
                     self._mark(session, rows, reached)
         else:
             with self._database.writing() as session:
-                rows, reached = self._send(session, states)
+                rows, reached = self._send(session)
                 if rows:
                     self._mark(session, rows, reached)
         metrics.published_entries.labels("redis").inc(len(rows))
         return len(rows) == BATCH
 
-    def _send(
-        self, session: Session, states: Sequence[ShardState]
-    ) -> tuple[Sequence[SnapshotOutboxRow], dict[int, ShardState]]:
-        """Writes what waits to Redis; the rows, and where each shard that got one is then."""
-        reached: dict[int, ShardState] = {}
+    def _send(self, session: Session) -> tuple[Sequence[SnapshotOutboxRow], dict[int, ShardState]]:
+        """Writes what waits to Redis; the rows, and where each shard that got one is then.
+
+        One replica at a time: each begins where the one before has recorded to be, so that no entry ever
+        takes the number of one that Redis has lost, which would hide the loss.
+        """
         query = select(SnapshotOutboxRow).where(SnapshotOutboxRow.published_at.is_(None))
         query = query.order_by(SnapshotOutboxRow.id).limit(BATCH).with_for_update(skip_locked=True)
         rows = session.scalars(query).all()
+        if not rows:
+            return rows, {}
+        reached = _recorded(session, in_turn=True)
+        server = self._writer.server()
         envelopes = newest_envelopes(session, rows)
         for (kind, tenant_id), (version, envelope) in envelopes.items():
             self._put(CATALOGUE_KEY if kind == CATALOGUE else snapshot_key(tenant_id), version, envelope)
             entry = FeedEntry(kind, tenant_id, version)
             # A catalogue concerns every sidecar, and each of them reads every shard.
             shard = 0 if kind == CATALOGUE else shard_of(tenant_id, self._shards)
-            sequence = self._writer.append(shard, states[shard], entry)
-            reached[shard] = ShardState(states[shard].epoch, sequence)
+            at = reached.get(shard, ShardState())
+            reached[shard] = ShardState(at.epoch, self._writer.append(shard, at, entry))
+        self._require_kept(server)
         return rows, reached
 
     def _mark(
@@ -296,10 +306,7 @@ class RedisPublisher:
             )
             if session.scalar(select(waits)):
                 return
-            recorded = {
-                row.shard: ShardState(row.epoch, row.sequence)
-                for row in session.scalars(select(RedisFeedStateRow))
-            }
+            recorded = _recorded(session)
             document = newest_catalogue(session)
         if document is not None:
             # No feed begins without it, so it is put back before long, whatever became of it.
@@ -311,3 +318,10 @@ class RedisPublisher:
             beat = HeartbeatValue(state.epoch, shard, state.sequence, instant.true_at)
             self._writer.beat(shard, seal_heartbeat(self._key, beat))
         self._beaten, self._beat_about = self._clock.monotonic(), None
+
+
+def _recorded(session: Session, *, in_turn: bool = False) -> dict[int, ShardState]:
+    """Where each shard was when something was last marked; `in_turn`: nobody else publishes until the end."""
+    query = select(RedisFeedStateRow).order_by(RedisFeedStateRow.shard)
+    rows = session.scalars(query.with_for_update() if in_turn else query)
+    return {row.shard: ShardState(row.epoch, row.sequence) for row in rows}

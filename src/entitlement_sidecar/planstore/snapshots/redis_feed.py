@@ -90,6 +90,18 @@ class RedisFeedWriter:
         found = (epoch or b"").decode(errors="surrogateescape")
         return ShardState(found, int(sequence) if sequence and _SEQUENCE.fullmatch(sequence) else -1)
 
+    def server(self) -> str:
+        """The run of the server: another one may have lost its last writes. '' where that is not told."""
+        try:
+            told = cast("dict[str, str]", self._client.info("server"))
+        except redis.ResponseError:
+            return ""
+        return str(told.get("run_id", ""))
+
+    def holds(self, key: str) -> bool:
+        """Whether anything is there."""
+        return bool(self._client.exists(key))
+
     def begin(self, shard: int, found: ShardState, epoch: str) -> bool:
         """Begins a new epoch, unless another publisher did since `found`."""
         keys = [feed_key(shard), heartbeat_key(shard), feed_state_key(shard)]
