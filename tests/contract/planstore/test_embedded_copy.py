@@ -141,3 +141,44 @@ def test_a_folder_that_is_not_there_is_named(file: Path, tmp_path: Path) -> None
     """And nothing is left behind."""
     with pytest.raises(ConfigurationError, match="No such file or directory"):
         back_up(file, tmp_path / "nowhere" / "copy.db", replace=False)
+
+
+@pytest.mark.parametrize("name", ["planstore.db", "planstore.db-wal", "planstore.db-shm", "linked.db"])
+def test_a_database_is_no_backup_of_itself(database: Database, file: Path, tmp_path: Path, name: str) -> None:
+    """Not even with `--force`: a plan store that runs would go on writing to what nobody finds any more."""
+    (tmp_path / "linked.db").symlink_to(file)
+    with pytest.raises(ConfigurationError, match=f"{name}: is the database itself"):
+        back_up(file, tmp_path / name, replace=True)
+    _add(database, "umbrella")
+    assert _tenants(file) == ["acme", "umbrella"]
+
+
+def test_a_database_is_not_copied_onto_itself(database: Database, file: Path, tmp_path: Path) -> None:
+    """Not by another name of it either: who uses it would go on with what is not there any more."""
+    other = tmp_path / "other.db"
+    other.symlink_to(file)
+    for name in (file, other):
+        with pytest.raises(ConfigurationError, match="is the database itself"):
+            back_up(file, name, replace=True)
+        with pytest.raises(ConfigurationError, match="is the database itself"):
+            restore(name, file, replace=True)
+    _add(database, "umbrella")
+    assert _tenants(file) == ["acme", "umbrella"]
+
+
+def test_a_journal_that_was_left_behind_is_not_played_into_what_comes_back(
+    database: Database, file: Path, tmp_path: Path
+) -> None:
+    """The database was deleted, its journal was not: only what the backup has comes back."""
+    copy, journal = tmp_path / "copy.db", file.with_name("planstore.db-wal")
+    back_up(file, copy, replace=False)
+    _add(database, "later")
+    left = journal.read_bytes()
+    database.close()
+    file.unlink()
+    journal.write_bytes(left)
+    assert left
+
+    restore(copy, file, replace=False)
+
+    assert _tenants(file) == ["acme"]

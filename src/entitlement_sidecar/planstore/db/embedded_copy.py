@@ -24,9 +24,10 @@ def back_up(database: Path, file: Path, *, replace: bool) -> int:
 
     Raises:
         ConfigurationError: There is no such database, it is damaged, or the file exists and `replace` is
-            not set, or cannot be written.
+            not set, cannot be written, or is the database itself.
     """
     _require_plan_store(database)
+    _require_apart(database, file)
     _require_room(file, replace=replace)
     return _copy(database, file)
 
@@ -36,9 +37,10 @@ def restore(file: Path, database: Path, *, replace: bool) -> int:
 
     Raises:
         ConfigurationError: The file is no backup or is damaged; or there is a database already and
-            `replace` is not set, or it is in use.
+            `replace` is not set, it is in use, or is the file itself.
     """
     _require_plan_store(file)
+    _require_apart(database, file)
     _require_room(database, replace=replace)
     if database.exists():
         _require_unused(database)
@@ -52,6 +54,14 @@ def _require_plan_store(path: Path) -> None:
         found = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'alembic_version'")
         if not found.fetchone()[0]:
             raise ConfigurationError(f"{path}: not the database of a plan store")
+
+
+def _require_apart(database: Path, file: Path) -> None:
+    """A database that is replaced under a plan store that runs would lose what is written meanwhile."""
+    own = {database.resolve().with_name(f"{database.resolve().name}{end}") for end in ("", "-wal", "-shm")}
+    same = file.exists() and database.exists() and file.samefile(database)
+    if same or file.resolve() in own:
+        raise ConfigurationError(f"{file}: is the database itself; name a file of the backup's own")
 
 
 def _require_room(path: Path, *, replace: bool) -> None:
@@ -80,6 +90,7 @@ def _copy(source: Path, target: Path) -> int:
             writing.execute("PRAGMA journal_mode=DELETE")
             _check(source, writing)
         with _told(target):
+            _remove_journals(target)
             return _named(partial, target)
     finally:
         partial.unlink(missing_ok=True)
@@ -89,6 +100,12 @@ def _check(source: Path, copy: sqlite3.Connection) -> None:
     problems = [row[0] for row in copy.execute("PRAGMA integrity_check(3)")]
     if problems != ["ok"]:
         raise ConfigurationError(f"{source}: damaged: {'; '.join(problems)}")
+
+
+def _remove_journals(target: Path) -> None:
+    """What is left of a database of that name, or it would be played into the copy when that is opened."""
+    for end in ("-wal", "-shm", "-journal"):
+        target.with_name(target.name + end).unlink(missing_ok=True)
 
 
 def _named(partial: Path, target: Path) -> int:
