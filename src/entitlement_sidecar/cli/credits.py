@@ -8,7 +8,13 @@ from typing import Any
 import click
 
 from entitlement_sidecar.cli.output import output_option, print_record, print_records
-from entitlement_sidecar.cli.targets import connect, organization_pages, planstore_options, version_option
+from entitlement_sidecar.cli.targets import (
+    connect,
+    organization_pages,
+    planstore_options,
+    version_option,
+    why_option,
+)
 
 COLUMNS = ("id", "feature", "amount", "priority", "since", "until", "voided_at", "reason")
 
@@ -43,7 +49,7 @@ def show(tenant: str, grant_id: str, planstore: str, token_file: Path | None, ou
 @click.argument("tenant")
 @click.argument("feature")
 @click.argument("amount", type=click.IntRange(1))
-@click.option("--reason", required=True, help="Why; people and the audit log will ask.")
+@why_option
 @click.option("--priority", type=int, default=0, show_default=True, help="Smaller burns first.")
 @click.option("--since", metavar="INSTANT", help="From when, in RFC 3339. [default: now]")
 @click.option("--until", metavar="INSTANT", help="When they expire, in RFC 3339. [default: never]")
@@ -78,10 +84,10 @@ def void(
 ) -> None:
     """Take back what is left of a GRANT of TENANT; what was burnt stays burnt."""
     body = {} if expected_version is None else {"expected_version": expected_version}
-    print_record(connect(planstore, token_file).post(_path(tenant, f"{grant_id}/void"), body), output)
+    print_record(connect(planstore, token_file).post(_path(tenant, grant_id, "void"), body), output)
 
 
-def _path(tenant: str, rest: str = "") -> str:
+def _path(tenant: str, *below: str) -> str:
     from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415 - keeps --help quick
 
-    return organization(tenant, f"credits/{rest}".rstrip("/"))
+    return organization(tenant, "credits", *below)

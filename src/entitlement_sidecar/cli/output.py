@@ -68,9 +68,8 @@ def print_record(record: Record, output: str) -> None:
     elif output == "csv":
         _print_csv([record], list(record))
     else:
-        rows = [
-            (name, _cell(plain(value))) for name, value in record.items() if value not in (None, "", (), [])
-        ]
+        cells = ((name, in_a_cell(plain(value))) for name, value in record.items())
+        rows = [(name, cell) for name, cell in cells if cell]
         _print_table(("field", "value"), rows, header=False)
 
 
@@ -81,7 +80,7 @@ def print_records(records: Sequence[Record], columns: Sequence[str], output: str
     elif output == "csv":
         _print_csv(records, columns)
     else:
-        rows = [tuple(_cell(plain(record.get(name))) for name in columns) for record in records]
+        rows = [tuple(in_a_cell(plain(record.get(name))) for name in columns) for record in records]
         _print_table(columns, rows, header=True)
 
 
@@ -115,6 +114,28 @@ def _width(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> int:
     """Wide enough that nothing is folded where no terminal sets the width."""
     widths = (max((len(row[n]) for row in (columns, *rows)), default=0) for n in range(len(columns)))
     return sum(widths) + 4 * len(columns)
+
+
+def in_a_cell(value: Any) -> str:  # noqa: ANN401 - a plain value
+    """A plain value for people: what is empty as nothing, names side by side, limits in words."""
+    match value:
+        case [] | ():
+            return ""
+        case Mapping() if not value:
+            return ""
+        case {"amount": amount, "window": str(window), "soft": bool(soft)}:
+            return f"{'unlimited' if amount is None else amount} per {window}{' (soft)' if soft else ''}"
+        case list() if all(_reads_alone(one) for one in value):
+            return ", ".join(in_a_cell(one) for one in value)
+        case _:
+            return _cell(value)
+
+
+def _reads_alone(value: Any) -> bool:  # noqa: ANN401 - a plain value
+    """Whether it is clear in a list where this ends and the next begins."""
+    if isinstance(value, Mapping):
+        return value.keys() == {"amount", "window", "soft"}
+    return isinstance(value, str) and bool(value) and "," not in value
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - a plain value

@@ -9,7 +9,13 @@ from typing import Any
 import click
 
 from entitlement_sidecar.cli.output import output_option, print_record, print_records
-from entitlement_sidecar.cli.targets import connect, organization_pages, planstore_options, version_option
+from entitlement_sidecar.cli.targets import (
+    connect,
+    organization_pages,
+    planstore_options,
+    version_option,
+    why_option,
+)
 
 COLUMNS = ("id", "feature", "effect", "enabled", "value", "limits", "since", "until", "revoked_at", "reason")
 
@@ -44,7 +50,7 @@ def show(tenant: str, override_id: str, planstore: str, token_file: Path | None,
 @click.argument("tenant")
 @click.argument("feature")
 @click.option("--effect", type=click.Choice(["deny", "set", "add"]), required=True, help="What it does.")
-@click.option("--reason", required=True, help="Why; people and the audit log will ask.")
+@why_option
 @click.option("--since", metavar="INSTANT", help="From when, in RFC 3339. [default: now]")
 @click.option("--until", metavar="INSTANT", help="Until when, in RFC 3339. [default: open-ended]")
 @click.option("--disabled", is_flag=True, help="Boolean features: set to off.")
@@ -85,7 +91,7 @@ def revoke(
 ) -> None:
     """End an OVERRIDE of TENANT at once."""
     body = {} if expected_version is None else {"expected_version": expected_version}
-    print_record(connect(planstore, token_file).post(_path(tenant, f"{override_id}/revoke"), body), output)
+    print_record(connect(planstore, token_file).post(_path(tenant, override_id, "revoke"), body), output)
 
 
 def _body(written: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +136,7 @@ def _amount(text: str | None, option: str) -> int | str | None:
     return int(text)
 
 
-def _path(tenant: str, rest: str = "") -> str:
+def _path(tenant: str, *below: str) -> str:
     from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415 - keeps --help quick
 
-    return organization(tenant, f"overrides/{rest}".rstrip("/"))
+    return organization(tenant, "overrides", *below)

@@ -24,9 +24,10 @@ _TOO_MANY = 429
 _FIRST_ERROR = 300
 
 
-def organization(tenant: str, rest: str) -> str:
-    """A path under one tenant."""
-    return f"/api/billing/organizations/{quote(tenant, safe='')}/{rest}"
+def organization(tenant: str, rest: str, *below: str) -> str:
+    """A path under one tenant. Each of `below` is one segment, whatever characters it has."""
+    segments = "".join(f"/{quote(one, safe='')}" for one in below)
+    return f"/api/billing/organizations/{quote(tenant, safe='')}/{rest}{segments}"
 
 
 class PlanstoreRest:

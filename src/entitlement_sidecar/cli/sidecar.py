@@ -74,13 +74,13 @@ DEFAULT_STATE = Path("~/.local/state/entitlements/sidecar")
     help="What is logged.",
 )
 def sidecar(log_level: str, **settings: Any) -> None:  # noqa: ANN401 - each is typed by its option
-    r"""Run a sidecar: answers entitlement checks, and keeps usage until it is in the ledger.
+    """Run a sidecar: answers entitlement checks, and keeps usage until it is in the ledger.
 
     \b
     With a plan store:       entitlements sidecar --planstore 127.0.0.1:7411 --token-file token
     With Redis in front:     ... --redis redis://127.0.0.1:6379/0
     From a file, alone:      entitlements sidecar --snapshot-file tenants.yaml
-    """
+    """  # noqa: D301 - click wants the character itself: lines stay as they are
     from entitlement_sidecar.sidecar.config import FrontKind, SidecarConfig  # noqa: PLC0415 - keeps --help quick
     from entitlement_sidecar.sidecar.process import run  # noqa: PLC0415
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from entitlement_sidecar.cli.output import Record, output_option, print_record, print_records
+from entitlement_sidecar.cli.output import Record, in_a_cell, output_option, print_record, print_records
 from entitlement_sidecar.cli.progress import progress
 from entitlement_sidecar.cli.targets import connect, planstore_options
 
@@ -71,7 +71,7 @@ def verify(
     where = "database and Redis" if any(page["redis"] for page in pages) else "database"
     on_way = f", {waiting} of them with a change on its way to Redis" if waiting else ""
     told = f"{len(faults)} faults" if len(faults) != 1 else "1 fault"
-    click.echo(f"{checked} tenants verified in {where}{on_way}: {told}", err=True)
+    click.echo(f"{_tenants(checked)} verified in {where}{on_way}: {told}", err=True)
     if faults:
         context.exit(_FAULTY)
 
@@ -102,9 +102,13 @@ def republish(
         return
     done = [one for page in _republished(rest, cursor) for one in page]
     if output == "table":
-        click.echo(f"{len(done)} tenants republished")
+        click.echo(f"{_tenants(len(done))} republished")
     else:
         print_records(done, ("tenant_id", "snapshot_version"), output)
+
+
+def _tenants(count: int) -> str:
+    return "1 tenant" if count == 1 else f"{count} tenants"
 
 
 def _path(tenant: str, rest: str = "") -> str:
@@ -130,14 +134,16 @@ def _verified(rest: PlanstoreRest, tenant: str | None) -> Iterator[Record]:
 
 
 def _republished(rest: PlanstoreRest, cursor: str) -> Iterator[list[Record]]:
-    """Pages of new versions. Where a call fails, it is told how to go on."""
+    """Pages of new versions. Where a call fails or is interrupted, it is told how to go on."""
+    from entitlement_sidecar.domain.errors import RetryableError  # noqa: PLC0415 - keeps --help quick
+
     at: str | None = cursor
     with progress("republishing", None) as advance:
         while at is not None:
             try:
                 page: dict[str, Any] = rest.post(f"{_ALL}/republish", {"cursor": at, "limit": PAGE})
-            except Exception:
-                if at:
+            except (Exception, KeyboardInterrupt) as error:
+                if at and (at != cursor or isinstance(error, RetryableError | KeyboardInterrupt)):
                     click.echo(f"not all are done; go on with: --all --cursor {at}", err=True)
                 raise
             advance(len(page["republished"]))
@@ -164,10 +170,5 @@ def _granted(grant: Record) -> str:
     if grant["effect"] == "deny" or not grant["enabled"]:
         return "nothing"
     if grant["limits"]:
-        return ", ".join(_limit(one) for one in grant["limits"])
-    return "yes" if grant["value"] is None else str(grant["value"])
-
-
-def _limit(limit: Record) -> str:
-    amount = "unlimited" if limit["amount"] is None else limit["amount"]
-    return f"{amount} per {limit['window']}{' (soft)' if limit['soft'] else ''}"
+        return in_a_cell(grant["limits"])
+    return "yes" if grant["value"] is None else in_a_cell(grant["value"])

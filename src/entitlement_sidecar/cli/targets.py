@@ -63,6 +63,23 @@ version_option = click.option(
 """Adds `--expected-version` to a command."""
 
 
+def _why(context: click.Context) -> str:
+    return context.find_root().params.get("reason") or ""
+
+
+def _required_why(context: click.Context, option: click.Parameter, value: str | None) -> str:
+    why = value or _why(context)
+    if not why:
+        raise click.MissingParameter(ctx=context, param=option)
+    return why
+
+
+why_option = click.option(
+    "--reason", callback=_required_why, help="Why; people and the audit log will ask.  [required]"
+)
+"""Adds the `--reason` of what is kept with one. What was given before the command counts too."""
+
+
 def organization_pages(
     rest: PlanstoreRest, tenant: str, name: str, limit: int, path: str = ""
 ) -> list[dict[str, Any]]:
@@ -89,8 +106,7 @@ def connect(planstore: str, token_file: Path | None) -> PlanstoreRest:
     """
     from entitlement_sidecar.cli.rest import PlanstoreRest  # noqa: PLC0415 - keeps --help quick
 
-    reason = click.get_current_context().find_root().params.get("reason") or ""
-    return PlanstoreRest(planstore, _token(token_file), reason)
+    return PlanstoreRest(planstore, _token(token_file), _why(click.get_current_context()))
 
 
 def _token(named: Path | None) -> str:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from entitlement_sidecar.planstore.db import AuditRow, Database
-from support.shop import Shop
+from support.shop import AUTHORISED, Shop
 
 ACME = "/api/billing/organizations/acme"
 
@@ -172,6 +172,22 @@ def test_credits_are_given_burnt_and_voided(studio: Shop) -> None:
     assert decisions(studio)["gems"]["remaining"] == 10
     listed = studio.rest.get(f"{ACME}/credits").json()["credits"]
     assert [(one["amount"], one["voided_at"] is None) for one in listed] == [(5, False)]
+
+
+@pytest.mark.parametrize(("said", "kept"), [({}, "welcome"), ({"X-Reason": "ticket 7"}, "ticket 7")])
+def test_the_audit_log_says_why(studio: Shop, said: dict[str, str], kept: str) -> None:
+    """The reason that an override or a grant has is its entry's too, where the call gives no other one."""
+    override = {"feature": "sso", "effect": "set", "reason": "welcome"}
+    grant = {"feature": "gems", "amount": 5, "reason": "welcome"}
+    for path, body in (("overrides", override), ("credits", grant)):
+        assert studio.rest.post(f"{ACME}/{path}", json=body, headers=AUTHORISED | said).is_success
+
+    with studio.database.reading() as session:
+        entries = session.scalars(select(AuditRow).order_by(AuditRow.sequence.desc()).limit(2)).all()
+        assert [(one.action, one.reason) for one in entries] == [
+            ("credit.granted", kept),
+            ("override.created", kept),
+        ]
 
 
 @pytest.mark.parametrize(

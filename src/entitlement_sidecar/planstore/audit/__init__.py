@@ -8,7 +8,7 @@ An entry is written in the transaction of the change itself, at its end: there i
 a day the chain's end is signed (`anchors`), and `verify` finds what was changed since it was written.
 """
 
-from entitlement_sidecar.planstore.audit.acting import SYSTEM, Actor, acting, current_actor
+from entitlement_sidecar.planstore.audit.acting import SYSTEM, Actor, acting, because, current_actor
 from entitlement_sidecar.planstore.audit.chain import Change, record
 
-__all__ = ["SYSTEM", "Actor", "Change", "acting", "current_actor", "record"]
+__all__ = ["SYSTEM", "Actor", "Change", "acting", "because", "current_actor", "record"]

@@ -30,6 +30,14 @@ def current_actor() -> Actor:
 
 
 @contextmanager
+def because(reason: str) -> Iterator[None]:
+    """Everything inside is done for this reason, where the caller has given none."""
+    actor = current_actor()
+    with acting(msgspec.structs.replace(actor, reason=actor.reason or reason)):
+        yield
+
+
+@contextmanager
 def acting(actor: Actor) -> Iterator[None]:
     """Everything inside is done by `actor`, also in threads that a request's work is handed to."""
     token = _ACTOR.set(actor)

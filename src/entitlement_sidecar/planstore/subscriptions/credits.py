@@ -12,7 +12,7 @@ from uuid6 import uuid7
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, FeatureKind
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import InvalidInputError, NotFoundError
-from entitlement_sidecar.planstore.audit import Change, record
+from entitlement_sidecar.planstore.audit import Change, because, record
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import CreditGrantRow
 from entitlement_sidecar.planstore.subscriptions.changes import SnapshotWriter, hold_organization
@@ -74,7 +74,8 @@ class Credits:
             updated_at=now,
         )
         session.add(row)
-        return self._stored(session, row, "credit.granted", None, now)
+        with because(row.reason):
+            return self._stored(session, row, "credit.granted", None, now)
 
     def void(
         self, session: Session, tenant_id: str, grant_id: str, expected_version: int | None = None

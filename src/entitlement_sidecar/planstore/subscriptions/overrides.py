@@ -14,7 +14,7 @@ from entitlement_sidecar.domain.catalogue import Limit, PlanEntitlement
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import InvalidInputError, NotFoundError
 from entitlement_sidecar.domain.snapshot import Grant
-from entitlement_sidecar.planstore.audit import Change, record
+from entitlement_sidecar.planstore.audit import Change, because, record
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.catalogue.plans import decode_entitlement
 from entitlement_sidecar.planstore.db import OrganizationRow, OverrideRow
@@ -57,7 +57,8 @@ class Overrides:
         _require_room(session, tenant_id)
         row = _row(organization, grant, now)
         session.add(row)
-        return self._stored(session, row, "override.created", None, now)
+        with because(row.reason):
+            return self._stored(session, row, "override.created", None, now)
 
     def revoke(
         self, session: Session, tenant_id: str, override_id: str, expected_version: int | None = None
