@@ -15,7 +15,7 @@ from entitlement_sidecar.domain.catalogue import (
     WhenUnknown,
 )
 from entitlement_sidecar.domain.resolve import Resolution
-from entitlement_sidecar.domain.values import any_allows
+from entitlement_sidecar.domain.values import alike, any_allows
 
 _OPENNESS = {WhenUnknown.DENY: 0, WhenUnknown.ALLOWANCE: 1, WhenUnknown.VALUE: 2, WhenUnknown.ALLOW: 3}
 
@@ -116,7 +116,7 @@ def less(one: int | None, other: int | None) -> bool:
 
 def _outage(before: Having, after: Having) -> Iterator[Lost]:
     old, new = before.feature, after.feature
-    if old is None or new is None or (old.outage == new.outage and old.placement == new.placement):
+    if old is None or new is None or (alike(old.outage, new.outage) and old.placement == new.placement):
         return
     then = outage.when_unknown(old, hard=bool(before.limits))
     now = outage.when_unknown(new, hard=bool(after.limits))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 
 def value_allowed(granted: Any, requested: Any) -> bool:  # noqa: ANN401 - config values are JSON
     """Whether a requested config value lies within the granted one.
@@ -28,6 +30,19 @@ def any_allows(granted: Sequence[Any], requested: Any) -> bool:  # noqa: ANN401 
         return False
     listed = [value if isinstance(value, list) else [value] for value in granted if not _is_number(value)]
     return value_allowed([item for items in listed for item in items], requested)
+
+
+def alike(one: Any, other: Any) -> bool:  # noqa: ANN401 - JSON, or structs of it
+    """Whether two things say the same, down to JSON's kinds: 1, 1.0 and true are three."""
+    if isinstance(one, msgspec.Struct):
+        fields = one.__struct_fields__
+        return type(one) is type(other) and all(alike(getattr(one, f), getattr(other, f)) for f in fields)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    kinds = all(isinstance(one, kind) == isinstance(other, kind) for kind in (bool, float))
+    return kinds and bool(one == other)
 
 
 def _is_number(value: Any) -> bool:  # noqa: ANN401

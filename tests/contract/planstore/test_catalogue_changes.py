@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -213,6 +214,39 @@ def test_what_is_exported_is_what_was_applied(shop: Any) -> None:
     assert parse_catalogue(first.text, "exported") == parse_catalogue(CATALOGUE, "test")
     assert newest.text.startswith("# Version 2 of the catalogue")
     assert post(shop, newest.text).json()["changed"] is False
+
+
+@pytest.mark.parametrize(("old", "new"), [("1", "true"), ("true", "1"), ("1", "1.0"), ('"1"', "1")])
+def test_kinds_of_values_are_told_apart(shop: Any, old: str, new: str) -> None:
+    """A value of another kind of JSON is another value, in what is told, stored and recorded."""
+    post(shop, CATALOGUE.replace("{value: 2}", f"{{value: {old}}}"))
+    wanted = CATALOGUE.replace("{value: 2}", f"{{value: {new}}}")
+
+    told, applied = diff(shop, wanted), post(shop, wanted).json()
+
+    assert [one["becomes"] for one in told["differences"]] == applied["plans"] == ["basic@3"]
+    assert [one["path"] for one in told["differences"][0]["fields"]] == ["entitlements.packs.value"]
+    entries = shop.rest.get("/api/billing/audit").json()["entries"]
+    (recorded,) = (json.loads(one["after"]) for one in entries if one["resource"] == "catalogue/3")
+    assert recorded["plans"] == {"changed": ["basic"]}
+    assert f"packs: {{value: {new}}}" in shop.rest.get(f"{CATALOGUES}/export").text
+    assert post(shop, wanted).json()["changed"] is False
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["yes", "no", "on", "1e3", "1e300", "0.1", "-0.0", "1.0", "2026-01-01", "1_000", "0o17", "+5", "'1:20'",
+     "9007199254740993", "'~'", "'null'", "'0x1F'", "'<<'", "'='", "'---'", "' # x'", "''", "[]", "'.inf'",
+     '"\\u0085\\u2028\\ufeff\\xa0"', '"a\\nb\\t"', "'😀'"],
+)  # fmt: skip
+def test_what_is_exported_reads_as_it_was(shop: Any, value: str) -> None:
+    """Whatever a reader of YAML may take for something else comes back as what it was."""
+    assert post(shop, CATALOGUE.replace("{value: 2}", f"{{value: {value}}}")).status_code == 200
+
+    exported = shop.rest.get(f"{CATALOGUES}/export").text
+
+    assert diff(shop, exported)["differences"] == []
+    assert post(shop, exported).json()["changed"] is False
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import AddOn, Catalogue, Plan, PlanEntitlement
+from entitlement_sidecar.domain.values import alike
 from entitlement_sidecar.planstore.audit import Change, record
 from entitlement_sidecar.planstore.catalogue.plans import (
     add_on_of,
@@ -107,7 +108,7 @@ def take_turn(session: Session) -> None:
 
 
 def _same(row: CatalogueRow, catalogue: Catalogue, feed_shards: int) -> bool:
-    return row.feed_shards == feed_shards and decode_catalogue(row.document) == catalogue
+    return row.feed_shards == feed_shards and alike(decode_catalogue(row.document), catalogue)
 
 
 def _seal(  # the row but for what the whole catalogue is
@@ -135,7 +136,7 @@ def _store(session: Session, catalogue: Catalogue, row: CatalogueRow) -> None:
 def _apply_plan(session: Session, plan: Plan, now: datetime) -> str:
     """The label of a new version; empty when the newest one is the same."""
     newest = _newest_plan(session, plan.key)
-    if newest is not None and _unlabelled(plan_of(newest)) == _unlabelled(plan):
+    if newest is not None and alike(_unlabelled(plan_of(newest)), _unlabelled(plan)):
         newest.active = plan.active
         return ""
     # The old version goes first: one active version per code, at any instant.
@@ -151,11 +152,11 @@ def labels_of(session: Session, catalogue: Catalogue) -> dict[tuple[str, str], s
     found = {}
     for plan in catalogue.plans.values():
         newest = _newest_plan(session, plan.key)
-        if newest is None or _unlabelled(plan_of(newest)) != _unlabelled(plan):
+        if newest is None or not alike(_unlabelled(plan_of(newest)), _unlabelled(plan)):
             found["plans", plan.key] = _next_label(plan.key, newest)
     for add_on in catalogue.add_ons.values():
         newest_add_on = _newest_add_on(session, add_on.key)
-        if newest_add_on is None or add_on_of(newest_add_on) != add_on:
+        if newest_add_on is None or not alike(add_on_of(newest_add_on), add_on):
             found["add_ons", add_on.key] = _next_label(add_on.key, newest_add_on)
     return found
 
@@ -209,7 +210,7 @@ def _entitlement_row(position: int, entitlement: PlanEntitlement) -> PlanEntitle
 def _apply_add_on(session: Session, add_on: AddOn, now: datetime) -> str:
     """The label of a new version; empty when the newest one is the same."""
     newest = _newest_add_on(session, add_on.key)
-    if newest is not None and add_on_of(newest) == add_on:
+    if newest is not None and alike(add_on_of(newest), add_on):
         newest.active = True
         return ""
     session.execute(update(AddOnRow).where(AddOnRow.code == add_on.key).values(active=False))

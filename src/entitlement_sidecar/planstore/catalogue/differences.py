@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from entitlement_sidecar.domain.catalogue import Catalogue
+from entitlement_sidecar.domain.values import alike
 from entitlement_sidecar.wire import catalogue_dump
 
 EMPTY = Catalogue("", {}, {}, {}, {})
@@ -42,7 +43,7 @@ def compare(before: Catalogue, after: Catalogue) -> list[Difference]:
     """What differs between two catalogues, in the order of their file."""
     found: list[Difference] = []
     for section, old, new in _sections(before, after):
-        found += [_difference(section, key, old, new) for key in new if old.get(key) != new[key]]
+        found += [_difference(section, key, old, new) for key in new if not alike(old.get(key), new[key])]
         found += [Difference(section, key, "retired") for key in old if key not in new]
     return found
 
@@ -85,7 +86,7 @@ def _difference(section: str, key: str, old: Mapping[str, Any], new: Mapping[str
     fields = [
         FieldChange(path, before.get(path), after.get(path))
         for path in paths
-        if before.get(path) != after.get(path)
+        if not alike(before.get(path), after.get(path))
     ]
     return Difference(section, key, "changed", tuple(fields))
 

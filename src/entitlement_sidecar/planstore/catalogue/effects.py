@@ -17,6 +17,7 @@ from entitlement_sidecar.domain.catalogue import Catalogue, Feature, Obligations
 from entitlement_sidecar.domain.losing import Having, lost
 from entitlement_sidecar.domain.resolve import resolve
 from entitlement_sidecar.domain.snapshot import Snapshot
+from entitlement_sidecar.domain.values import alike
 from entitlement_sidecar.planstore.db import TenantSnapshotRow, UsageLedgerRow
 from entitlement_sidecar.wire.snapshot_codec import snapshot_from_proto
 from entitlement_sidecar.wire.v1 import snapshot_pb2
@@ -85,7 +86,9 @@ class _FeatureEffects:
     def __init__(self, before: Catalogue, after: Catalogue) -> None:
         keys = dict.fromkeys((*before.features, *after.features))
         pairs = {key: (before.features.get(key), after.features.get(key)) for key in keys}
-        self.changed = {key: pair for key, pair in pairs.items() if _telling(pair[0]) != _telling(pair[1])}
+        self.changed = {
+            key: pair for key, pair in pairs.items() if not alike(_telling(pair[0]), _telling(pair[1]))
+        }
         self._lost = {key: _Tally() for key in self.changed}
         self._gained = {key: _Tally() for key in self.changed}
 

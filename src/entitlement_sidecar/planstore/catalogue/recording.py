@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from entitlement_sidecar.domain.catalogue import Catalogue
+from entitlement_sidecar.domain.values import alike
 from entitlement_sidecar.planstore.audit import Change
 
 KINDS = ("features", "metrics", "plans", "add_ons")
@@ -33,7 +34,7 @@ def _changed(before: tuple[int, Catalogue] | None, after: Catalogue, kind: str) 
     new: Mapping[str, Any] = getattr(after, kind)
     found = {
         "added": sorted(new.keys() - old.keys()),
-        "changed": sorted(key for key in new.keys() & old.keys() if new[key] != old[key]),
+        "changed": sorted(key for key in new.keys() & old.keys() if not alike(new[key], old[key])),
         "removed": sorted(old.keys() - new.keys()),
     }
     return {what: keys for what, keys in found.items() if keys}
