@@ -119,7 +119,7 @@ def test_a_revocation_that_fails_forgets_nothing(shop: Shop, monkeypatch: pytest
         ("GET", "/api/billing/tokens?cursor=a%00"),
         ("POST", "/api/billing/tokens/%00/revoke"),
         ("GET", f"{ACME}/history?cursor=%00"),
-        ("GET", "/api/billing/plans/%00"),
+        ("GET", f"{ACME}/overrides/%00"),
     ],
 )
 def test_nul_in_a_url_is_refused(shop: Shop, method: str, path: str) -> None:

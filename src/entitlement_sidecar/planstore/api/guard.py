@@ -83,7 +83,6 @@ class Guard:
             return
         try:
             caller = await self._caller(scope, request_id)
-            _refuse_nul(scope)
         except EntitlementsError as error:
             await problems.of(error)(scope, receive, send)
             return
@@ -132,6 +131,7 @@ async def as_permitted(request: Request) -> None:
     """A dependency of every route: it is the one that the guard has judged, about the same tenant.
 
     Raises:
+        InvalidInputError: Path or query hold what no text may hold.
         ForbiddenError: It is another. Guard and router would disagree on what a path means.
     """
     asked: permissions.Asked | None = getattr(request.state, _ASKED, None)
@@ -139,6 +139,7 @@ async def as_permitted(request: Request) -> None:
     tenant = request.path_params.get("tenant_id", "")
     if asked is None or asked.call != f"{request.method} {path}" or asked.tenant_id not in {"", tenant}:
         raise ForbiddenError(permissions.UNDECLARED)
+    _refuse_nul(request)
 
 
 def _request_id(headers: Headers) -> str:
@@ -156,10 +157,11 @@ def _reason(headers: Headers) -> str:
     return reason
 
 
-def _refuse_nul(scope: Scope) -> None:
+def _refuse_nul(request: Request) -> None:
     """No text that is stored may hold it, so nothing is found by it either."""
-    if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
-        raise InvalidInputError.of("url", "expected no NUL character")
+    for name, value in (*request.path_params.items(), *request.query_params.multi_items()):
+        if "\0" in name or "\0" in str(value):
+            raise InvalidInputError.of(name.replace("\0", ""), "expected no NUL character")
 
 
 def _peer(scope: Scope) -> str:
