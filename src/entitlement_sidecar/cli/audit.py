@@ -11,7 +11,7 @@ import click
 
 from entitlement_sidecar.cli.output import output_option, print_records
 from entitlement_sidecar.cli.progress import progress
-from entitlement_sidecar.cli.targets import connect, planstore_options
+from entitlement_sidecar.cli.targets import Whole, connect, planstore_options
 
 if TYPE_CHECKING:
     from entitlement_sidecar.cli.rest import PlanstoreRest
@@ -67,7 +67,7 @@ def _instant(_: click.Context, __: click.Parameter, value: str | None) -> str | 
 
 @audit.command("list")
 @_filters
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most entries.")
+@click.option("--limit", type=Whole(1), default=100, show_default=True, help="Most entries.")
 @planstore_options
 @output_option
 def list_entries(limit: int, planstore: str, token_file: Path | None, output: str, **wanted: Any) -> None:  # noqa: ANN401 - typed by their options

@@ -9,7 +9,7 @@ import click
 
 from entitlement_sidecar.cli.catalogue_changes import print_changes, print_losses
 from entitlement_sidecar.cli.output import output_option, print_record, print_records
-from entitlement_sidecar.cli.targets import connect, planstore_options
+from entitlement_sidecar.cli.targets import Whole, connect, planstore_options
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _CATALOGUE = "/api/billing/catalogue"
@@ -100,9 +100,7 @@ def apply(
 
 
 @catalogue.command("export")
-@click.option(
-    "--version", type=click.IntRange(1), metavar="N", help="One before. [default: what is in force]"
-)
+@click.option("--version", type=Whole(1), metavar="N", help="One before. [default: what is in force]")
 @planstore_options
 def export(version: int | None, planstore: str, token_file: Path | None) -> None:
     """Print the plan store's catalogue as a file that `apply` accepts."""

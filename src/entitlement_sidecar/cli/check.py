@@ -9,7 +9,7 @@ import msgspec
 
 from entitlement_sidecar.cli.explanation import print_explanation
 from entitlement_sidecar.cli.output import output_option, print_record, record_of
-from entitlement_sidecar.cli.targets import sidecar_option
+from entitlement_sidecar.cli.targets import Whole, sidecar_option
 
 TIMEOUT = 5.0
 """Seconds: a person waits longer than an application."""
@@ -20,16 +20,14 @@ TIMEOUT = 5.0
 )
 @click.argument("tenant")
 @click.argument("feature")
-@click.option("--consume", type=click.IntRange(0), metavar="N", help="Use N of it when allowed.")
-@click.option(
-    "--peek", "--quantity", type=click.IntRange(0), metavar="N", help="Only ask for N of it. [default: 1]"
-)
+@click.option("--consume", type=Whole(), metavar="N", help="Use N of it when allowed.")
+@click.option("--peek", "--quantity", type=Whole(), metavar="N", help="Only ask for N of it. [default: 1]")
 @click.option("--subject", default="", help="User, agent, project or resource inside the tenant.")
 @click.option("--request-id", default="", help="Makes --consume safe to repeat.")
 @click.option("--correlation-id", default="", help="Ties the usage to the work that caused it.")
 @click.option("--value", metavar="JSON", help="Config features: the value that is to be used.")
 @click.option("--max-staleness", type=click.FloatRange(0), metavar="SECONDS", help="Oldest answer accepted.")
-@click.option("--min-snapshot-version", type=click.IntRange(0), metavar="N", help="Wait for this version.")
+@click.option("--min-snapshot-version", type=Whole(), metavar="N", help="Wait for this version.")
 @click.option("--explain", is_flag=True, help="Show every step that led to the answer; consumes nothing.")
 @sidecar_option
 @output_option

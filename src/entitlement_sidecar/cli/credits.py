@@ -9,6 +9,7 @@ import click
 
 from entitlement_sidecar.cli.output import output_option, print_record, print_records
 from entitlement_sidecar.cli.targets import (
+    Whole,
     connect,
     organization_pages,
     planstore_options,
@@ -26,7 +27,7 @@ def credits() -> None:  # noqa: A001 - the command's name
 
 @credits.command("list")
 @click.argument("tenant")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most grants.")
+@click.option("--limit", type=Whole(1), default=100, show_default=True, help="Most grants.")
 @planstore_options
 @output_option
 def list_credits(tenant: str, limit: int, planstore: str, token_file: Path | None, output: str) -> None:
@@ -48,7 +49,7 @@ def show(tenant: str, grant_id: str, planstore: str, token_file: Path | None, ou
 @credits.command("grant")
 @click.argument("tenant")
 @click.argument("feature")
-@click.argument("amount", type=click.IntRange(1))
+@click.argument("amount", type=Whole(1))
 @why_option
 @click.option("--priority", type=int, default=0, show_default=True, help="Smaller burns first.")
 @click.option("--since", metavar="INSTANT", help="From when, in RFC 3339. [default: now]")

@@ -148,6 +148,8 @@ def run(arguments: list[str] | None = None) -> int:
         code = cli.main(args=arguments, prog_name="entitlements", standalone_mode=False)
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.UsageError) and (hint := _hint(error)):
+            click.echo(hint, err=True)
         return EXIT_INPUT
     except click.Abort:
         click.echo("interrupted", err=True)
@@ -155,6 +157,18 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last place where a traceback can be kept from a person
         return _explain(error)
     return code if isinstance(code, int) else 0
+
+
+def _hint(error: click.UsageError) -> str:
+    """What would be right, where click says only what is wrong."""
+    if isinstance(error, click.NoSuchOption) and error.option_name == "--reason" and error.ctx is not None:
+        below = error.ctx.command_path.partition(" ")[2]
+        return f"It comes before the command: entitlements --reason TEXT {below} …"
+    if error.message.startswith("No such command") and error.ctx is not None:
+        group = error.ctx.command
+        names = group.list_commands(error.ctx) if isinstance(group, click.Group) else ()
+        return f"There are: {', '.join(names)}"
+    return ""
 
 
 def _explain(error: Exception) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from entitlement_sidecar.cli.output import output_option, print_records
-from entitlement_sidecar.cli.targets import connect, planstore_options
+from entitlement_sidecar.cli.targets import Whole, connect, planstore_options
 
 COLUMNS = ("tenant_id", "subscriptions", "snapshot_version", "created_at")
 ENTITLEMENT_COLUMNS = ("feature", "allowed", "reason", "value", "limit", "used", "remaining", "reset_at")
@@ -27,7 +27,7 @@ def organizations() -> None:
 @click.option("--plan", metavar="CODE", help="Only those with a subscription to this plan.")
 @click.option("--status", type=click.Choice(_STATUS), help="Only those with one of this status now.")
 @click.option("--after", metavar="TENANT", help="Only those whose id comes after this one.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most organizations.")
+@click.option("--limit", type=Whole(1), default=100, show_default=True, help="Most organizations.")
 @planstore_options
 @output_option
 def list_organizations(

@@ -10,6 +10,7 @@ import click
 
 from entitlement_sidecar.cli.output import output_option, print_record, print_records
 from entitlement_sidecar.cli.targets import (
+    Whole,
     connect,
     organization_pages,
     planstore_options,
@@ -27,7 +28,7 @@ def overrides() -> None:
 
 @overrides.command("list")
 @click.argument("tenant")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most overrides.")
+@click.option("--limit", type=Whole(1), default=100, show_default=True, help="Most overrides.")
 @planstore_options
 @output_option
 def list_overrides(tenant: str, limit: int, planstore: str, token_file: Path | None, output: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from entitlement_sidecar.cli.output import output_option, print_record
-from entitlement_sidecar.cli.targets import connect, planstore_options
+from entitlement_sidecar.cli.targets import Whole, connect, planstore_options
 
 
 @click.group("quotas")
@@ -21,7 +21,7 @@ def quotas() -> None:
 )
 @click.argument("tenant")
 @click.argument("feature")
-@click.option("--quantity", type=click.IntRange(0), metavar="N", help="How much. [default: 1]")
+@click.option("--quantity", type=Whole(), metavar="N", help="How much. [default: 1]")
 @click.option("--record-usage", is_flag=True, help="Also use it: consume the quota and record usage.")
 @click.option("--request-id", help="Makes --record-usage safe to repeat.")
 @click.option("--subject", help="User, agent, project or resource inside the tenant.")

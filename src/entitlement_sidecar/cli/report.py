@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from entitlement_sidecar.cli.output import output_option, print_record, record_of
-from entitlement_sidecar.cli.targets import pairs, sidecar_option
+from entitlement_sidecar.cli.targets import Whole, pairs, sidecar_option
 
 EXIT_REFUSED = 2
 
@@ -18,7 +18,7 @@ EXIT_REFUSED = 2
 )
 @click.argument("tenant")
 @click.argument("metric")
-@click.argument("value", type=click.IntRange(0))
+@click.argument("value", type=Whole())
 @click.option("--id", "id", default="", help="Identity: the same id again counts once.")
 @click.option(
     "--correlation-id", default="", help="Ties it to the work that caused it; billable metrics need it."

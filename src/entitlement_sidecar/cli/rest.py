@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import ssl
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from entitlement_sidecar.cli.output import printable
 from entitlement_sidecar.domain import errors
 
 TIMEOUT = 30.0
@@ -19,6 +21,9 @@ _ERRORS: dict[int, type[errors.EntitlementsError]] = {
     409: errors.ConflictError,
     412: errors.StaleVersionError,
 }
+_ADVICE = {401: "--token-file names the file of it"}
+"""What a command can add to what the plan store says."""
+
 _FIRST_RETRYABLE = 500
 _TOO_MANY = 429
 _FIRST_ERROR = 300
@@ -104,8 +109,7 @@ class PlanstoreRest:
             reply = connection.getresponse()
             content = reply.read()
         except (OSError, HTTPException) as error:
-            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise errors.SourceUnavailableError(f"{self._where()}: {why}; is it running?") from error
+            raise errors.SourceUnavailableError(f"{self._where()}: {_unheard(error)}") from error
         finally:
             connection.close()
         return reply, content
@@ -127,13 +131,32 @@ class PlanstoreRest:
         return answer
 
     def _error(self, reply: HTTPResponse, problem: dict[str, Any]) -> errors.EntitlementsError:
-        message = _described(problem) or f"{self._where()} answered {reply.status} {reply.reason}"
+        message = _described(problem) or self._unexplained(reply)
+        if reply.status in _ADVICE:
+            message = f"{message}; {_ADVICE[reply.status]}"
+        if seconds := reply.headers.get("retry-after"):
+            message = f"{message}; try again in {seconds} s"
         if reply.status == _TOO_MANY or reply.status >= _FIRST_RETRYABLE:
             return errors.SourceUnavailableError(message)
         if problem.get("reason") == errors.LossesError.reason:
             return errors.LossesError(message, problem.get("losses", ()))
         kind = _ERRORS.get(reply.status)
         return kind(message) if kind else errors.InvalidInputError(_violations(problem, message))
+
+    def _unexplained(self, reply: HTTPResponse) -> str:
+        what = f"{self._where()} answered {reply.status} {printable(reply.reason)}"
+        return what if reply.status >= _FIRST_RETRYABLE else f"{what}: is that the URL of its REST?"
+
+
+def _unheard(error: OSError | HTTPException) -> str:
+    """Why there is no answer, and what to look at."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS there ({error.reason}): should the URL begin with http://?"
+    if isinstance(error, HTTPException):
+        return "what answers there does not speak HTTP: is that the URL of its REST?"
+    return f"{error.strerror or str(error) or type(error).__name__}; is it running?"
 
 
 def _asking(path: str, query: dict[str, Any]) -> str:

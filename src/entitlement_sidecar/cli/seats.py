@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 
 from entitlement_sidecar.cli.output import output_option, print_record, print_records
-from entitlement_sidecar.cli.targets import connect, organization_pages, planstore_options
+from entitlement_sidecar.cli.targets import Whole, connect, organization_pages, planstore_options
 
 COLUMNS = ("subject", "taken_at")
 
@@ -21,7 +21,7 @@ def seats() -> None:
 @seats.command("list")
 @click.argument("tenant")
 @click.argument("feature")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most seats.")
+@click.option("--limit", type=Whole(1), default=100, show_default=True, help="Most seats.")
 @planstore_options
 @output_option
 def list_seats(

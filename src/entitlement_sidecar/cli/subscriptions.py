@@ -11,6 +11,7 @@ import click
 
 from entitlement_sidecar.cli.output import output_option, print_record, print_records
 from entitlement_sidecar.cli.targets import (
+    Whole,
     connect,
     organization_pages,
     pairs,
@@ -47,9 +48,7 @@ def subscriptions() -> None:
 @click.option(
     "--plan", required=True, metavar="CODE[@VERSION]", help="The plan; without a version the current one."
 )
-@click.option(
-    "--trial-days", type=click.IntRange(0), metavar="N", help="Days of trial. [default: the plan's]"
-)
+@click.option("--trial-days", type=Whole(), metavar="N", help="Days of trial. [default: the plan's]")
 @click.option(
     "--add-on", "add_ons", multiple=True, metavar="KEY=N", help="An add-on and how many; repeatable."
 )
@@ -111,7 +110,7 @@ def list_subscriptions(tenant: str, planstore: str, token_file: Path | None, out
 
 @subscriptions.command("history")
 @click.argument("tenant")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Most versions.")
+@click.option("--limit", type=Whole(1), default=50, show_default=True, help="Most versions.")
 @planstore_options
 @output_option
 def history(tenant: str, limit: int, planstore: str, token_file: Path | None, output: str) -> None:
@@ -145,7 +144,7 @@ def renew(tenant: str, **how: Any) -> None:  # noqa: ANN401 - typed by their opt
 
 
 @_changing("past-due", "A payment of TENANT failed: take everything away when the grace is over, not now.")
-@click.option("--grace-days", type=click.IntRange(0), metavar="N", help="Days of grace. [default: 3]")
+@click.option("--grace-days", type=Whole(), metavar="N", help="Days of grace. [default: 3]")
 def past_due(tenant: str, **how: Any) -> None:  # noqa: ANN401 - typed by their options
     """Marks as past due."""
     _change(tenant, "past-due", how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,10 +15,34 @@ if TYPE_CHECKING:
 QUICKSTART_TOKEN = Path("~/.local/state/entitlements/quickstart/token")
 """Used where no token file is named: what `entitlements quickstart` has made."""
 
+GREATEST = 2**53 - 1
+"""The greatest number of the contract (`catalogue.MAX_QUANTITY`; its import would cost `--help`)."""
+
 _PAGE = 500
 """Entries of a list per call."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Whole(click.ParamType[int]):
+    """A whole number that the product can count to."""
+
+    name = "whole number"
+
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        """N for options; arguments have names of their own."""
+        del ctx
+        return None if isinstance(param, click.Argument) else "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401 - click's
+        """The number, or what would be one."""
+        with suppress(ValueError):
+            if self._least <= int(value) <= GREATEST:
+                return int(value)
+        return self.fail(f"{value!r}: expected a whole number from {self._least} to {GREATEST}", param, ctx)
 
 
 def sidecar_option(command: _Command) -> _Command:
@@ -56,7 +81,7 @@ def planstore_options(command: _Command) -> _Command:
 
 version_option = click.option(
     "--expected-version",
-    type=click.IntRange(0),
+    type=Whole(),
     metavar="N",
     help="Change it only if this is still its version; 0: only if there is none.",
 )

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from entitlement_sidecar.cli.output import output_option, print_records
-from entitlement_sidecar.cli.targets import connect, organization_pages, planstore_options
+from entitlement_sidecar.cli.targets import Whole, connect, organization_pages, planstore_options
 
 SUMMARY = (
     "metric",
@@ -32,7 +32,7 @@ def usage() -> None:
 
 @usage.command("summary")
 @click.argument("tenant")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most windows.")
+@click.option("--limit", type=Whole(1), default=100, show_default=True, help="Most windows.")
 @planstore_options
 @output_option
 def summary(tenant: str, limit: int, planstore: str, token_file: Path | None, output: str) -> None:
@@ -44,7 +44,7 @@ def summary(tenant: str, limit: int, planstore: str, token_file: Path | None, ou
 @usage.command("events")
 @click.argument("tenant")
 @click.option("--metric", help="Only events of this metric.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most events.")
+@click.option("--limit", type=Whole(1), default=100, show_default=True, help="Most events.")
 @planstore_options
 @output_option
 def events(

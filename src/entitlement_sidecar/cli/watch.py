@@ -7,7 +7,7 @@ import json
 import click
 
 from entitlement_sidecar.cli.output import plain, print_records
-from entitlement_sidecar.cli.targets import sidecar_option
+from entitlement_sidecar.cli.targets import Whole, sidecar_option
 
 _COLUMNS = ("feature", "allowed", "reason", "value", "limit", "used", "remaining")
 
@@ -16,7 +16,7 @@ _COLUMNS = ("feature", "allowed", "reason", "value", "limit", "used", "remaining
 @click.argument("tenant")
 @click.option(
     "--after-version",
-    type=click.IntRange(0),
+    type=Whole(),
     default=0,
     metavar="N",
     help="No state older than this version.",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+
 import pytest
 
 from support.commands import AnsweringPlanstore, Run
@@ -87,3 +90,74 @@ def test_examples_in_help_are_lines(entitlements: Run, command: str) -> None:
     shown = entitlements(command, "--help").out
     assert "\\b" not in shown
     assert any("entitlements " in line and line.startswith("  ") for line in shown.splitlines()[2:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("tokens", "delete"), "There are: create, list, revoke"),
+        (
+            ("subscriptions", "suspend", "acme", "--reason", "x"),
+            "It comes before the command: entitlements --reason TEXT subscriptions suspend …",
+        ),
+        (
+            ("check", "acme", "tasks", "--consume", "9" * 20),
+            "expected a whole number from 0 to 9007199254740991",
+        ),
+        (
+            ("credits", "grant", "acme", "gems", "many", "--reason", "x"),
+            "'many': expected a whole number from 1",
+        ),
+    ],
+)
+def test_what_would_be_right_is_told(entitlements: Run, arguments: tuple[str, ...], told: str) -> None:
+    """Nobody has to look it up."""
+    result = entitlements(*arguments)
+    assert result.code == 2
+    assert told in result.err
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        ((404, b"<html>"), "answered 404 Not Found: is that the URL of its REST?"),
+        ((401, {"detail": "no such token"}), "no such token; --token-file names the file of it"),
+        ((502, b""), "answered 502 Bad Gateway"),
+    ],
+)
+def test_who_answers_may_be_another(
+    entitlements: Run, planstore: AnsweringPlanstore, at: list[str], reply: tuple[int, object], told: str
+) -> None:
+    """A wrong address or token says which option it comes from."""
+    planstore.reply(reply)
+    result = entitlements("plans", "list", *at)
+    assert result.code == (3 if reply[0] >= 500 else 2)
+    assert result.err.rstrip().endswith(told)
+
+
+def test_http_is_not_https(entitlements: Run, planstore: AnsweringPlanstore, at: list[str]) -> None:
+    """A plan store without TLS that is asked with it."""
+    url = planstore.url.replace("http:", "https:")
+    result = entitlements("plans", "list", *at, "--planstore", url)
+    assert result.code == 3
+    assert "should the URL begin with http://?" in result.err
+
+
+def test_what_does_not_speak_http_is_told(entitlements: Run, at: list[str]) -> None:
+    """For example a sidecar's gRPC: none of its bytes reaches the terminal."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answering = threading.Thread(target=_answer, args=(server,))
+        answering.start()
+        result = entitlements(
+            "plans", "list", *at, "--planstore", f"http://127.0.0.1:{server.getsockname()[1]}"
+        )
+        answering.join()
+    assert result.code == 3
+    assert "what answers there does not speak HTTP: is that the URL of its REST?" in result.err
+
+
+def _answer(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b"\x00\x00\x12\x04 PRI\x1b[2J\r\n\r\n")
