@@ -233,3 +233,52 @@ def test_a_repeated_key_answers_the_same(shop: Any) -> None:
     second = shop.rest.post(MOVES, json=body, headers=headers)
 
     assert (first.json()["moved"], second.json()) == (1, first.json())
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("at_period_end", [True, False])
+def test_who_has_chosen_another_plan_keeps_that_choice(shop: Any, at_period_end: bool, dry_run: bool) -> None:
+    """A downgrade that waits for the end of the period is neither dropped nor replaced."""
+    shop.subscribe("acme", "basic")
+    shop.subscribe("acme", "free", at_period_end=True)
+    shop.apply(POORER)
+    path = "/api/billing/organizations/acme/subscription"
+    before = shop.rest.get(path).json()
+
+    found = move(shop, at_period_end=at_period_end, dry_run=dry_run)
+
+    assert found["moved"] == 0
+    (skipped,) = found["skipped"]
+    assert (skipped["tenant_id"], skipped["reason"]) == ("acme", "scheduled")
+    assert "free@1 is its next plan: resume it first" in skipped["detail"]
+    assert shop.rest.get(path).json() == before
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("at_period_end", [True, False])
+def test_whose_next_plan_has_begun_is_not_moved_back(shop: Any, at_period_end: bool, dry_run: bool) -> None:
+    """Time has put it on another plan, though nobody has stored that yet."""
+    shop.subscribe("acme", "basic")
+    shop.subscribe("acme", "free", at_period_end=True)
+    shop.apply(POORER)
+    shop.clock.advance(timedelta(days=40).total_seconds())
+
+    found = move(shop, at_period_end=at_period_end, dry_run=dry_run)
+
+    assert found["moved"] == 0
+    assert [(one["reason"], one["detail"]) for one in found["skipped"]] == [
+        ("changed", "it is on free@1 by now")
+    ]
+    if not dry_run:
+        assert plan_of(shop, "acme") == "free@1"
+
+
+def test_who_would_move_later_may_move_now(shop: Any) -> None:
+    """The same plan at once, in place of at the period's end."""
+    shop.subscribe("acme", "basic")
+    shop.apply(POORER)
+    move(shop, at_period_end=True)
+
+    found = move(shop)
+
+    assert (found["moved"], plan_of(shop, "acme")) == (1, "basic@2")

@@ -31,7 +31,7 @@ from entitlement_sidecar.planstore.catalogue import current_document, find_plan
 from entitlement_sidecar.planstore.db import Database, PlanRow, SubscriptionRow
 from entitlement_sidecar.planstore.snapshots import newest_snapshot
 from entitlement_sidecar.planstore.snapshots.bulk import BATCH, Pace
-from entitlement_sidecar.planstore.subscriptions import SubscriptionRequest, status_of
+from entitlement_sidecar.planstore.subscriptions import SubscriptionRequest, hold_organization, status_of
 from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
 
 
@@ -152,34 +152,76 @@ def _page(session: Session, move: Move, after: str, limit: int) -> Sequence[Subs
 
 
 class _TakenBackError(Exception):
-    """A dry run ends its transaction."""
+    """A dry run ends its transaction, with what it has found."""
+
+    def __init__(self, found: Skipped | tuple[Denied, ...]) -> None:
+        super().__init__()
+        self.found = found
 
 
 def _move(dependencies: ApiDependencies, move: Move, row: SubscriptionRow) -> Skipped | tuple[Denied, ...]:
     status = status_of(row, dependencies.clock.now())
     if status == "ended":
         return Skipped(row.tenant_id, status, "the subscription has ended")
-    denied: tuple[Denied, ...] = ()
     try:
         with dependencies.database.writing() as session:
-            before = newest_snapshot(session, row.tenant_id)
-            change = dependencies.subscriptions.upsert(session, row.tenant_id, _request(move, row))
-            if not change.changed:
-                return Skipped(
-                    row.tenant_id, "scheduled", f"{label_of(move.target)} is its next plan already"
-                )
+            found = _moved(session, dependencies, move, row)
             if move.dry_run:
-                at = change.row.next_plan_at if move.at_period_end else None
-                denied = tuple(_denied(session, dependencies, (before, row.tenant_id), at))
-                raise _TakenBackError
-    except _TakenBackError:
-        return denied
+                raise _TakenBackError(found)
+            return found
+    except _TakenBackError as taken_back:
+        return taken_back.found
     except StaleVersionError:
-        return Skipped(row.tenant_id, "changed", "the subscription changed meanwhile: move it again")
+        return _changed(row)
     except (ConflictError, InvalidInputError, NotFoundError) as error:
         live = status in {"active", "trialing"}
         return Skipped(row.tenant_id, "refused" if live else status, str(error))
-    return ()
+
+
+def _moved(
+    session: Session, dependencies: ApiDependencies, move: Move, row: SubscriptionRow
+) -> Skipped | tuple[Denied, ...]:
+    before = newest_snapshot(session, row.tenant_id)
+    current = _current(session, dependencies, row)
+    stays = _stays(move, current)
+    if current is None or stays is not None:
+        return stays or _changed(row)
+    change = dependencies.subscriptions.upsert(session, row.tenant_id, _request(move, current))
+    if not change.changed:
+        return Skipped(row.tenant_id, "scheduled", f"{label_of(move.target)} is its next plan already")
+    if not move.dry_run:
+        return ()
+    at = change.row.next_plan_at if move.at_period_end else None
+    return tuple(_denied(session, dependencies, (before, row.tenant_id), at))
+
+
+def _current(session: Session, dependencies: ApiDependencies, row: SubscriptionRow) -> SubscriptionRow | None:
+    """The subscription held, and as time has made it; None where it is not what was read."""
+    hold_organization(session, row.tenant_id, dependencies.clock.now())
+    found = session.get(SubscriptionRow, row.id)
+    if found is None or found.version != row.version:
+        return None
+    dependencies.subscriptions.settle(session, row.tenant_id)
+    session.flush()
+    return found
+
+
+def _stays(move: Move, current: SubscriptionRow | None) -> Skipped | None:
+    """Why a subscription is none to be moved: what its customer or time has chosen is not overruled."""
+    if current is None:
+        return None
+    if not current.open:
+        return Skipped(current.tenant_id, "ended", "the subscription has ended")
+    if current.plan.id != move.source.id:
+        return Skipped(current.tenant_id, "changed", f"it is on {label_of(current.plan)} by now")
+    if current.next_plan is not None and current.next_plan.id != move.target.id:
+        said = f"{label_of(current.next_plan)} is its next plan: resume it first, which takes that back"
+        return Skipped(current.tenant_id, "scheduled", said)
+    return None
+
+
+def _changed(row: SubscriptionRow) -> Skipped:
+    return Skipped(row.tenant_id, "changed", "the subscription changed meanwhile: move it again")
 
 
 def _request(move: Move, row: SubscriptionRow) -> SubscriptionRequest:
