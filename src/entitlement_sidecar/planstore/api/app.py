@@ -74,6 +74,7 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
     for router in routers:
         app.include_router(router, dependencies=declared)
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    app.state.routes = routes  # flat, for problems that name a path's methods
     app.add_middleware(Guard, gate=dependencies.gate, routes=routes)
     app.include_router(probes(dependencies))
     return app

@@ -6,12 +6,14 @@ import logging
 import math
 import uuid
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from entitlement_sidecar.domain import errors
 from entitlement_sidecar.planstore.api.etags import version_tag
@@ -130,9 +132,20 @@ def _on_malformed(_: Request, error: Exception) -> JSONResponse:
     return of(errors.InvalidInputError([_violation(item) for item in found]))
 
 
+_SAID = {
+    "extra_forbidden": "not known here: /docs lists what this call takes",
+    "missing": "missing, and required",
+    "model_attributes_type": "expected a JSON object",
+    "dict_type": "expected a JSON object",
+}
+"""What is said of malformed values where the framework speaks of its own things."""
+
+
 def _violation(item: dict[str, Any]) -> errors.Violation:
     if item["type"] == "json_invalid":
         return errors.Violation("body", f"expected JSON: {item.get('ctx', {}).get('error', 'malformed')}")
+    if item["type"] in _SAID:
+        return errors.Violation(_field(item["loc"]), _SAID[item["type"]])
     return errors.Violation(_field(item["loc"]), item["msg"][:1].lower() + item["msg"][1:])
 
 
@@ -141,12 +154,24 @@ def _field(location: Sequence[str | int]) -> str:
     return ".".join(str(part) for part in location[1:]) or str(location[0])
 
 
-def _on_http_error(_: Request, error: Exception) -> JSONResponse:
+def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    detail = str(error.detail) if isinstance(error, HTTPException) else ""
+    title = str(error.detail) if isinstance(error, HTTPException) else ""
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    detail = title
+    if status == HTTPStatus.NOT_FOUND:
+        detail = "no such path: /docs lists all there are"
+    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["allow"] = _allowed(request)
+        detail = f"{request.method} is not for this path, which takes {headers['allow']}"
     reasons = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE"}
-    return problem(status, detail, detail, reasons.get(status, "INVALID_INPUT"), headers=headers)
+    return problem(status, title, detail, reasons.get(status, "INVALID_INPUT"), headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """Methods of every route of this path; the framework names those of the first alone."""
+    here = [route for route in request.app.state.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in here for method in route.methods})) or "GET"
 
 
 def _on_database_away(_: Request, error: Exception) -> JSONResponse:
