@@ -7,11 +7,13 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
 import reference_metrics
 import reference_settings
+from entitlement_sidecar.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "src", "examples", "benchmarks", "conformance", "helm")
@@ -33,6 +35,27 @@ def test_every_setting_is_documented(command: str) -> None:
     settings = reference_settings.settings(command)
     assert [item.flag for item in settings if not item.meaning] == []
     assert [item.flag for item in settings if f"`{item.flag}`" not in page] == []
+
+
+def commands(group: click.Group, *path: str) -> Iterator[str]:
+    """Every command below a group, by its full name."""
+    for name in group.list_commands(click.Context(group)):
+        found = group.get_command(click.Context(group), name)
+        if isinstance(found, click.Group):
+            yield from commands(found, *path, name)
+        else:
+            yield " ".join((*path, name))
+
+
+def test_every_command_is_documented() -> None:
+    """The page names each in its table, as `group one|other ARGUMENTS`."""
+    page = (ROOT / "docs/reference/cli.md").read_text("utf-8").replace("\\|", "/")
+    told = set[str]()
+    for cell in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE):
+        for words in (one.split() for one in re.findall(r"`([^`]+)`", cell)):
+            told.add(words[0])
+            told |= {f"{words[0]} {name}" for name in "".join(words[1:2]).split("/")}
+    assert [name for name in commands(cli) if name not in told] == []
 
 
 def links() -> Iterator[tuple[Path, str]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from entitlement_sidecar.cli.targets import QUICKSTART_TOKEN
 from entitlement_sidecar.telemetry.logging import configure_logging
 
 _Ready = TypeVar("_Ready")
@@ -148,6 +150,23 @@ def _told(token: str) -> str:
     return f"{token}    (shown this once; it is in the file `token` of that folder)"
 
 
+def _where(store: _Store, beside: _Beside, state_dir: Path) -> str:
+    """What tells commands where it is, unless it is where they look by themselves."""
+    usual = {
+        "ENTITLEMENTS_SIDECAR": (beside.address, "127.0.0.1:7400"),
+        "ENTITLEMENTS_PLANSTORE_URL": (f"http://127.0.0.1:{store.http_port}", "http://127.0.0.1:7410"),
+        "ENTITLEMENTS_TOKEN_FILE": (
+            str((state_dir / "token").absolute()),
+            str(QUICKSTART_TOKEN.expanduser()),
+        ),
+    }
+    return "".join(
+        f"  export {name}={shlex.quote(is_at)}\n"
+        for name, (is_at, looked) in usual.items()
+        if is_at != looked
+    )
+
+
 def _welcome(store: _Store, beside: _Beside, state_dir: Path) -> str:
     command = Path(sys.argv[0])
     entitlements = os.path.relpath(command) if command.name == "entitlements" else "entitlements"
@@ -161,7 +180,7 @@ Entitlement Sidecar is running. It began with tenant {TENANT!r} on plan {PLAN!r}
 
 Try, in a second terminal:
 
-  {entitlements} check {TENANT} tasks --consume 1
+{_where(store, beside, state_dir)}  {entitlements} check {TENANT} tasks --consume 1
   {entitlements} check {TENANT} tasks
   {entitlements} usage summary {TENANT}
 
