@@ -162,8 +162,8 @@ def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     if status == HTTPStatus.NOT_FOUND:
         detail = "no such path: /docs lists all there are"
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["allow"] = _allowed(request)
-        detail = f"{request.method} is not for this path, which takes {headers['allow']}"
+        headers["Allow"] = _allowed(request)
+        detail = f"{request.method} is not for this path, which takes {headers['Allow']}"
     reasons = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE"}
     return problem(status, title, detail, reasons.get(status, "INVALID_INPUT"), headers=headers)
 
