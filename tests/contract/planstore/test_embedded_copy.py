@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from entitlement_sidecar.domain.errors import ConfigurationError
-from entitlement_sidecar.planstore.db import Database, OrganizationRow, create_engine_for
+from entitlement_sidecar.planstore.db import Database, OrganizationRow, create_engine_for, embedded_copy
 from entitlement_sidecar.planstore.db.embedded_copy import back_up, restore
 from support.shop import NOW
 
@@ -182,3 +182,37 @@ def test_a_journal_that_was_left_behind_is_not_played_into_what_comes_back(
     restore(copy, file, replace=False)
 
     assert _tenants(file) == ["acme"]
+
+
+@pytest.mark.usefixtures("database")
+def test_two_copies_to_one_file_do_not_mix(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one is told so while the first is being written; what the first leaves is complete."""
+    copy = tmp_path / "copy.db"
+    check = embedded_copy._check
+
+    def meanwhile(source: Path, writing: sqlite3.Connection) -> None:
+        with pytest.raises(ConfigurationError, match="is being written by another copy"):
+            back_up(file, copy, replace=True)
+        check(source, writing)
+
+    monkeypatch.setattr(embedded_copy, "_check", meanwhile)
+    back_up(file, copy, replace=True)
+
+    assert _tenants(copy) == ["acme"]
+    assert [path.name for path in tmp_path.glob("*copy*")] == ["copy.db"]
+
+
+@pytest.mark.usefixtures("database")
+def test_what_a_copy_that_was_killed_left_is_written_over(file: Path, tmp_path: Path) -> None:
+    """Also where others could read it."""
+    copy, left = tmp_path / "copy.db", tmp_path / ".copy.db.partial"
+    left.write_bytes(b"half of a copy" * 999)
+    left.chmod(0o644)
+
+    back_up(file, copy, replace=False)
+
+    assert _tenants(copy) == ["acme"]
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert not left.exists()

@@ -6,6 +6,7 @@ copy that was cut short is never taken for one.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -80,11 +81,7 @@ def _require_unused(path: Path) -> None:
 
 def _copy(source: Path, target: Path) -> int:
     partial = target.with_name(f".{target.name}.partial")
-    try:
-        with _told(target):
-            partial.unlink(missing_ok=True)
-            # It holds what customers have: for its owner only, from the first byte on.
-            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    with _held(partial, target):
         with _told(source), closing(_opened(source)) as reading, closing(_opened(partial)) as writing:
             reading.backup(writing)
             writing.execute("PRAGMA journal_mode=DELETE")
@@ -92,8 +89,33 @@ def _copy(source: Path, target: Path) -> int:
         with _told(target):
             _remove_journals(target)
             return _named(partial, target)
+
+
+@contextmanager
+def _held(partial: Path, target: Path) -> Iterator[None]:
+    """An empty file to write a copy into, which nobody else writes; what is left of it goes."""
+    with _told(target):
+        # It holds what customers have: for its owner only, from the first byte on.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        with _told(target):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever had it until now may have given it its name: then it is a copy.
+                mine = partial.exists() and partial.stat().st_ino == os.fstat(descriptor).st_ino
+            except BlockingIOError:
+                mine = False
+            if not mine:
+                raise ConfigurationError(f"{target}: is being written by another copy; try again after it")
+            os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, 0)
+            _remove_journals(partial)
+        try:
+            yield
+        finally:
+            partial.unlink(missing_ok=True)
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _check(source: Path, copy: sqlite3.Connection) -> None:
