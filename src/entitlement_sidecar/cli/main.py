@@ -118,6 +118,16 @@ def _read_environment(command: click.Command) -> None:
             _read_environment(nested)
 
 
+MAX_REASON = 500
+"""Characters of a reason that the plan store takes."""
+
+
+def _one_line(_: click.Context, __: click.Parameter, reason: str) -> str:
+    if len(reason) > MAX_REASON or not reason.isprintable():
+        raise click.BadParameter(f"expected one line of at most {MAX_REASON} printable characters")
+    return reason
+
+
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -129,6 +139,7 @@ def _read_environment(command: click.Command) -> None:
     envvar="ENTITLEMENTS_REASON",
     default="",
     show_envvar=True,
+    callback=_one_line,
     help="Why something is changed at the plan store, for its audit log.",
 )
 @click.version_option(__version__, prog_name="entitlements")

@@ -123,18 +123,29 @@ def in_a_cell(value: Any) -> str:  # noqa: ANN401 - a plain value
             return ""
         case Mapping() if not value:
             return ""
-        case {"amount": amount, "window": str(window), "soft": bool(soft)}:
-            return f"{'unlimited' if amount is None else amount} per {window}{' (soft)' if soft else ''}"
+        case {"amount": _, "window": _, "soft": _}:
+            return _limit(value)
         case list() if all(_reads_alone(one) for one in value):
             return ", ".join(in_a_cell(one) for one in value)
         case _:
             return _cell(value)
 
 
+def _limit(limit: Mapping[str, Any]) -> str:
+    amount = "unlimited" if limit["amount"] is None else limit["amount"]
+    more = (
+        "soft" if limit["soft"] else "",
+        f"{limit['carry_over_cap']} at most carried over" if limit.get("carry_over_cap") else "",
+        f"then {limit['overage_price']} each" if limit.get("overage_price") else "",
+    )
+    said = "; ".join(one for one in more if one)
+    return f"{amount} per {limit['window']}{f' ({said})' if said else ''}"
+
+
 def _reads_alone(value: Any) -> bool:  # noqa: ANN401 - a plain value
     """Whether it is clear in a list where this ends and the next begins."""
     if isinstance(value, Mapping):
-        return value.keys() == {"amount", "window", "soft"}
+        return value.keys() >= {"amount", "window", "soft"}
     return isinstance(value, str) and bool(value) and "," not in value
 
 

@@ -57,7 +57,11 @@ def show(tenant: str, override_id: str, planstore: str, token_file: Path | None,
 @click.option("--disabled", is_flag=True, help="Boolean features: set to off.")
 @click.option("--value", metavar="JSON", help="Config features: the value.")
 @click.option(
-    "--limit", "limits", multiple=True, metavar="AMOUNT/WINDOW[/soft]", help="Metered features; repeatable."
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="AMOUNT/WINDOW[/soft]",
+    help="Metered features; repeatable. [default: unlimited]",
 )
 @click.option("--seats", metavar="N", help="Seats: how many, or unlimited.")
 @click.option("--credits", "credit", metavar="N", help="Credits: how many, or unlimited.")

@@ -51,7 +51,7 @@ def check(
     if value is not None:
         body["requested_value"] = _json(value)
     answer = connect(planstore, token_file).post(organization(tenant, "quotas/check"), body)
-    _print(answer, output)
+    print_decision(answer, output)
     context.exit(0 if answer["allowed"] else 1)
 
 
@@ -70,9 +70,14 @@ _ALWAYS = frozenset({"allowed", "value", "limit", "used", "remaining"})
 """What a table shows also where it is false or zero."""
 
 
-def _print(answer: dict[str, Any], output: str) -> None:
+_EVER = "1970-01-01T00:00:00Z"
+"""Where the window of what is never reset begins."""
+
+
+def print_decision(answer: dict[str, Any], output: str) -> None:
+    """Prints a plan store's decision; a table has what it tells, and no more."""
     if output == "table":
-        answer = {name: one for name, one in answer.items() if name in _ALWAYS or one}
+        answer = {name: one for name, one in answer.items() if name in _ALWAYS or (one and one != _EVER)}
         answer = {name: _line(one) if isinstance(one, list) else one for name, one in answer.items()}
     print_record(answer, output)
 

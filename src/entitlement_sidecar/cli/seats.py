@@ -8,6 +8,7 @@ from urllib.parse import quote
 import click
 
 from entitlement_sidecar.cli.output import output_option, print_record, print_records
+from entitlement_sidecar.cli.quotas import print_decision
 from entitlement_sidecar.cli.targets import Whole, connect, organization_pages, planstore_options
 
 COLUMNS = ("subject", "taken_at")
@@ -43,7 +44,7 @@ def list_seats(
 def assign(context: click.Context, /, tenant: str, feature: str, subject: str, **where: str) -> None:
     """Take a seat of FEATURE for a SUBJECT of TENANT; exits with 1 where there is none left."""
     answer = _post(where, tenant, f"{quote(feature, safe='')}/assign", subject)
-    print_record({name: value for name, value in answer.items() if value is not False}, where["output"])
+    print_decision(answer, where["output"])
     context.exit(0 if answer["allowed"] else 1)
 
 

@@ -70,14 +70,15 @@ def test_a_republication_that_goes_nowhere_has_nothing_to_go_on_from(
 
 def test_tables_are_for_people(entitlements: Run, planstore: AnsweringPlanstore, at: list[str]) -> None:
     """Limits in words, names side by side, nothing for what is empty; JSON and CSV have all of it."""
+    carried = {"carry_over_cap": 7, "overage_price": "0.01 EUR"}
     limits = [
         {"amount": 5, "window": "day", "soft": True},
-        {"amount": None, "window": "month", "soft": False},
+        {"amount": None, "window": "month", "soft": False, **carried},
     ]
     override = {"id": "o", "value": ["a", "b"], "limits": limits, "feature": "f", "add_ons": {}}
     planstore.reply((200, override))
     shown = entitlements("overrides", "show", "acme", "o", *at).out
-    assert "5 per day (soft), unlimited per month" in shown
+    assert "5 per day (soft), unlimited per month (7 at most carried over; then 0.01 EUR each)" in shown
     assert "a, b" in shown
     assert "add_ons" not in shown
     assert entitlements("overrides", "show", "acme", "o", *at, "-o", "json").json == override
@@ -95,6 +96,7 @@ def test_examples_in_help_are_lines(entitlements: Run, command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (("--reason", "a\nb", "plans", "list"), "expected one line of at most 500 printable characters"),
         (("tokens", "delete"), "There are: create, list, revoke"),
         (
             ("subscriptions", "suspend", "acme", "--reason", "x"),
@@ -161,3 +163,18 @@ def _answer(server: socket.socket) -> None:
     with connection:
         connection.recv(65536)
         connection.sendall(b"\x00\x00\x12\x04 PRI\x1b[2J\r\n\r\n")
+
+
+def test_a_seat_that_is_not_left_is_a_no(
+    entitlements: Run, planstore: AnsweringPlanstore, at: list[str]
+) -> None:
+    """It says so first, as every decision does."""
+    provenance = [{"kind": "PLAN", "id": "starter@1"}]
+    decision = {"allowed": False, "reason": "SEATS_EXHAUSTED", "limit": 2, "provenance": provenance}
+    planstore.reply((200, {**decision, "window_start": "1970-01-01T00:00:00Z", "overage": 0}))
+    result = entitlements("seats", "assign", "acme", "editors", "cyn", *at)
+    assert result.code == 1
+    told = [line.split(maxsplit=1) for line in result.out.splitlines()]
+    assert [name for name, _ in told] == ["allowed", "reason", "limit", "provenance"]
+    assert told[0] == ["allowed", "no"]
+    assert told[3] == ["provenance", "PLAN starter@1"]
