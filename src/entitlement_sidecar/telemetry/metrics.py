@@ -161,7 +161,7 @@ bulk_snapshots = Counter(
 )
 resealing_left = Gauge(
     "entitlement_resealing_left",
-    "Snapshots that another key signed and that this plan store is signing again.",
+    "Snapshots signed by another key than this plan store's, which signs them again if it started last.",
     registry=REGISTRY,
 )
 watchers = Gauge("entitlement_watchers", "Sidecars connected to WatchSnapshots.", registry=REGISTRY)

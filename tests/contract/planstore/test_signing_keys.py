@@ -20,11 +20,12 @@ from entitlement_sidecar.planstore.snapshots import bulk
 from entitlement_sidecar.planstore.snapshots.bulk import Pace
 from entitlement_sidecar.planstore.snapshots.feed import Sequencer, newest_catalogue
 from entitlement_sidecar.planstore.snapshots.resealing import Resealer, put_into_force, signed_otherwise
+from entitlement_sidecar.telemetry.metrics import REGISTRY
 from entitlement_sidecar.testing.clock import FakeClock
 from entitlement_sidecar.wire.catalogue_file import parse_catalogue
 from entitlement_sidecar.wire.envelopes import open_catalogue, open_snapshot
 from entitlement_sidecar.wire.signing import KeyRing, SigningKey
-from support.transports import Store
+from support.transports import CATALOGUE, Store
 from support.waiting import until
 
 TENANTS = [f"tenant-{number}" for number in range(5)]
@@ -129,6 +130,29 @@ def test_signing_again_goes_on_where_it_was_cut_short(database: Database) -> Non
         sign_again(store, key)
         ring = KeyRing({key.key_id: key.public_bytes}, pinned=True)
         assert versions(store, ring) == [version] * 6
+
+
+def test_what_a_plan_store_with_the_old_key_signed_is_told(database: Database) -> None:
+    """It still runs and applies a catalogue: the new one does not say that nothing is left to sign."""
+    store = Store(database)
+    for tenant in TENANTS:
+        store.change(tenant)
+    new = SigningKey.generate()
+    put_into_force(database, new, 1, store.clock)
+    sign_again(store, new)
+    assert REGISTRY.get_sample_value("entitlement_resealing_left") == 0
+    store.change(TENANTS[0])
+    store.apply(CATALOGUE.replace("29.90", "39.90"))
+
+    sign_again(store, new)
+
+    assert REGISTRY.get_sample_value("entitlement_resealing_left") == 1
+    with database.reading() as session:
+        assert signed_otherwise(session, new.key_id) == 1
+    # It has left; the new one starts again.
+    put_into_force(database, new, 1, store.clock)
+    sign_again(store, new)
+    assert REGISTRY.get_sample_value("entitlement_resealing_left") == 0
 
 
 def test_an_empty_database_needs_nothing_signed(database: Database) -> None:

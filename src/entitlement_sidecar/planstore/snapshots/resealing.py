@@ -88,12 +88,20 @@ class Resealer:
         self._next_look = now + LOOK_EVERY
         with self._database.reading() as session:
             mine = in_force(session, self._key.key_id)
-            self._left = signed_otherwise(session, self._key.key_id) if mine else 0
+            self._left = signed_otherwise(session, self._key.key_id)
+        # Told as it is, also where it is not for this plan store to sign: nothing may be retired meanwhile.
         metrics.resealing_left.set(self._left)
-        if self._left:
+        if self._left and not mine:
+            _log.warning(
+                "another key signed %d snapshots and the catalogue in force; if %s is the new key, start "
+                "this plan store again when none with the other one runs",
+                self._left,
+                self._key.key_id,
+            )
+        elif self._left:
             self._at, self._done = Cursor(self._clock.now()), 0
             _log.warning("another key signed %d snapshots; signing with %s", self._left, self._key.key_id)
-        return bool(self._left)
+        return bool(self._left) and mine
 
     def _sign_batch(self) -> None:
         at = self._at or Cursor(self._clock.now())
