@@ -163,3 +163,11 @@ async def test_a_flush_while_redis_is_refilled_begins_the_refill_again(
     transport.publish()
 
     assert missing(transport, "settled", "one") == []
+
+
+async def test_each_run_of_redis_is_told_apart(transport: ThroughRedis) -> None:
+    """By the server itself, while it runs the same one."""
+    run = transport.writer.server()
+
+    assert run
+    assert transport.writer.server() == run
