@@ -54,7 +54,8 @@ def _retire(config: PlanstoreConfig) -> None:
     finally:
         database.close()
     if not done:
-        what = f"{left} snapshots are" if left else "the catalogue is"
+        snapshots = "1 snapshot is" if left == 1 else f"{left} snapshots are"
+        what = snapshots if left else "the catalogue is"
         raise ConfigurationError(
             f"{what} signed by another key than {current}: "
             "start the plan stores with it, and wait until entitlement_resealing_left is 0"
@@ -62,6 +63,8 @@ def _retire(config: PlanstoreConfig) -> None:
     gone = retire(config.key_files)
     click.echo(f"{config.trusted_keys_path} trusts {current} alone; retired: {', '.join(gone) or 'none'}.")
     click.echo("Give that file to every sidecar that has --trusted-keys, and start those sidecars again.")
+    if gone:
+        click.echo(f"Keep {config.key_files.former}: the audit log is verified with what it holds.")
 
 
 _STEPS: dict[str, Callable[[PlanstoreConfig], None]] = {

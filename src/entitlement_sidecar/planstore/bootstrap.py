@@ -30,6 +30,7 @@ from entitlement_sidecar.planstore.catalogue import (
 )
 from entitlement_sidecar.planstore.config import (
     PlanstoreConfig,
+    anchoring_keys,
     load_or_create_key,
     load_or_create_token,
     prepare_state,
@@ -134,6 +135,7 @@ def build(config: PlanstoreConfig) -> Planstore:
             feed_shards=config.feed_shards,
             changed=publisher.notify,
             trusted=trusted,
+            anchoring=anchoring_keys(config),
             published_to=published_to,
             leaving=leaving,
         )

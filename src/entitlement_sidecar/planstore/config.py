@@ -138,6 +138,17 @@ def trusted_keys(config: PlanstoreConfig) -> KeyRing:
     return KeyRing(keys, pinned=True)
 
 
+def anchoring_keys(config: PlanstoreConfig) -> KeyRing:
+    """All public keys that may have signed anchors of the audit log: also those that were retired.
+
+    Raises:
+        ConfigurationError: A file cannot be read, or a line is malformed.
+    """
+    former = config.key_files.former
+    retired = KeyRing.load(former).public_keys if former.exists() else {}
+    return KeyRing({**retired, **trusted_keys(config).public_keys}, pinned=True)
+
+
 def _lost(config: PlanstoreConfig) -> str:
     path = config.key_path
     return (

@@ -221,7 +221,7 @@ def test_an_anchor_of_another_key_is_found(log: Log) -> None:
     report = Verification(log.database, KeyRing({other.key_id: other.public_bytes})).verify()
 
     assert [finding.kind for finding in report.findings] == [SIGNATURE, SIGNATURE]
-    assert f"key {log.key.key_id}, which is not trusted" in report.findings[0].problem
+    assert f"key {log.key.key_id}, which is not known" in report.findings[0].problem
 
 
 def test_keys_of_before_stay_trusted(log: Log) -> None:

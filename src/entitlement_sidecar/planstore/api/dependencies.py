@@ -33,6 +33,7 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
         feed_shards: Shards of the feed, as catalogue documents say.
         changed: Called after a commit that put something into the snapshot outbox.
         trusted: Public keys that snapshots may be signed with; None: that of `key` alone.
+        anchoring: Public keys that the audit log's anchors may be signed with; None: those of `trusted`.
         published_to: The Redis that snapshots go to; None without one.
         leaving: Set when the process is about to stop: it still answers, but is not ready any more.
     """
@@ -49,5 +50,6 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
     feed_shards: int = 1
     changed: Callable[[], None] = lambda: None
     trusted: KeyRing | None = None
+    anchoring: KeyRing | None = None
     published_to: redis.Redis | None = None
     leaving: threading.Event = msgspec.field(default_factory=threading.Event)

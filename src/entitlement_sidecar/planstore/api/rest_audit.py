@@ -97,7 +97,7 @@ def audit(dependencies: ApiDependencies) -> APIRouter:
     """Routes of the audit log."""
     router = APIRouter(tags=["audit"])
     key, database = dependencies.key, dependencies.database
-    trusted = dependencies.trusted or KeyRing({key.key_id: key.public_bytes})
+    trusted = dependencies.anchoring or dependencies.trusted or KeyRing({key.key_id: key.public_bytes})
     verification = Verification(database, trusted)
 
     @router.get("/api/billing/audit")

@@ -234,8 +234,8 @@ def _of_anchor(anchor: Anchor, kind: FindingKind, problem: str) -> Finding:
 def _unsigned(error: BadSignatureError, anchor: Anchor) -> str:
     if error.cause == "unknown_key":
         return (
-            f"the anchor of {anchor.day} was signed with key {anchor.key_id}, which is not trusted: add that "
-            "key's line to the trusted keys, if it was the plan store's"
+            f"the anchor of {anchor.day} was signed with key {anchor.key_id}, which is not known: add its "
+            "line to retired.keys in the plan store's state folder, if it was the plan store's"
         )
     return (
         f"the signature of the anchor of {anchor.day} does not fit: it was changed, or the anchor before it "

@@ -2,7 +2,8 @@
 
     prepare   next.key is made, its public half is trusted     ──▶ give trusted.keys to every sidecar
     switch    signing.key is the new one, the old one is kept  ──▶ start the plan stores again
-    retire    trusted.keys holds the new one alone             ──▶ give trusted.keys to every sidecar
+    retire    trusted.keys holds the new one alone             ──▶ give trusted.keys to every sidecar;
+              retired.keys keeps the other public halves, for anchors of the audit log
 
 No step undoes one before it, and each may be repeated: what is done already is told and left.
 """
@@ -28,6 +29,11 @@ class KeyFiles(msgspec.Struct, frozen=True):
     def next(self) -> Path:
         """The key that will sign: in the state folder, also where the one that signs is elsewhere."""
         return self.trusted.with_name("next.key")
+
+    @property
+    def former(self) -> Path:
+        """Public keys that were trusted: the audit log's anchors of their time are verified with them."""
+        return self.trusted.with_name("retired.keys")
 
     def retired(self, key_id: str) -> Path:
         """Where a key goes that signs no more."""
@@ -86,9 +92,10 @@ def switch(files: KeyFiles) -> SigningKey:
 
 
 def retire(files: KeyFiles) -> list[str]:
-    """Trusts the key that signs alone; ids of those that are trusted no more. Their private files go too.
+    """Trusts the key that signs alone; ids of those that are trusted no more.
 
-    The caller makes sure that they signed nothing that is still in use.
+    Their private files go too; their public halves are kept apart. The caller makes sure that they signed
+    nothing that is still in use.
 
     Raises:
         ConfigurationError: A rotation is under way, or files cannot be read or written.
@@ -96,7 +103,10 @@ def retire(files: KeyFiles) -> list[str]:
     if files.next.exists():
         raise ConfigurationError(f"{files.next}: a next key was prepared; run the step `switch` first")
     current = SigningKey.load(files.signing)
-    gone = sorted(key_id for key_id in _held(files.trusted) if key_id != current.key_id)
+    trusted = _held(files.trusted)
+    gone = sorted(key_id for key_id in trusted if key_id != current.key_id)
+    if gone:
+        _write(files.former, {**_held(files.former), **{key_id: trusted[key_id] for key_id in gone}})
     _write(files.trusted, {current.key_id: current.public_bytes})
     for key_id in gone:
         files.retired(key_id).unlink(missing_ok=True)
