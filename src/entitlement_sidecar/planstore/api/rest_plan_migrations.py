@@ -57,7 +57,7 @@ class SkippedView(View):
 
     tenant_id: str = Field(examples=["globex"])
     reason: str = Field(
-        description="Its status, or `scheduled`: has a next plan, `changed`: meanwhile, `refused`: see detail.",
+        description="Its status; `scheduled`: has a next plan; `changed`: meanwhile; `refused`: see detail.",
         examples=["suspended"],
     )
     detail: str
