@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from entitlement_sidecar.cli.output import output_option, print_records
+from entitlement_sidecar.cli.output import output_option, print_records, tell_more
 from entitlement_sidecar.cli.progress import progress
 from entitlement_sidecar.cli.targets import Whole, connect, planstore_options
 
@@ -26,6 +26,9 @@ COLUMNS = ("sequence", "at", "actor", "role", "action", "resource", "tenant_id",
 FINDINGS = ("kind", "sequence", "at", "actor", "action", "resource", "problem")
 
 _LOG = "/api/billing/audit"
+_NO_FILES = frozenset({"-", "table", "json", "csv"})
+"""What `-o` means elsewhere: an export goes on from what its file holds, so it needs one."""
+
 _NOT_WHOLE = 1
 """Exit code of `verify` where something does not fit."""
 
@@ -160,6 +163,10 @@ def export(
     """
     from entitlement_sidecar.cli.audit_file import ExportFile  # noqa: PLC0415 - keeps --help quick
 
+    if str(file) in _NO_FILES:
+        raise click.BadParameter(
+            f"{str(file)!r}: expected the file to write; --format says its form", param_hint="--out"
+        )
     rest = connect(planstore, token_file)
     with ExportFile(file, form, resume=resume) as written:
         begun, count = written.last, 0
@@ -191,6 +198,8 @@ def _pages(
         cursor = page["next_cursor"]
         if cursor is None:
             return
+        if left == len(page["entries"]):
+            tell_more(limit or 0, cursor)
         left = None if left is None else left - len(page["entries"])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from entitlement_sidecar.cli.output import output_option, print_records
+from entitlement_sidecar.cli.output import output_option, print_records, tell_more
 from entitlement_sidecar.cli.targets import Whole, connect, planstore_options
 
 COLUMNS = ("tenant_id", "subscriptions", "snapshot_version", "created_at")
@@ -70,6 +70,7 @@ def _organizations(rest: Any, limit: int, wanted: dict[str, Any]) -> list[dict[s
             cursor = page["next_cursor"]
             if cursor is None:
                 break
+    tell_more(len(found), cursor)
     return found
 
 

@@ -84,6 +84,12 @@ def print_records(records: Sequence[Record], columns: Sequence[str], output: str
         _print_table(columns, rows, header=True)
 
 
+def tell_more(shown: int, cursor: str | None) -> None:
+    """Says that a list goes on, where a page has given a cursor: nobody takes its beginning for all of it."""
+    if cursor is not None:
+        click.echo(f"{shown} are shown, and there are more: --limit N shows N", err=True)
+
+
 def _print_csv(records: Sequence[Record], columns: Sequence[str]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)

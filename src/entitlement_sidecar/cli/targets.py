@@ -109,7 +109,8 @@ def organization_pages(
     rest: PlanstoreRest, tenant: str, name: str, limit: int, path: str = ""
 ) -> list[dict[str, Any]]:
     """Entries of a list of a tenant, page after page, up to `limit`; `name` is the list's member."""
-    from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415 - keeps --help quick
+    from entitlement_sidecar.cli.output import tell_more  # noqa: PLC0415 - keeps --help quick
+    from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415
 
     found: list[dict[str, Any]] = []
     cursor: str | None = None
@@ -120,6 +121,7 @@ def organization_pages(
         cursor = page.get("next_cursor")
         if cursor is None:
             break
+    tell_more(len(found), cursor)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from entitlement_sidecar.cli.output import output_option, print_records
+from entitlement_sidecar.cli.output import output_option, print_records, tell_more
 from entitlement_sidecar.cli.targets import Whole, connect, organization_pages, planstore_options
 
 SUMMARY = (
@@ -73,4 +73,5 @@ def _events(rest: Any, tenant: str, metric: str | None, limit: int) -> list[dict
             cursor = page.get("next_cursor")
             if cursor is None:
                 break
+    tell_more(len(found), cursor)
     return found

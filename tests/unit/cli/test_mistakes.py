@@ -97,6 +97,8 @@ def test_examples_in_help_are_lines(entitlements: Run, command: str) -> None:
     ("arguments", "told"),
     [
         (("--reason", "a\nb", "plans", "list"), "expected one line of at most 500 printable characters"),
+        (("audit", "export", "-o", "json"), "'json': expected the file to write; --format says its form"),
+        (("audit", "export", "-o", "-"), "'-': expected the file to write"),
         (("tokens", "delete"), "There are: create, list, revoke"),
         (
             ("subscriptions", "suspend", "acme", "--reason", "x"),
@@ -178,3 +180,25 @@ def test_a_seat_that_is_not_left_is_a_no(
     assert [name for name, _ in told] == ["allowed", "reason", "limit", "provenance"]
     assert told[0] == ["allowed", "no"]
     assert told[3] == ["provenance", "PLAN starter@1"]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("organizations", "list"), "organizations"),
+        (("credits", "list", "acme"), "credits"),
+        (("usage", "events", "acme"), "events"),
+        (("audit", "list"), "entries"),
+    ],
+)
+def test_a_list_that_goes_on_says_so(
+    entitlements: Run, planstore: AnsweringPlanstore, at: list[str], command: tuple[str, ...], name: str
+) -> None:
+    """On standard error, so that programs read the entries alone; and only where there is more."""
+    entries = [{"id": "a", "subscriptions": []}, {"id": "b", "subscriptions": []}]
+    planstore.reply((200, {name: entries, "next_cursor": "b"}))
+    result = entitlements(*command, *at, "--limit", "2", "-o", "json")
+    assert len(result.json) == 2
+    assert result.err == "2 are shown, and there are more: --limit N shows N\n"
+    planstore.reply((200, {name: entries, "next_cursor": None}))
+    assert entitlements(*command, *at, "--limit", "2").err == ""
