@@ -34,9 +34,9 @@ def parse_override(entry: dict[str, Any], features: Mapping[str, Feature]) -> Gr
     try:
         file = parse_snapshot_file(json.dumps(document), "override")
     except CatalogueError as error:
-        raise InvalidInputError(
-            [Violation(_field(problem.path), problem.message) for problem in error.problems]
-        ) from None
+        # Schema and checks may both speak of one field: once is enough.
+        told = {_field(problem.path): problem.message for problem in error.problems}
+        raise InvalidInputError([Violation(field, message) for field, message in told.items()]) from None
     return file.tenants["t"].grants[0]
 
 

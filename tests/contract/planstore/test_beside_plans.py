@@ -361,3 +361,10 @@ def test_what_no_database_keeps_is_refused(
 
     assert answer.status_code == status, answer.text
     assert studio.snapshot().version == 1
+
+
+def test_what_is_wrong_with_a_field_is_told_once(studio: Shop) -> None:
+    """Not by each check that it fails."""
+    entry = {"feature": "sso", "effect": "set", "reason": "x", "until": "tomorrow"}
+    refused = studio.rest.post(f"{ACME}/overrides", json=entry)
+    assert [one["field"] for one in refused.json()["violations"]] == ["until"]
