@@ -53,15 +53,16 @@ class _Tally:
         ordered = sorted(self.latencies)
         return Result(
             rate=len(ordered) / seconds,
-            p50=_quantile(ordered, 0.50) * 1e6,
-            p99=_quantile(ordered, 0.99) * 1e6,
+            p50=quantile(ordered, 0.50) * 1e6,
+            p99=quantile(ordered, 0.99) * 1e6,
             calls=len(ordered),
             failed=self.failed,
             client_busy=busy,
         )
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float:
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value that a share of the ordered ones does not pass; not a number when there are none."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
 
 

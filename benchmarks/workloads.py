@@ -16,6 +16,9 @@ import msgspec
 from entitlement_sidecar.wire.v1 import decision_pb2, usage_pb2
 
 TENANTS = 1000
+PLAN = "all"
+"""The plan of every tenant."""
+
 BATCH = 100
 
 _BOOLEAN = tuple(f"flag-{number}" for number in range(10))
@@ -96,6 +99,16 @@ def echo(path: str) -> Workload:
 
 def write_snapshot_file(path: Path, tenants: int = TENANTS) -> None:
     """Writes the catalogue and its tenants, as a user would write them."""
+    lines = [f"  {tenant_name(number)}: {{plan: {PLAN}}}" for number in range(tenants)]
+    path.write_text("\n".join([*_catalogue_lines(), "tenants:", *lines]) + "\n")
+
+
+def write_catalogue(path: Path) -> None:
+    """Writes the catalogue alone, for a plan store."""
+    path.write_text("\n".join(_catalogue_lines()) + "\n")
+
+
+def _catalogue_lines() -> list[str]:
     lines = ["catalogue: benchmarks", "metrics:"]
     for metrics, durability in ((_DURABLE, "durable"), (_BUFFERED, "buffered")):
         shape = f"{{domain: bench, unit: call, durability: {durability}, feature: %s}}"
@@ -103,17 +116,21 @@ def write_snapshot_file(path: Path, tenants: int = TENANTS) -> None:
     lines.append("features:")
     lines += [f"  {feature}: {{kind: boolean}}" for feature in _BOOLEAN]
     lines += [f"  {feature}: {{kind: metered, metric: {feature}}}" for feature in _DURABLE + _BUFFERED]
-    lines += ["plans:", "  all:", '    price: {amount: "1.00", currency: EUR}', "    billing_period: month"]
+    lines += [
+        "plans:",
+        f"  {PLAN}:",
+        '    price: {amount: "1.00", currency: EUR}',
+        "    billing_period: month",
+    ]
     lines.append("    entitlements:")
     lines += [f"      {feature}: true" for feature in _BOOLEAN]
     limit = f"{{limits: [{{amount: {_FAR_AWAY}, window: month}}]}}"
     lines += [f"      {feature}: {limit}" for feature in _DURABLE + _BUFFERED]
-    lines.append("tenants:")
-    lines += [f"  {_tenant(number)}: {{plan: all}}" for number in range(tenants)]
-    path.write_text("\n".join(lines) + "\n")
+    return lines
 
 
-def _tenant(number: int) -> str:
+def tenant_name(number: int) -> str:
+    """The tenant with a number, from 0."""
     return f"tenant-{number:04}"
 
 
@@ -121,7 +138,7 @@ def _checks(features: Sequence[str], *, consume: bool = False) -> list[bytes]:
     mode = decision_pb2.CHECK_MODE_CONSUME if consume else decision_pb2.CHECK_MODE_PEEK
     bodies = [
         decision_pb2.CheckEntitlementRequest(
-            tenant_id=_tenant(number),
+            tenant_id=tenant_name(number),
             feature=feature,
             mode=mode,
             correlation_id="bench" if consume else "",
@@ -153,7 +170,7 @@ def _reports() -> list[bytes]:
 
 def _event(number: int) -> usage_pb2.UsageEvent:
     return usage_pb2.UsageEvent(
-        tenant_id=_tenant(number % TENANTS),
+        tenant_id=tenant_name(number % TENANTS),
         metric=_DURABLE[number % len(_DURABLE)],
         value=1,
         correlation_id=f"job-{number}",
