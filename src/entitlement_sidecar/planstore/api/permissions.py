@@ -79,6 +79,7 @@ _SNAPSHOTS, _QUOTAS = "/entitlement.v1.SnapshotService/", "/entitlement.v1.Quota
 
 RPC: Mapping[str, Need] = {
     f"{_SNAPSHOTS}GetSnapshot": Need(_P.FEED, Reach.ONE),
+    f"{_SNAPSHOTS}ConfirmSnapshots": Need(_P.FEED, Reach.ONE),
     f"{_SNAPSHOTS}GetCatalogue": Need(_P.FEED, Reach.NONE),
     f"{_SNAPSHOTS}WatchSnapshots": Need(_P.FEED, Reach.ALL),
     f"{_QUOTAS}Consume": Need(_P.CONSUME, Reach.ONE),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import grpc
+from sqlalchemy import select
 
 from entitlement_sidecar.domain.errors import (
     ConflictError,
@@ -13,6 +15,7 @@ from entitlement_sidecar.domain.errors import (
     ExhaustedError,
     InvalidInputError,
     TenantUnknownError,
+    Violation,
 )
 from entitlement_sidecar.planstore.access import require_tenant
 from entitlement_sidecar.planstore.api.calls import answering
@@ -30,6 +33,7 @@ from entitlement_sidecar.planstore.snapshots.feed import (
     place,
     read_clock,
 )
+from entitlement_sidecar.planstore.usage.bulk import among
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.wire.codec import to_timestamp
 from entitlement_sidecar.wire.fields import TENANT_FORM, expected, is_tenant
@@ -42,6 +46,9 @@ MAX_WATCHERS = 64
 
 BEAT_EVERY = 1.0
 """Seconds between two heartbeats of a watcher."""
+
+MAX_CONFIRMED = 1_000
+"""Versions that one call may ask about."""
 
 _Messages = Iterator[snapshot_pb2.WatchSnapshotsResponse]
 
@@ -74,6 +81,33 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
                 raise ConflictError(f"the newest version of {request.tenant_id!r} is {row.version}")
             envelope = snapshot_pb2.SignedEnvelope.FromString(row.envelope)
             return snapshot_pb2.GetSnapshotResponse(snapshot=envelope, true_at=to_timestamp(true_at))
+
+    def ConfirmSnapshots(  # noqa: N802 - the contract's name
+        self, request: snapshot_pb2.ConfirmSnapshotsRequest, context: grpc.ServicerContext
+    ) -> snapshot_pb2.ConfirmSnapshotsResponse:
+        """Which of many versions are not the newest, and which tenants do not exist."""
+        with answering(context):
+            _validate(request.held)
+            for held in request.held:
+                require_tenant(held.tenant_id)
+            # As in GetSnapshot: what is found after it was the newest then, or newer.
+            true_at = read_clock(self._database)
+            newest = self._newest_versions([held.tenant_id for held in request.held])
+            unknown = [held.tenant_id for held in request.held if held.tenant_id not in newest]
+            outdated = [
+                held.tenant_id
+                for held in request.held
+                if newest.get(held.tenant_id, held.version) != held.version
+            ]
+            return snapshot_pb2.ConfirmSnapshotsResponse(
+                outdated_tenant_ids=outdated, unknown_tenant_ids=unknown, true_at=to_timestamp(true_at)
+            )
+
+    def _newest_versions(self, tenants: Sequence[str]) -> dict[str, int]:
+        with self._database.reading() as session:
+            row = TenantSnapshotRow
+            query = select(row.tenant_id, row.version).where(among(session, row.tenant_id, tenants))
+            return {tenant: version for tenant, version in session.execute(query)}
 
     def GetCatalogue(  # noqa: N802 - the contract's name
         self, request: snapshot_pb2.GetCatalogueRequest, context: grpc.ServicerContext
@@ -158,6 +192,25 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
             if entry.sequence == beat.place.sequence:
                 messages.append(heartbeat)
         return messages, len(entries) == PAGE
+
+
+def _validate(held: Sequence[snapshot_pb2.HeldVersion]) -> None:
+    """Nothing, or an error that names what is wrong."""
+    if not 1 <= len(held) <= MAX_CONFIRMED:
+        raise InvalidInputError.of("held", expected(f"1 to {MAX_CONFIRMED} versions", len(held)))
+    if wrong := [*_wrong(held)]:
+        raise InvalidInputError(wrong)
+
+
+def _wrong(held: Sequence[snapshot_pb2.HeldVersion]) -> Iterator[Violation]:
+    times = Counter(one.tenant_id for one in held)
+    for index, one in enumerate(held):
+        if not is_tenant(one.tenant_id):
+            yield Violation(f"held[{index}].tenant_id", expected(TENANT_FORM, one.tenant_id))
+        elif times[one.tenant_id] > 1:
+            yield Violation(f"held[{index}].tenant_id", expected("each tenant once", one.tenant_id))
+        if one.version < 1:
+            yield Violation(f"held[{index}].version", expected("1 or more", one.version))
 
 
 def _message(

@@ -33,6 +33,12 @@ class GrantEffect(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GRANT_EFFECT_ADD: _ClassVar[GrantEffect]
     GRANT_EFFECT_SET: _ClassVar[GrantEffect]
     GRANT_EFFECT_DENY: _ClassVar[GrantEffect]
+
+class BreakGlassAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BREAK_GLASS_ACTION_UNSPECIFIED: _ClassVar[BreakGlassAction]
+    BREAK_GLASS_ACTION_OPEN: _ClassVar[BreakGlassAction]
+    BREAK_GLASS_ACTION_FREEZE: _ClassVar[BreakGlassAction]
 PAYLOAD_KIND_UNSPECIFIED: PayloadKind
 PAYLOAD_KIND_SNAPSHOT: PayloadKind
 PAYLOAD_KIND_CATALOGUE: PayloadKind
@@ -47,6 +53,9 @@ GRANT_EFFECT_UNSPECIFIED: GrantEffect
 GRANT_EFFECT_ADD: GrantEffect
 GRANT_EFFECT_SET: GrantEffect
 GRANT_EFFECT_DENY: GrantEffect
+BREAK_GLASS_ACTION_UNSPECIFIED: BreakGlassAction
+BREAK_GLASS_ACTION_OPEN: BreakGlassAction
+BREAK_GLASS_ACTION_FREEZE: BreakGlassAction
 
 class SignedEnvelope(_message.Message):
     __slots__ = ("kind", "tenant_id", "version", "compiled_at_us", "payload", "key_id", "signature")
@@ -129,17 +138,37 @@ class Snapshot(_message.Message):
     grants: _containers.RepeatedCompositeFieldContainer[Grant]
     def __init__(self, tenant_id: _Optional[str] = ..., version: _Optional[int] = ..., compiled_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., catalogue_version: _Optional[int] = ..., subscriptions: _Optional[_Iterable[_Union[Subscription, _Mapping]]] = ..., grants: _Optional[_Iterable[_Union[Grant, _Mapping]]] = ...) -> None: ...
 
+class BreakGlass(_message.Message):
+    __slots__ = ("id", "action", "feature", "tenant_id", "since", "until", "reason")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    action: BreakGlassAction
+    feature: str
+    tenant_id: str
+    since: _timestamp_pb2.Timestamp
+    until: _timestamp_pb2.Timestamp
+    reason: str
+    def __init__(self, id: _Optional[str] = ..., action: _Optional[_Union[BreakGlassAction, int, str]] = ..., feature: _Optional[str] = ..., tenant_id: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class CatalogueDocument(_message.Message):
-    __slots__ = ("version", "features", "metrics", "feed_shards")
+    __slots__ = ("version", "features", "metrics", "feed_shards", "break_glass")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     FEED_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    BREAK_GLASS_FIELD_NUMBER: _ClassVar[int]
     version: int
     features: _containers.RepeatedCompositeFieldContainer[_types_pb2.Feature]
     metrics: _containers.RepeatedCompositeFieldContainer[_types_pb2.Metric]
     feed_shards: int
-    def __init__(self, version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[_types_pb2.Feature, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[_types_pb2.Metric, _Mapping]]] = ..., feed_shards: _Optional[int] = ...) -> None: ...
+    break_glass: _containers.RepeatedCompositeFieldContainer[BreakGlass]
+    def __init__(self, version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[_types_pb2.Feature, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[_types_pb2.Metric, _Mapping]]] = ..., feed_shards: _Optional[int] = ..., break_glass: _Optional[_Iterable[_Union[BreakGlass, _Mapping]]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("epoch", "shard", "sequence", "true_at")
@@ -176,6 +205,30 @@ class GetSnapshotResponse(_message.Message):
     snapshot: SignedEnvelope
     true_at: _timestamp_pb2.Timestamp
     def __init__(self, snapshot: _Optional[_Union[SignedEnvelope, _Mapping]] = ..., true_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class HeldVersion(_message.Message):
+    __slots__ = ("tenant_id", "version")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    version: int
+    def __init__(self, tenant_id: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class ConfirmSnapshotsRequest(_message.Message):
+    __slots__ = ("held",)
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    held: _containers.RepeatedCompositeFieldContainer[HeldVersion]
+    def __init__(self, held: _Optional[_Iterable[_Union[HeldVersion, _Mapping]]] = ...) -> None: ...
+
+class ConfirmSnapshotsResponse(_message.Message):
+    __slots__ = ("outdated_tenant_ids", "unknown_tenant_ids", "true_at")
+    OUTDATED_TENANT_IDS_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_TENANT_IDS_FIELD_NUMBER: _ClassVar[int]
+    TRUE_AT_FIELD_NUMBER: _ClassVar[int]
+    outdated_tenant_ids: _containers.RepeatedScalarFieldContainer[str]
+    unknown_tenant_ids: _containers.RepeatedScalarFieldContainer[str]
+    true_at: _timestamp_pb2.Timestamp
+    def __init__(self, outdated_tenant_ids: _Optional[_Iterable[str]] = ..., unknown_tenant_ids: _Optional[_Iterable[str]] = ..., true_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class GetCatalogueRequest(_message.Message):
     __slots__ = ()

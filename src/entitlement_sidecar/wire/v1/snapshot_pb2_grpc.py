@@ -40,6 +40,11 @@ class SnapshotServiceStub:
                 request_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.GetSnapshotRequest.SerializeToString,
                 response_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.GetSnapshotResponse.FromString,
                 _registered_method=True)
+        self.ConfirmSnapshots = channel.unary_unary(
+                '/entitlement.v1.SnapshotService/ConfirmSnapshots',
+                request_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.ConfirmSnapshotsRequest.SerializeToString,
+                response_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.ConfirmSnapshotsResponse.FromString,
+                _registered_method=True)
         self.GetCatalogue = channel.unary_unary(
                 '/entitlement.v1.SnapshotService/GetCatalogue',
                 request_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.GetCatalogueRequest.SerializeToString,
@@ -59,6 +64,14 @@ class SnapshotServiceServicer:
     def GetSnapshot(self, request, context):
         """The newest snapshot of one tenant. NOT_FOUND with reason TENANT_UNKNOWN on
         the plan store's own word.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmSnapshots(self, request, context):
+        """Which of many versions are still the newest, at once: what a sidecar asks of
+        everything that it holds after its feed has lost its place.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,6 +100,11 @@ def add_SnapshotServiceServicer_to_server(servicer, server):
                     servicer.GetSnapshot,
                     request_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.GetSnapshotRequest.FromString,
                     response_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.GetSnapshotResponse.SerializeToString,
+            ),
+            'ConfirmSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmSnapshots,
+                    request_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.ConfirmSnapshotsRequest.FromString,
+                    response_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.ConfirmSnapshotsResponse.SerializeToString,
             ),
             'GetCatalogue': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCatalogue,
@@ -127,6 +145,33 @@ class SnapshotService:
             '/entitlement.v1.SnapshotService/GetSnapshot',
             entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.GetSnapshotRequest.SerializeToString,
             entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.GetSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/entitlement.v1.SnapshotService/ConfirmSnapshots',
+            entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.ConfirmSnapshotsRequest.SerializeToString,
+            entitlement__sidecar_dot_wire_dot_v1_dot_snapshot__pb2.ConfirmSnapshotsResponse.FromString,
             options,
             channel_credentials,
             insecure,
