@@ -180,9 +180,12 @@ class Planstore:
 class Sidecar:
     """A sidecar process with a state folder; restarts on the port it had."""
 
-    def __init__(self, state: Path, *options: str, front: str = "fast") -> None:
+    def __init__(
+        self, state: Path, *options: str, front: str = "fast", env: dict[str, str] | None = None
+    ) -> None:
         self.state = state
         self._options = [*options, "--front", front]
+        self._env = env
         self.port, self.http_port = 0, 0
         self.process: Process | None = None
         self._channel: grpc.Channel | None = None
@@ -194,7 +197,8 @@ class Sidecar:
                 "sidecar",
                 *("--listen", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http_port}"),
                 *("--state-dir", str(self.state), *self._options),
-            ]
+            ],
+            self._env,
         )
         words = json.loads(self.process.wait_for("serving on"))["message"].replace(",", "").split()
         self.port, self.http_port = int(words[2].rpartition(":")[2]), int(words[-1])

@@ -53,8 +53,11 @@ class FaultProxy:
     """Listens on a free port of 127.0.0.1 and passes on to a port there. Ends with `close` or its `with`."""
 
     def __init__(self, target_port: int) -> None:
-        """`target_port` need not be listened on yet: who connects meanwhile is reset."""
-        self._target_port = target_port
+        """`target_port` need not be listened on yet: who connects meanwhile is reset.
+
+        It may be set to another one later: new connections go there, as after a failover.
+        """
+        self.target_port = target_port
         self._fault = _Fault()
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,7 +167,7 @@ class FaultProxy:
         assert task is not None  # noqa: S101 - a coroutine of a running loop has a task
         self._tasks.add(task)
         try:
-            await link.carry(self._target_port)
+            await link.carry(self.target_port)
         finally:
             self._links.discard(link)
             self._tasks.discard(task)

@@ -225,3 +225,16 @@ def test_closing_resets_and_may_be_repeated(echo: Echo) -> None:
     with pytest.raises(ConnectionRefusedError):
         connected(proxy)
     FaultProxy(echo.port).close()
+
+
+def test_another_target_takes_the_next_connections(proxy: FaultProxy, client: socket.socket) -> None:
+    """A failover: what is open stays where it is until it is cut."""
+    second = Echo()
+    try:
+        proxy.target_port = second.port
+        assert exchanged(client, b"old") == b"old"
+        with connected(proxy) as fresh:
+            assert exchanged(fresh, b"new") == b"new"
+        assert bytes(second.heard) == b"new"
+    finally:
+        second.close()
