@@ -86,7 +86,7 @@ class Deciding:
 
     def __init__(self, document: CatalogueDocument | None = None, *, within: float = 0.2) -> None:
         self.clock = FakeClock()
-        self.store = SnapshotStore(100)
+        self.store = SnapshotStore()
         self.freshness = Freshness(self.clock)
         self.planstore = PlanStore(self.clock)
         self.authority = Authority(self.clock)

@@ -53,11 +53,11 @@ DEFAULT_STATE = Path("~/.local/state/entitlements/sidecar")
 )
 @click.option("--allow-remote", is_flag=True, help="Let gRPC listen on addresses that other machines reach.")
 @click.option(
-    "--max-tenants",
-    type=click.IntRange(1),
-    default=100_000,
+    "--max-snapshot-bytes",
+    type=click.IntRange(1 << 20),
+    default=256 << 20,
     show_default=True,
-    help="Tenants held in memory.",
+    help="Bytes of snapshots in memory, and once more on disk: 20 features take about 15 kB in memory.",
 )
 @click.option(
     "--max-outbox-bytes",

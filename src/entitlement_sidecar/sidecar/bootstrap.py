@@ -91,7 +91,7 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         stack.push_async_callback(outbox.close)
         stats = await outbox.stats()
         upstream = await _upstream(config, outbox, clock, stack)
-        store, freshness = SnapshotStore(config.max_tenants), Freshness(clock)
+        store, freshness = SnapshotStore(config.max_snapshot_bytes), Freshness(clock)
         loader = Loader(store, upstream.sources, clock, upstream.planstore if config.redis else None)
         if upstream.file is not None:
             await _hold_everything(store, upstream.file)

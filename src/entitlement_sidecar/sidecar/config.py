@@ -32,7 +32,7 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
         snapshot_file: Catalogue file with tenants, to run without a plan store.
         front: Which front serves.
         allow_remote: gRPC may listen on addresses that other machines reach.
-        max_tenants: Tenants held in memory at most.
+        max_snapshot_bytes: Bytes of snapshots at most, in memory and once more on disk.
         max_outbox_bytes: Size of the outbox on disk at most.
     """
 
@@ -46,7 +46,7 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_file: Path | None = None
     front: FrontKind = FrontKind.FAST
     allow_remote: bool = False
-    max_tenants: int = 100_000
+    max_snapshot_bytes: int = 256 << 20
     max_outbox_bytes: int = 1 << 30
 
     def checked(self) -> SidecarConfig:

@@ -39,6 +39,14 @@ calls_shed = Counter(
 
 # What is held, and how fresh it is
 snapshots_held = Gauge("entitlement_snapshots_held", "Tenants held in memory.", registry=REGISTRY)
+snapshot_bytes = Gauge(
+    "entitlement_snapshot_bytes", "Bytes of memory that held tenants take.", registry=REGISTRY
+)
+snapshots_evicted = Counter(
+    "entitlement_snapshots_evicted",
+    "Tenants that made room for others in memory: where it grows, --max-snapshot-bytes is small.",
+    registry=REGISTRY,
+)
 snapshot_lookups = Counter(
     "entitlement_snapshot_lookups",
     "Where a tenant's snapshot was found: memory, redis, plan_store, disk, unknown or none.",
@@ -56,6 +64,13 @@ not_understood = Counter(
     "Grants and features received that say something this version has no name for, by which: grant or "
     "feature. Those features answer by their outage policy: upgrade this sidecar.",
     ["what"],
+    registry=REGISTRY,
+)
+revalidations = Counter(
+    "entitlement_revalidations",
+    "Versions that the plan store was asked about, many at once, by outcome: confirmed, outdated, unknown or "
+    "failed.",
+    ["outcome"],
     registry=REGISTRY,
 )
 feed_events = Counter("entitlement_feed_events", "Feed entries read, by kind.", ["kind"], registry=REGISTRY)
@@ -150,6 +165,11 @@ republished = Counter(
     "Snapshots written again because Redis was found empty or restored.",
     registry=REGISTRY,
 )
+refill_left = Gauge(
+    "entitlement_refill_left",
+    "Snapshots that this plan store has yet to write to a Redis that was found empty or restored.",
+    registry=REGISTRY,
+)
 unpublished_changes = Gauge(
     "entitlement_unpublished_changes", "Committed changes that wait to be published.", registry=REGISTRY
 )
@@ -180,6 +200,12 @@ ingest_seconds = Histogram(
 settled = Counter(
     "entitlement_subscription_changes_settled",
     "Changes of subscriptions that time made and the settler stored.",
+    registry=REGISTRY,
+)
+rpc_requests = Counter(
+    "entitlement_rpc_requests",
+    "gRPC calls answered, by method and code; watchers count when they end.",
+    ["method", "code"],
     registry=REGISTRY,
 )
 rest_requests = Counter(

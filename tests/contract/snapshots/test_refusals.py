@@ -66,7 +66,7 @@ FORGERIES = [
 
 async def holding(source: SnapshotSource) -> tuple[SnapshotStore, Loader]:
     """A sidecar's memory that holds the tenant from a source."""
-    memory = SnapshotStore(10)
+    memory = SnapshotStore()
     loader = Loader(memory, [source], SystemClock())
     assert await loader.load("acme") is not None
     return memory, loader

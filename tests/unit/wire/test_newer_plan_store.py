@@ -99,7 +99,7 @@ def test_a_grant_that_is_not_understood(change: Callable[[snapshot_pb2.Snapshot]
     assert decide(known, "sso").reason is Reason.ENABLED
 
     before = counted("grant")
-    SnapshotStore(10).put(HeldTenant(known, Source.REDIS, None, followed=True))
+    SnapshotStore().put(HeldTenant(known, Source.REDIS, None, followed=True))
     assert counted("grant") == before + 1
 
 
@@ -150,7 +150,7 @@ def test_a_feature_that_is_not_understood(change: Callable[[types_pb2.Feature], 
     assert decide(known, "audit", offered).reason is Reason.NOT_IN_PLAN
 
     before = counted("feature")
-    SnapshotStore(10).put_catalogue(offered)
+    SnapshotStore().put_catalogue(offered)
     assert counted("feature") == before + 1
 
 

@@ -1,6 +1,7 @@
 """L1: what this sidecar holds of each tenant, in memory.
 
-A snapshot only ever gives way to a newer version. A feed entry raises a tenant's *floor*: what is older than
+Bounded by bytes, as `footprint` counts them: the tenant that was looked at longest ago goes first. A snapshot
+only ever gives way to a newer version. A feed entry raises a tenant's *floor*: what is older than
 the floor is still served, but no longer confirmed by the feed, and a slow old read cannot land over it.
 """
 
@@ -17,8 +18,12 @@ from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.resolve import Resolver
 from entitlement_sidecar.domain.snapshot import Snapshot
+from entitlement_sidecar.sidecar.snapshots.footprint import footprint
 from entitlement_sidecar.sidecar.snapshots.watchers import Watchers
 from entitlement_sidecar.telemetry import metrics
+
+MAX_BYTES = 256 << 20
+"""Bytes of held tenants at most, unless told otherwise."""
 
 UNKNOWN_FOR = 2.0
 """Seconds that the plan store's "no such tenant" is remembered at most (DESIGN 6)."""
@@ -37,6 +42,7 @@ class HeldTenant(msgspec.Struct, weakref=True):
     `confirmed_at`: its source said so itself at that instant; None when it cannot know. `received`: when it
     said so on this process' monotonic clock.
     `told`: what decisions were last told of it, good for one generation of freshness and of the catalogue.
+    `size`: bytes of memory that it takes.
     """
 
     snapshot: Snapshot
@@ -47,10 +53,12 @@ class HeldTenant(msgspec.Struct, weakref=True):
     resolver: Resolver = None  # type: ignore[assignment]  # made from the snapshot
     told: Held | None = None
     told_generation: int = -1
+    size: int = 0
 
     def __post_init__(self) -> None:
         """Everything held of a snapshot is forgotten with it."""
         self.resolver = Resolver(self.snapshot)
+        self.size = footprint(self.snapshot)
 
     def confirmed_since(self, began: float) -> bool:
         """Whether its source has said so itself since a monotonic instant."""
@@ -60,7 +68,7 @@ class HeldTenant(msgspec.Struct, weakref=True):
 class SnapshotStore:
     """Memory of snapshots, floors, unknown tenants, and the catalogue document."""
 
-    def __init__(self, max_tenants: int) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.catalogue = NO_CATALOGUE
         self.watchers = Watchers()
         self.on_unfollowed: Callable[[str], None] = lambda _: None
@@ -68,7 +76,8 @@ class SnapshotStore:
         self._catalogue_floor = 0
         self._catalogue_named = 0
         self._catalogue_doubted = False
-        self._max_tenants = max_tenants
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._tenants: OrderedDict[str, HeldTenant] = OrderedDict()
         self._floors: dict[str, int] = {}
         self._named: dict[str, int] = {}
@@ -76,16 +85,25 @@ class SnapshotStore:
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._disowned: OrderedDict[str, float] = OrderedDict()
         metrics.snapshots_held.set_function(lambda: len(self._tenants))
+        metrics.snapshot_bytes.set_function(lambda: self._bytes)
 
     def __len__(self) -> int:
         return len(self._tenants)
 
     def get(self, tenant_id: str) -> HeldTenant | None:
-        """What is held of a tenant."""
-        return self._tenants.get(tenant_id)
+        """What is held of a tenant, which counts as looked at."""
+        held = self._tenants.get(tenant_id)
+        if held is not None:
+            self._tenants.move_to_end(tenant_id)
+        return held
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of memory that held tenants take."""
+        return self._bytes
 
     def tenants(self) -> list[str]:
-        """Every tenant held, the least recently read first."""
+        """Every tenant held, the one looked at longest ago first."""
         return list(self._tenants)
 
     def floor(self, tenant_id: str) -> int:
@@ -108,18 +126,32 @@ class SnapshotStore:
             _confirm(tenant, held.confirmed_at, held.received)
             tenant.followed = tenant.followed or held.followed
         _count_unknown("grant", (grant.understood for grant in tenant.snapshot.grants))
-        self._tenants[tenant_id] = tenant
-        self._tenants.move_to_end(tenant_id)
+        self._hold(tenant_id, tenant)
         self._unknown.pop(tenant_id, None)
         if tenant.confirmed_at is not None:
             self._disowned.pop(tenant_id, None)
         self.watchers.changed(tenant_id)
-        while len(self._tenants) > self._max_tenants:
-            evicted, _ = self._tenants.popitem(last=False)
-            self._forget_floor(evicted)
         if not tenant.followed:
             self.on_unfollowed(tenant_id)
         return True
+
+    def _hold(self, tenant_id: str, tenant: HeldTenant) -> None:
+        """Takes a tenant in; what was looked at longest ago makes room. One is held, however large."""
+        self._let_go(tenant_id)
+        self._tenants[tenant_id] = tenant
+        self._bytes += tenant.size
+        while self._bytes > self._max_bytes and len(self._tenants) > 1:
+            longest_ago = next(iter(self._tenants))
+            self._let_go(longest_ago)
+            self._forget_floor(longest_ago)
+            metrics.snapshots_evicted.inc()
+
+    def _let_go(self, tenant_id: str) -> bool:
+        """Whether it was held."""
+        held = self._tenants.pop(tenant_id, None)
+        if held is not None:
+            self._bytes -= held.size
+        return held is not None
 
     def begin_load(self, tenant_id: str) -> None:
         """A load runs: floors that are set meanwhile are kept, also of a tenant that is not held yet."""
@@ -169,6 +201,26 @@ class SnapshotStore:
         held = self._tenants.get(tenant_id)
         return held is None or held.followed
 
+    def to_confirm(self, tenant_id: str) -> HeldTenant | None:
+        """What is held, unless the feed confirms it, or has named a newer version: that has to be read."""
+        held = self._tenants.get(tenant_id)
+        if held is None or held.followed or held.snapshot.version < self.floor(tenant_id):
+            return None
+        return held
+
+    def confirm(self, held: HeldTenant, at: datetime, received: float, *, followed: bool) -> None:
+        """A source that knows said that what `to_confirm` gave was the newest at an instant.
+
+        `received`: a monotonic instant at which it had not said so yet. `followed`: the feed covers it since
+        before the source looked.
+        """
+        tenant_id = held.snapshot.tenant_id
+        self._disowned.pop(tenant_id, None)
+        held.told = None
+        held.followed = followed
+        _confirm(held, at, received)
+        self.watchers.changed(tenant_id)
+
     def unfollow_all(self, as_of: datetime | None, received: float | None = None) -> list[str]:
         """The feed may have missed something: nothing held is confirmed by it. Returns what to read again."""
         self._unknown.clear()
@@ -186,7 +238,7 @@ class SnapshotStore:
         without an entry in the feed is served until it is read again.
         """
         self._forget_floor(tenant_id)
-        if self._tenants.pop(tenant_id, None) is not None:
+        if self._let_go(tenant_id):
             self.watchers.changed(tenant_id)
         _remember(self._unknown, tenant_id, now + UNKNOWN_FOR)
         _remember(self._disowned, tenant_id, now)

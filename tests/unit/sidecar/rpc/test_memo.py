@@ -51,7 +51,7 @@ class Site:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.store = SnapshotStore(10)
+        self.store = SnapshotStore()
         self.freshness = Freshness(self.clock)
         outbox = MemoryOutbox()
         reporter = UsageReporter(outbox, lambda: self.store.catalogue, self.clock, "test")

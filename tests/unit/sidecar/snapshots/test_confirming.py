@@ -85,7 +85,7 @@ class Site:
 
     def __init__(self, *, alone: bool = False) -> None:
         self.redis, self.planstore = Shelf(), Shelf(knows=True)
-        self.store = SnapshotStore(100)
+        self.store = SnapshotStore()
         sources = [self.redis] if alone else [self.redis, self.planstore]
         self.loader = Loader(self.store, sources, CLOCK, confirmed_by=None if alone else self.planstore)
         self.follower = Follower(self.redis, self.store, self.loader, Freshness(CLOCK))

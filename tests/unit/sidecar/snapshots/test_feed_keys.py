@@ -91,7 +91,7 @@ async def test_a_feed_that_begins_in_vain_is_taken_up_ever_more_slowly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Only a beat shows that it works: until then each pause may be longer than the one before."""
-    store, clock = SnapshotStore(10), FakeClock()
+    store, clock = SnapshotStore(), FakeClock()
     follower = Follower(Flapping(), store, Loader(store, [], clock), Freshness(clock))
     attempts: list[int] = []
 

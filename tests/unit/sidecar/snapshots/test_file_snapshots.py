@@ -41,7 +41,7 @@ class Site:
         self.path = path
         path.write_text(BOTH)
         self.clock = SystemClock()
-        self.store, self.freshness = SnapshotStore(10), Freshness(self.clock)
+        self.store, self.freshness = SnapshotStore(), Freshness(self.clock)
         self.file = FileSnapshots(path, self.clock, look_every=0.01)
         self.loader = Loader(self.store, [self.file], self.clock)
         self.follower = Follower(self.file, self.store, self.loader, self.freshness)

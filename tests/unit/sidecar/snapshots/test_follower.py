@@ -34,7 +34,7 @@ class Site:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.store = SnapshotStore(10)
+        self.store = SnapshotStore()
         self.freshness = Freshness(self.clock)
         self.shelf: dict[str, Snapshot] = {}
         self.loader = Loader(self.store, [self], self.clock)

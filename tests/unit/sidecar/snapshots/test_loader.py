@@ -49,7 +49,7 @@ class Shelf:
 
 
 def build(*sources: Shelf) -> tuple[SnapshotStore, Loader, FakeClock]:
-    store, clock = SnapshotStore(10), FakeClock()
+    store, clock = SnapshotStore(), FakeClock()
     return store, Loader(store, sources, clock), clock
 
 
@@ -164,7 +164,7 @@ async def test_a_tenant_that_the_plan_store_disowns_is_not_served_on() -> None:
 async def test_an_orphan_in_a_cache_does_not_bring_a_disowned_tenant_back() -> None:
     """The plan store is asked first, for as long as it stands by its word."""
     near, far = Shelf(snapshot("acme")), Shelf(authoritative=True)
-    store, clock = SnapshotStore(10), FakeClock()
+    store, clock = SnapshotStore(), FakeClock()
     loader = Loader(store, [near, far], clock, confirmed_by=far)
     store.note_unknown("acme", clock.monotonic())
     clock.advance(3600)

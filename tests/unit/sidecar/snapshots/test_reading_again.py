@@ -53,7 +53,7 @@ class Site:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.store = SnapshotStore(1000)
+        self.store = SnapshotStore()
         self.away = False
         self.gate: asyncio.Event | None = None
         self.asked = self.asked_for_catalogue = self.at_once = self.most_at_once = 0
