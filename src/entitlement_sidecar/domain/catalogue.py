@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from entitlement_sidecar.domain.break_glass import BreakGlass
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
 
 DEFAULT_SERVE_STALE_FOR = 24 * 3600.0
@@ -234,6 +235,7 @@ class CatalogueDocument(msgspec.Struct, frozen=True):
     features: dict[str, Feature]
     metrics: dict[str, Metric]
     feed_shards: int = 1
+    break_glass: tuple[BreakGlass, ...] = ()
 
     def metric_of(self, feature: Feature) -> Metric | None:
         """The metric that a feature's consumption is recorded under."""

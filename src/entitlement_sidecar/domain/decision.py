@@ -68,6 +68,7 @@ class ProvenanceKind(IntEnum):
     TRIAL = 4
     GRACE = 5
     CREDIT_GRANT = 6
+    BREAK_GLASS = 7
 
 
 class WarningKind(IntEnum):
@@ -77,6 +78,7 @@ class WarningKind(IntEnum):
     NEAR_LIMIT_90 = 2
     ENDS_SOON = 3
     DEPRECATED_FEATURE = 4
+    BREAK_GLASS = 5
 
 
 class Provenance(msgspec.Struct, frozen=True):

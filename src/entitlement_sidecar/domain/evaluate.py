@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from entitlement_sidecar.domain import outage
+from entitlement_sidecar.domain import break_glass, outage
 from entitlement_sidecar.domain.answer import answer
 from entitlement_sidecar.domain.catalogue import Feature, FeatureKind, WhenUnknown
 from entitlement_sidecar.domain.counted import counted
 from entitlement_sidecar.domain.decision import CheckRequest, Decision, Reason
+from entitlement_sidecar.domain.emergency import allowed_by, telling
 from entitlement_sidecar.domain.held import Case, Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.resolve import Resolution
@@ -34,12 +35,31 @@ def evaluate(
         now: The instant to decide for (aware datetime).
     """
     feature = held.catalogue.features.get(request.feature)
+    if not held.catalogue.break_glass:
+        return _judged(Case(held, request, now, feature), usage, frozen=False)
+    return _in_emergency(Case(held, request, now, feature), usage)
+
+
+def _in_emergency(case: Case, usage: QuotaUsage | None) -> Decision | QuotaAsk:
+    """What is opened is allowed before anything else counts; what is frozen is decided as it is held."""
+    entries, request, now = case.held.catalogue.break_glass, case.request, case.now
+    freeze = break_glass.frozen(entries, request.tenant_id, now)
+    opening = break_glass.opened(entries, request.tenant_id, request.feature, now)
+    if opening is not None and case.feature is not None:
+        outcome: Decision | QuotaAsk = allowed_by(case, case.feature, opening)
+    else:
+        outcome = _judged(case, usage, frozen=freeze is not None)
+    return telling(outcome, freeze) if freeze is not None and isinstance(outcome, Decision) else outcome
+
+
+def _judged(known: Case, usage: QuotaUsage | None, *, frozen: bool) -> Decision | QuotaAsk:
+    held, request, now, feature = known.held, known.request, known.now, known.feature
     if held.snapshot is None:
-        return _without_snapshot(Case(held, request, now, feature), usage)
+        return _without_snapshot(known, usage)
     if feature is None:
-        return _without_feature(Case(held, request, now), usage)
-    if outage.refuses_stale(feature, held.stale_for):
-        return fallen_back(Case(held, request, now, feature), WhenUnknown.DENY, "stale")
+        return _without_feature(known, usage)
+    if not frozen and outage.refuses_stale(feature, held.stale_for):
+        return fallen_back(known, WhenUnknown.DENY, "stale")
     resolution = held.resolve(held.snapshot, feature, now)
     case = Case(held, request, now, feature, resolution)
     if resolution.denied is not None:

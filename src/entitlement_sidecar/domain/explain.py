@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from entitlement_sidecar.domain import outage
+from entitlement_sidecar.domain import break_glass, outage
+from entitlement_sidecar.domain.break_glass import BreakGlass
 from entitlement_sidecar.domain.catalogue import Feature, FeatureKind, Limit
 from entitlement_sidecar.domain.decision import CheckRequest, Decision, Provenance, ProvenanceKind, Reason
 from entitlement_sidecar.domain.held import Held
@@ -84,6 +85,10 @@ def _steps(question: Question, decision: Decision) -> Iterator[Step]:
     feature = held.catalogue.features.get(question.request.feature)
     yield _tenant(held)
     yield _feature(held, feature, question.request.feature)
+    yield from _emergency(question)
+    if _is_opened(decision):
+        # Nothing else was looked at.
+        return
     if held.snapshot is not None:
         lives = lives_at(held.snapshot, now)
         yield from _subscriptions(held.snapshot, lives)
@@ -119,6 +124,32 @@ def _feature(held: Held, feature: Feature | None, key: str) -> Step:
             "feature", "a newer plan store says something of it that is not understood here", applied=False
         )
     return Step("feature", f"{feature.kind.name.lower()}, in catalogue {held.catalogue.version}")
+
+
+def _emergency(question: Question) -> Iterator[Step]:
+    request, entries = question.request, question.held.catalogue.break_glass
+    opening = break_glass.opened(entries, request.tenant_id, request.feature, question.now)
+    if opening is not None:
+        known = request.feature in question.held.catalogue.features
+        outcome = "opens it" if known else "ignored: what no catalogue names cannot be opened"
+        yield _measure(opening, outcome, applied=known)
+    freeze = break_glass.frozen(entries, request.tenant_id, question.now)
+    if freeze is not None:
+        yield _measure(freeze, "keeps the snapshot as it is held", applied=True)
+
+
+def _measure(entry: BreakGlass, outcome: str, *, applied: bool) -> Step:
+    whose = "this tenant" if entry.tenant_id else "all tenants"
+    return Step(
+        "break-glass",
+        f"{outcome}, for {whose} until {_when(entry.until)} ({entry.reason})",
+        Provenance(ProvenanceKind.BREAK_GLASS, entry.id),
+        applied=applied,
+    )
+
+
+def _is_opened(decision: Decision) -> bool:
+    return any(one.kind is ProvenanceKind.BREAK_GLASS for one in decision.provenance)
 
 
 def _subscriptions(snapshot: Snapshot, lives: Lives) -> Iterator[Step]:
@@ -215,6 +246,8 @@ def _verdict(decision: Decision) -> str:
 def _decisive(steps: Sequence[Step], question: Question, decision: Decision) -> int:
     """The step that decided; the verdict itself where several decided together."""
     verdict = len(steps) - 1
+    if _is_opened(decision):
+        return next(index for index, step in enumerate(steps) if step.provenance == decision.provenance[0])
     if decision.reason in _DECIDED_BY:
         rule = _DECIDED_BY[decision.reason]
         return next((index for index, step in enumerate(steps) if step.rule == rule), verdict)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from entitlement_sidecar.domain.break_glass import BreakGlass, BreakGlassAction
 from entitlement_sidecar.domain.catalogue import (
     DEFAULT_SERVE_STALE_FOR,
     AfterStale,
@@ -185,6 +186,7 @@ def document_to_proto(document: CatalogueDocument) -> snapshot_pb2.CatalogueDocu
         features=[_feature_to_proto(feature) for _, feature in sorted(document.features.items())],
         metrics=[_metric_to_proto(metric) for _, metric in sorted(document.metrics.items())],
         feed_shards=document.feed_shards,
+        break_glass=[_break_glass_to_proto(entry) for entry in document.break_glass],
     )
 
 
@@ -199,6 +201,33 @@ def document_from_proto(message: snapshot_pb2.CatalogueDocument) -> CatalogueDoc
         features={feature.key: _feature_from_proto(feature) for feature in message.features},
         metrics={metric.key: _metric_from_proto(metric) for metric in message.metrics},
         feed_shards=message.feed_shards or 1,
+        break_glass=tuple(_break_glass_from_proto(entry) for entry in message.break_glass),
+    )
+
+
+def _break_glass_to_proto(entry: BreakGlass) -> snapshot_pb2.BreakGlass:
+    return snapshot_pb2.BreakGlass(
+        id=entry.id,
+        action=int(entry.action),
+        feature=entry.feature,
+        tenant_id=entry.tenant_id,
+        since=to_timestamp(entry.since),
+        until=to_timestamp(entry.until),
+        reason=entry.reason,
+    )
+
+
+def _break_glass_from_proto(message: snapshot_pb2.BreakGlass) -> BreakGlass:
+    # More than is understood could be meant to narrow it: it then does nothing, rather than too much.
+    action = _named(BreakGlassAction, message.action) if _is_whole(message) else None
+    return BreakGlass(
+        id=message.id,
+        action=action or BreakGlassAction.UNKNOWN,
+        since=from_timestamp(message.since),
+        until=from_timestamp(message.until),
+        reason=message.reason,
+        feature=message.feature,
+        tenant_id=message.tenant_id,
     )
 
 

@@ -41,6 +41,7 @@ class ProvenanceKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PROVENANCE_KIND_TRIAL: _ClassVar[ProvenanceKind]
     PROVENANCE_KIND_GRACE: _ClassVar[ProvenanceKind]
     PROVENANCE_KIND_CREDIT_GRANT: _ClassVar[ProvenanceKind]
+    PROVENANCE_KIND_BREAK_GLASS: _ClassVar[ProvenanceKind]
 
 class WhenUnknown(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -99,6 +100,7 @@ PROVENANCE_KIND_OVERRIDE: ProvenanceKind
 PROVENANCE_KIND_TRIAL: ProvenanceKind
 PROVENANCE_KIND_GRACE: ProvenanceKind
 PROVENANCE_KIND_CREDIT_GRANT: ProvenanceKind
+PROVENANCE_KIND_BREAK_GLASS: ProvenanceKind
 WHEN_UNKNOWN_UNSPECIFIED: WhenUnknown
 WHEN_UNKNOWN_ALLOW: WhenUnknown
 WHEN_UNKNOWN_DENY: WhenUnknown
