@@ -13,6 +13,7 @@
     ├── ConfigurationError       a process cannot start like this; names the setting
     └── RetryableError           the same call may succeed later
         ├── SourceUnavailableError   something remote is away, slow or lying
+        │   └── SourceRefusedError   it answered: it refuses this one call, or what it holds is no good
         ├── ExhaustedError           overload or a full disk
         │   └── TooManyAttemptsError too many wrong credentials from one address
         └── DrainingError            this process is going away
@@ -184,6 +185,10 @@ class SourceUnavailableError(RetryableError):
     """Something remote is away, slow or lying."""
 
     reason = "SOURCE_UNAVAILABLE"
+
+
+class SourceRefusedError(SourceUnavailableError):
+    """It is there and answered, but it refuses this one call, or what it holds for it is no good."""
 
 
 class VersionNotReachedError(RetryableError):

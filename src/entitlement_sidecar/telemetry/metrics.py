@@ -37,6 +37,26 @@ calls_shed = Counter(
     "entitlement_calls_shed", "Calls refused because too many were in flight.", registry=REGISTRY
 )
 
+calls_denied = Counter(
+    "entitlement_calls_denied",
+    "What callers were refused: calls, checks of batches and usage events, by cause: missing (no credentials), "
+    "unknown (nobody has them) or tenant (not one of the caller's).",
+    ["cause"],
+    registry=REGISTRY,
+)
+files_reloaded = Counter(
+    "entitlement_files_reloaded",
+    "Files of the listener that changed while it ran, by file (callers or tls) and outcome: done, or refused: "
+    "it is wrong, and what was there before stays in use.",
+    ["file", "outcome"],
+    registry=REGISTRY,
+)
+tls_certificate_expires = Gauge(
+    "entitlement_tls_certificate_expires_seconds",
+    "When the certificate in use ends, in seconds since 1970; 0 without TLS.",
+    registry=REGISTRY,
+)
+
 # What is held, and how fresh it is
 snapshots_held = Gauge("entitlement_snapshots_held", "Tenants held in memory.", registry=REGISTRY)
 snapshot_bytes = Gauge(
@@ -85,6 +105,18 @@ freshness_seconds = Gauge(
 source_errors = Counter(
     "entitlement_source_errors",
     "Failed reads from a source: redis, plan_store or file.",
+    ["source"],
+    registry=REGISTRY,
+)
+circuit_open = Gauge(
+    "entitlement_circuit_open",
+    "Whether a source is asked by probes alone, because it failed several times in a row: 1, else 0.",
+    ["source"],
+    registry=REGISTRY,
+)
+circuit_opened = Counter(
+    "entitlement_circuit_opened",
+    "Times that a source stopped being asked after failures in a row.",
     ["source"],
     registry=REGISTRY,
 )

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from google.protobuf.message import DecodeError
 
-from entitlement_sidecar.domain.errors import ConfigurationError, SourceUnavailableError
+from entitlement_sidecar.domain.errors import ConfigurationError, SourceRefusedError
 from entitlement_sidecar.wire.codec import microseconds
 from entitlement_sidecar.wire.v1 import snapshot_pb2
 
@@ -33,7 +33,7 @@ class PayloadKind(IntEnum):
     HEARTBEAT = 3
 
 
-class BadSignatureError(SourceUnavailableError):
+class BadSignatureError(SourceRefusedError):
     """What a source answered is not what a trusted key signed. `cause` is stable, for metrics."""
 
     reason = "BAD_SIGNATURE"
