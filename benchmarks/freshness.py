@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from statistics import median
@@ -46,8 +47,6 @@ WARM_UP = 20
 PATIENCE = 30.0
 """Seconds after which a change that is not visible ends the run."""
 
-_PATHS = {True: "Redis", False: "WatchSnapshots"}
-
 
 class Measured(msgspec.Struct, frozen=True):
     """Milliseconds from a change's answer until it is visible; none where it was visible before."""
@@ -73,28 +72,26 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class Watch:
-    """Watches tenants of a sidecar on an event loop of its own, and notes when a version came."""
+    """Watches tenants of a sidecar on an event loop in another thread, and notes when a version came."""
 
-    def __init__(self, port: int, tenants: Sequence[str]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, port: int, tenants: Sequence[str]) -> None:
+        self._loop = loop
         self._port = port
         self._tenants = tenants
         self._seen: dict[str, list[tuple[int, float]]] = {tenant: [] for tenant in tenants}
         self._news = threading.Condition()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="watch")
 
     def __enter__(self) -> Self:
         """Opens the streams, and waits until each has told its first state."""
-        self._thread.start()
+        self._task = asyncio.run_coroutine_threadsafe(self._watch_all(), self._loop)
         for tenant in self._tenants:
             self.wait_for(tenant, 1)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Closes them."""
-        self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join()
-        self._loop.close()
+        self._task.cancel()
+        wait([self._task])
 
     def wait_for(self, tenant: str, version: int) -> float:
         """When a version, or a newer one, was visible; in seconds of `perf_counter`.
@@ -108,18 +105,8 @@ class Watch:
                 came = [at for told, at in self._seen[tenant] if told >= version]
                 if came:
                     return min(came)
-                if not self._thread.is_alive() or not self._news.wait(deadline - time.monotonic()):
+                if self._task.done() or not self._news.wait(deadline - time.monotonic()):
                     raise SystemExit(f"version {version} of {tenant} did not come within {PATIENCE:g} s")
-
-    def _run(self) -> None:
-        self._task = self._loop.create_task(self._watch_all())
-        try:
-            self._loop.run_until_complete(self._task)
-        except asyncio.CancelledError:
-            pass
-        finally:
-            with self._news:
-                self._news.notify_all()
 
     async def _watch_all(self) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self._port}") as channel:
@@ -128,12 +115,26 @@ class Watch:
                 for tenant in self._tenants:
                     streams.create_task(self._watch(stub, tenant))
 
-    async def _watch(self, stub: decision_pb2_grpc.EntitlementServiceAsyncStub, tenant: str) -> None:
+    async def _watch(self, stub: decision_pb2_grpc.EntitlementServiceStub, tenant: str) -> None:
         async for state in stub.WatchEntitlements(decision_pb2.WatchEntitlementsRequest(tenant_id=tenant)):
             now = time.perf_counter()
             with self._news:
                 self._seen[tenant].append((state.snapshot_version, now))
                 self._news.notify_all()
+
+
+@contextmanager
+def loop_beside() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop in a thread of its own. One for the whole run: gRPC keeps to the first that it sees."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="watch")
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 class Changes:
@@ -185,11 +186,21 @@ HOW: dict[str, Callable[[Changes, Watch, int], list[float]]] = {
 }
 
 
-def measure(database: str, *, through_redis: bool, count: int, folder: Path) -> Iterator[Measured]:
+class Site(msgspec.Struct, frozen=True):
+    """A plan store on a database of its own, a sidecar, and what lies between them."""
+
+    database: str
+    through_redis: bool
+
+    def __str__(self) -> str:
+        return f"{self.database}, through {'Redis' if self.through_redis else 'WatchSnapshots'}"
+
+
+def measure(site: Site, loop: asyncio.AbstractEventLoop, count: int, folder: Path) -> Iterator[Measured]:
     """Every way of changing, on one site."""
     with ExitStack() as stack:
-        url = stack.enter_context(postgres()) if database == "PostgreSQL" else ""
-        redis_url = stack.enter_context(redis_server(folder)).url if through_redis else ""
+        url = stack.enter_context(postgres()) if site.database == "PostgreSQL" else ""
+        redis_url = stack.enter_context(redis_server(folder)).url if site.through_redis else ""
         catalogue = folder / "catalogue.yaml"
         write_catalogue(catalogue)
         store = stack.enter_context(
@@ -199,11 +210,11 @@ def measure(database: str, *, through_redis: bool, count: int, folder: Path) -> 
         with closing(Caller(store)) as caller:
             caller.subscribe(tenants, PLAN)
         sidecar = stack.enter_context(_sidecar(folder / "sidecar", store, redis_url))
-        watch = stack.enter_context(Watch(sidecar.port, tenants))
+        watch = stack.enter_context(Watch(loop, sidecar.port, tenants))
         changes = Changes(stack.enter_context(closing(Caller(store))), tenants)
         one_by_one(changes, watch, WARM_UP)
         for how, run in HOW.items():
-            what = f"{database}, through {_PATHS[through_redis]}, {how}"
+            what = f"{site}, {how}"
             print(what, file=sys.stderr)
             yield Measured.of(what, run(changes, watch, count))
 
@@ -225,12 +236,11 @@ def main() -> None:
     options.add_argument("--database", choices=["PostgreSQL", "SQLite"], action="append", help="only this")
     asked = options.parse_args()
     found: list[Measured] = []
-    for database in asked.database or ["PostgreSQL", "SQLite"]:
-        for through_redis in (True, False):
-            with tempfile.TemporaryDirectory(prefix="fresh-") as folder:
-                found += measure(
-                    database, through_redis=through_redis, count=asked.changes, folder=Path(folder)
-                )
+    with loop_beside() as loop:
+        for database in asked.database or ["PostgreSQL", "SQLite"]:
+            for through_redis in (True, False):
+                with tempfile.TemporaryDirectory(prefix="fresh-") as folder:
+                    found += measure(Site(database, through_redis), loop, asked.changes, Path(folder))
     print(f"{report.machine()}\n")
     headings = ("change → visible", "changes", "p50 ms", "p99 ms", "most ms", f"p99 < {TARGET:g}")
     print(f"| {' | '.join(headings)} |\n|---|---:|---:|---:|---:|---|")
