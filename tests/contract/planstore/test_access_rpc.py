@@ -111,6 +111,13 @@ def snapshot(channel: grpc.Channel, metadata: Any, tenant: str = "acme") -> Any:
     return snapshot_pb2_grpc.SnapshotServiceStub(channel).GetSnapshot(request, metadata=metadata, timeout=10)
 
 
+def confirm(channel: grpc.Channel, metadata: Any, *tenants: str) -> Any:
+    held = [snapshot_pb2.HeldVersion(tenant_id=tenant, version=1) for tenant in tenants or ("acme",)]
+    request = snapshot_pb2.ConfirmSnapshotsRequest(held=held)
+    stub = snapshot_pb2_grpc.SnapshotServiceStub(channel)
+    return stub.ConfirmSnapshots(request, metadata=metadata, timeout=10)
+
+
 def catalogue(channel: grpc.Channel, metadata: Any) -> Any:
     request = snapshot_pb2.GetCatalogueRequest()
     return snapshot_pb2_grpc.SnapshotServiceStub(channel).GetCatalogue(request, metadata=metadata, timeout=10)
@@ -134,6 +141,7 @@ RPC = [
     (Permission.CONSUME, consume),
     (Permission.CONSUME, consume_all),
     (Permission.FEED, snapshot),
+    (Permission.FEED, confirm),
     (Permission.FEED, catalogue),
     (Permission.FEED, watch),
     (Permission.INGEST, ingest),
@@ -172,10 +180,11 @@ def test_a_token_of_some_tenants_over_grpc(shop: Any, header: Any, channel: grpc
     shop.subscribe("globex")
     mine = bearer(header(Role.SIDECAR, "acme"))
 
-    for call in (consume, consume_all, snapshot, ingest):
+    for call in (consume, consume_all, snapshot, confirm, ingest):
         assert code_of(call, channel, mine, "acme") is grpc.StatusCode.OK, call
         assert code_of(call, channel, mine, "globex") is grpc.StatusCode.PERMISSION_DENIED, call
-    assert code_of(ingest, channel, mine, "acme", "globex") is grpc.StatusCode.PERMISSION_DENIED
+    for call in (confirm, ingest):
+        assert code_of(call, channel, mine, "acme", "globex") is grpc.StatusCode.PERMISSION_DENIED, call
     assert code_of(catalogue, channel, mine) is grpc.StatusCode.OK
     assert code_of(watch, channel, mine) is grpc.StatusCode.PERMISSION_DENIED
 

@@ -107,7 +107,7 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
         with self._database.reading() as session:
             row = TenantSnapshotRow
             query = select(row.tenant_id, row.version).where(among(session, row.tenant_id, tenants))
-            return {tenant: version for tenant, version in session.execute(query)}
+            return {found.tenant_id: found.version for found in session.execute(query)}
 
     def GetCatalogue(  # noqa: N802 - the contract's name
         self, request: snapshot_pb2.GetCatalogueRequest, context: grpc.ServicerContext

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 
 import grpc
@@ -11,13 +11,20 @@ import grpc.aio
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.decision import Source
-from entitlement_sidecar.domain.errors import EntitlementsError, SourceUnavailableError, TenantUnknownError
+from entitlement_sidecar.domain.errors import (
+    EntitlementsError,
+    RetryableError,
+    SourceUnavailableError,
+    TenantUnknownError,
+    UnsupportedError,
+)
 from entitlement_sidecar.sidecar.adapters.verification import counted_refusals
 from entitlement_sidecar.sidecar.snapshots.ports import (
     Beat,
     Began,
     CatalogueChanged,
     Changed,
+    Confirmed,
     FeedEvent,
     Fetched,
     Position,
@@ -37,7 +44,7 @@ SILENCE = 5.0
 
 
 class PlanStoreSnapshots:
-    """The plan store's own word on one tenant at a time."""
+    """The plan store's own word: on one tenant at a time, and on many versions at once."""
 
     def __init__(self, channel: grpc.aio.Channel, keyring: KeyRing, token: str) -> None:
         self._stub = snapshot_pb2_grpc.SnapshotServiceStub(channel)
@@ -56,6 +63,22 @@ class PlanStoreSnapshots:
         with counted_refusals("plan_store"):
             snapshot = open_snapshot(self._keyring, response.snapshot, tenant_id)
         return Fetched(snapshot, Source.PLAN_STORE, from_timestamp(response.true_at))
+
+    async def confirm(self, versions: Mapping[str, int]) -> Confirmed:
+        """What became of versions; see `Confirmer`."""
+        held = [snapshot_pb2.HeldVersion(tenant_id=name, version=number) for name, number in versions.items()]
+        request = snapshot_pb2.ConfirmSnapshotsRequest(held=held)
+        try:
+            response = await self._stub.ConfirmSnapshots(request, timeout=TIMEOUT, metadata=self._metadata)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise UnsupportedError("this plan store confirms one snapshot at a time") from error
+            raise _away(from_rpc_error(error)) from error
+        return Confirmed(
+            from_timestamp(response.true_at),
+            frozenset(response.outdated_tenant_ids),
+            frozenset(response.unknown_tenant_ids),
+        )
 
     async def catalogue(self) -> CatalogueDocument | None:
         """The newest catalogue document. A ring that is not pinned trusts the keys that come with it.
@@ -91,7 +114,8 @@ def _away(failure: EntitlementsError) -> SourceUnavailableError:
     metrics.source_errors.labels("plan_store").inc()
     if isinstance(failure, SourceUnavailableError):
         return failure
-    return SourceUnavailableError(f"the plan store refused: {failure}")
+    wait = failure.retry_after if isinstance(failure, RetryableError) else None
+    return SourceUnavailableError(f"the plan store refused: {failure}", wait)
 
 
 class PlanStoreFeed:

@@ -2,5 +2,6 @@
 
 `ports` says where snapshots come from, `store` keeps them in memory, `freshness` knows as of when they
 are true, `loader` fills the store on a miss, `follower` keeps it current from the feed,
-and `backlog` holds what has to be read again for that.
+`revalidation` has what is held confirmed, many versions at once, and `backlog` holds what has to be read
+again for that.
 """

@@ -1,7 +1,7 @@
 """What has to be read again, and when: at once at first, then ever later while it fails.
 
-A few reads run at once, and pauses are random, so that what many sidecars have lost together does not become
-a stampede when it is back.
+A few reads run at once, what nothing is known of is read at a bounded rate, and pauses are random, so that
+what many sidecars have lost together does not become a stampede when it is back.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ AT_ONCE = 8
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 """Seconds at most before the second read of something, and before any later one."""
+
+LATER_PER_SECOND, LATER_TOGETHER = 200, 50
+"""Reads of what nothing is known of that begin in a second at most, and how many of them together."""
 
 REST = 0.05
 """Seconds at most that a failed read keeps its place: with `AT_ONCE` it bounds how many fail in a second."""
@@ -40,6 +43,7 @@ class Backlog:
         self._failures: dict[str, int] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._later = float("-inf")
         self._open = False
 
     def __len__(self) -> int:
@@ -56,6 +60,7 @@ class Backlog:
         self._due.clear()
         self._order.clear()
         self._failures.clear()
+        self._later = float("-inf")
         self._pump()
 
     def cancel(self) -> None:
@@ -72,8 +77,12 @@ class Backlog:
 
     def add_later(self, name: str) -> None:
         """Has something read after all that was added: nothing is known of it."""
-        if self._open and name not in self._running:
-            self._put(name, asyncio.get_running_loop().time())
+        awaits_its_turn = name in self._due and name not in self._failures
+        if self._open and name not in self._running and not awaits_its_turn:
+            now = asyncio.get_running_loop().time()
+            together = (LATER_TOGETHER - 1) / LATER_PER_SECOND
+            self._later = max(self._later + 1 / LATER_PER_SECOND, now - together)
+            self._put(name, max(now, self._later))
             self._pump()
 
     def _put(self, name: str, due: float) -> None:

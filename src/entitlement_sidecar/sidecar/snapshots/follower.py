@@ -1,6 +1,7 @@
 """Keeps the store current from the feed. A lost feed never empties it: it only stops confirming.
 
-What the feed does not confirm is read again until it does, while the feed is followed.
+What the feed does not confirm is confirmed by the plan store, many versions at once (`revalidation`), or read
+again until the feed covers it (`backlog`), while the feed is followed.
 
 States: connecting ── Began ──▶ following ── connection lost ──▶ connecting (pause with jitter)
 """
@@ -9,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Iterable
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 from entitlement_sidecar.domain.decision import Source
-from entitlement_sidecar.domain.errors import EntitlementsError
+from entitlement_sidecar.domain.errors import EntitlementsError, RetryableError
 from entitlement_sidecar.sidecar.snapshots.backlog import Backlog
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
@@ -23,10 +25,12 @@ from entitlement_sidecar.sidecar.snapshots.ports import (
     Began,
     CatalogueChanged,
     Changed,
+    Confirmer,
     Feed,
     FeedEvent,
     Gone,
 )
+from entitlement_sidecar.sidecar.snapshots.revalidation import Revalidation
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
 from entitlement_sidecar.telemetry import metrics
 
@@ -40,7 +44,15 @@ _log = logging.getLogger(__name__)
 class Follower:
     """Applies feed events to the store."""
 
-    def __init__(self, feed: Feed, store: SnapshotStore, loader: Loader, freshness: Freshness) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        store: SnapshotStore,
+        loader: Loader,
+        freshness: Freshness,
+        confirmer: Confirmer | None = None,
+    ) -> None:
+        """`confirmer`: who can confirm many versions at once, if anybody can."""
         self._feed = feed
         self._store = store
         self._loader = loader
@@ -49,20 +61,23 @@ class Follower:
         self._attempts = RetryCallState(Retrying(), None, (), {})
         self._following = False
         self.backlog = Backlog(self._read_again, self._settled)
-        store.on_unfollowed = self.backlog.add
+        self.revalidation = Revalidation(store, loader, self.backlog, confirmer)
+        store.on_unfollowed = self._unfollowed
 
     async def run(self) -> None:
         """Follows the feed until cancelled."""
         try:
             while True:
-                await self._follow()
+                wait = await self._follow()
                 metrics.feed_interruptions.inc()
-                await asyncio.sleep(_pause(self._attempts))
+                await asyncio.sleep(max(wait, _pause(self._attempts)))
                 self._attempts.attempt_number += 1
         finally:
+            self.revalidation.cancel()
             self.backlog.cancel()
 
-    async def _follow(self) -> None:
+    async def _follow(self) -> float:
+        """Until the feed is lost; the seconds that whoever refuses it wants it left alone for."""
         try:
             async for event in self._feed.events():
                 if isinstance(event, Beat):
@@ -71,12 +86,17 @@ class Follower:
                 self.apply(event)
         except EntitlementsError as error:
             _log.warning("feed lost, going on with what is held: %s", error)
+            wait = error.retry_after if isinstance(error, RetryableError) else None
+            # Not all sidecars that were refused come back at the same instant.
+            return random.uniform(1, 2) * (wait or 0.0)  # noqa: S311 - spreads calls, hides nothing
         except Exception:  # noqa: BLE001 - logged whole
             # A defect in reading the feed must not end a process that can still answer.
             _log.exception("feed lost unexpectedly, going on with what is held")
         finally:
             self._following = False
+            self.revalidation.close()
             self.backlog.close()
+        return 0.0
 
     def apply(self, event: FeedEvent) -> None:
         """Applies one event."""
@@ -99,14 +119,19 @@ class Follower:
         """The feed is heard (again): what was left to read again when it was lost is taken up."""
         self._following = True
         self.backlog.open()
+        self.revalidation.open()
         if not self._settled(_CATALOGUE):
             self.backlog.add(_CATALOGUE)
-        self._read_later(self._store.tenants())
+        self._confirm_later(self._store.tenants())
 
-    def _read_later(self, tenants: Iterable[str]) -> None:
+    def _confirm_later(self, tenants: Iterable[str]) -> None:
         for tenant_id in tenants:
-            if not self._settled(tenant_id):
+            if not self._settled(tenant_id) and not self.revalidation.add_later(tenant_id):
                 self.backlog.add_later(tenant_id)
+
+    def _unfollowed(self, tenant_id: str) -> None:
+        if not self.revalidation.add(tenant_id):
+            self.backlog.add(tenant_id)
 
     def _changed(self, event: Changed) -> None:
         if event.snapshot is not None and self._store.get(event.tenant_id) is not None:
@@ -128,7 +153,7 @@ class Follower:
         self._store.doubt_catalogue()
         # First: without it nothing can be decided.
         self.backlog.add(_CATALOGUE)
-        self._read_later(self._store.unfollow_all(as_of, received))
+        self._confirm_later(self._store.unfollow_all(as_of, received))
 
     def _settled(self, name: str) -> bool:
         return self._store.catalogue_current if name == _CATALOGUE else self._store.is_settled(name)

@@ -36,10 +36,11 @@ class Loader:
         self._store = store
         self._sources = sources
         self._confirmed_by = confirmed_by
-        self._clock = clock
+        self.clock = clock
         self._running: dict[str, asyncio.Task[HeldTenant | None]] = {}
         self._catalogue: asyncio.Task[None] | None = None
-        self._beginnings = 0
+        self.beginnings = 0
+        """How often the feed has (re)started; what was asked before the last time is not covered by it."""
 
     async def load(self, tenant_id: str, min_version: int = 0, *, fresh: bool = False) -> HeldTenant | None:
         """What is held of a tenant after asking the sources; None when nobody could say.
@@ -66,7 +67,7 @@ class Loader:
 
     def feed_began(self) -> None:
         """The feed is read from here on: loads that begin now are covered by it, those under way are not."""
-        self._beginnings += 1
+        self.beginnings += 1
 
     async def _load(self, tenant_id: str, min_version: int, *, fresh: bool = False) -> HeldTenant | None:
         self._store.begin_load(tenant_id)
@@ -79,7 +80,7 @@ class Loader:
         return held
 
     async def _ask(self, tenant_id: str, min_version: int, *, fresh: bool = False) -> HeldTenant | None:
-        beginnings = self._beginnings
+        beginnings = self.beginnings
         floor = self._store.floor(tenant_id)
         wanted = max(min_version, floor)
         for source in self._order(knowing_first=fresh or self._store.is_disowned(tenant_id)):
@@ -97,7 +98,7 @@ class Loader:
                 continue
             if fetched is None:
                 continue
-            covered = 0 < beginnings == self._beginnings
+            covered = 0 < beginnings == self.beginnings
             held = self._hold(fetched, followed=covered and self._is_newest(fetched))
             if fetched.true_at is not None or not fresh:
                 return held
@@ -106,7 +107,7 @@ class Loader:
 
     def disown(self, tenant_id: str) -> None:
         """A source that knows says that there is no such tenant."""
-        self._store.note_unknown(tenant_id, self._clock.monotonic())
+        self._store.note_unknown(tenant_id, self.clock.monotonic())
 
     async def read_again(self, tenant_id: str) -> None:
         """Reads what is held of a tenant again, so that it is confirmed, or gives way to what is newer."""
@@ -130,7 +131,7 @@ class Loader:
 
     def _hold(self, fetched: Fetched, *, followed: bool) -> HeldTenant | None:
         metrics.snapshot_lookups.labels(fetched.source.name.lower()).inc()
-        received = None if fetched.true_at is None else self._clock.monotonic()
+        received = None if fetched.true_at is None else self.clock.monotonic()
         self._store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed, received))
         return self._store.get(fetched.snapshot.tenant_id)
 
@@ -150,7 +151,7 @@ class Loader:
         self._catalogue = None
 
     async def _load_catalogue(self) -> None:
-        beginnings = self._beginnings
+        beginnings = self.beginnings
         for source in self._order(knowing_first=self._store.catalogue_doubted):
             try:
                 document = await source.catalogue()
@@ -162,7 +163,7 @@ class Loader:
             self._store.put_catalogue(document)
             knows = self._confirmed_by is None or source is self._confirmed_by
             newest = knows or self._store.is_catalogue_named(document.version)
-            if newest and beginnings == self._beginnings:
+            if newest and beginnings == self.beginnings:
                 self._store.trust_catalogue()
             if document.version >= self._store.catalogue_floor:
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -44,6 +44,29 @@ class SnapshotSource(Protocol):
 
         Raises:
             SourceUnavailableError: As above.
+        """
+        ...
+
+
+class Confirmed(msgspec.Struct, frozen=True):
+    """What became of versions that were held. Those of all other tenants were the newest at `true_at`."""
+
+    true_at: datetime
+    outdated: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
+
+
+class Confirmer(Protocol):
+    """Knows which versions are the newest, of many tenants at once: the plan store."""
+
+    async def confirm(self, versions: Mapping[str, int]) -> Confirmed:
+        """What became of versions, by tenant; a few hundred at most.
+
+        May block for the adapter's own timeout. Safe to repeat.
+
+        Raises:
+            UnsupportedError: It cannot say of many at once (an older plan store): ask for one at a time.
+            SourceUnavailableError: It is away, slow, or refuses.
         """
         ...
 
