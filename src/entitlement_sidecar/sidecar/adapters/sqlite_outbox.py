@@ -12,7 +12,8 @@ from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.clock import Clock, SystemClock
 from entitlement_sidecar.domain.errors import DrainingError, OutboxFullError, SourceUnavailableError
 from entitlement_sidecar.domain.usage import UsageResult
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import open_reader, read_statement
+from entitlement_sidecar.sidecar.adapters.sqlite_files import open_reader
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import read_statement
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Kept
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_writer import RETRY_AFTER, OutboxWriter, Rows
 from entitlement_sidecar.sidecar.adapters.state_folder import StateFolder

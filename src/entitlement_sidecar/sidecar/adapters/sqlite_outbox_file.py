@@ -9,12 +9,10 @@ Totals per epoch are written in the same transactions: accepted = settled + dead
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import msgspec
 
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
+from entitlement_sidecar.sidecar.adapters.sqlite_files import CorruptFileError, load_statements, open_private
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Call, Kept, judge
 from entitlement_sidecar.sidecar.usage.outbox import Batch, SequencedEvent
 from entitlement_sidecar.wire.codec import event_from_proto
@@ -43,32 +42,15 @@ _SCHEMA_VERSION = 1
 _SEQUENCE_BITS = 40
 _SEQUENCE_MASK = (1 << _SEQUENCE_BITS) - 1
 _LARGEST_INSERT = 512
-_BUSY_TIMEOUT = 1.0
-"""Seconds to wait for someone who looks into the file, such as an operator's shell."""
-_READ_TIMEOUT = 0.1
-"""Seconds that a read may wait for the file; the event loop waits with it."""
 _CHECK_UP_TO = 64 << 20
 """Bytes up to which a file is checked in full at the start; a larger one would delay it."""
 
-_STATEMENT = re.compile(r"^-- name: (\w+)\n(?:-- [^\n]*\n)*(.*?)(?=^-- name: |\Z)", re.MULTILINE | re.DOTALL)
-_SQL: dict[str, str] = dict(
-    _STATEMENT.findall(files(__package__).joinpath("sqlite_outbox.sql").read_text("utf-8"))
-)
+_SQL = load_statements("sqlite_outbox.sql")
 _json = msgspec.json.Encoder()
-
-
-class CorruptFileError(sqlite3.DatabaseError):
-    """The file is damaged, or is not an outbox."""
 
 
 class _HeldError(Exception):
     """Some of the identities to insert are held already."""
-
-
-def is_corrupt(error: BaseException) -> bool:
-    """Whether an error says that the file is damaged."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return isinstance(error, CorruptFileError) or code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def read_statement(name: str) -> str:
@@ -83,7 +65,7 @@ class OutboxFile:
         self._path = path
         self._wal = path.with_name(path.name + "-wal")
         self.bytes_used = 0
-        self._db = _connect(path)
+        self._db = open_private(path)
         try:
             self._prepare()
             self._begin()
@@ -92,7 +74,6 @@ class OutboxFile:
             raise
 
     def _prepare(self) -> None:
-        self._pragma("busy_timeout", int(_BUSY_TIMEOUT * 1000))
         is_new = not self._run_text("SELECT 1 FROM sqlite_schema LIMIT 1")
         if not is_new:
             self._recognise()
@@ -320,34 +301,6 @@ class OutboxFile:
     def _pragma(self, name: str, value: str | int | None = None) -> Any:  # noqa: ANN401 - any setting's value
         rows = self._run_text(f"PRAGMA {name}" if value is None else f"PRAGMA {name}={value}")
         return rows[0][0] if rows else None
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # The file is made private before SQLite makes it: SQLite gives its companions the same mode.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT)
-
-
-def open_reader(path: Path) -> sqlite3.Connection:
-    """A second connection, for reads beside the one that writes."""
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=_READ_TIMEOUT,
-    )
-
-
-def set_aside(path: Path) -> Path:
-    """Renames a damaged file and its companions, so that nothing in it is lost for good."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
-        number += 1
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    return aside
 
 
 def _runs(count: int) -> Iterator[int]:

@@ -31,11 +31,8 @@ from entitlement_sidecar.domain.errors import (
     SourceUnavailableError,
 )
 from entitlement_sidecar.domain.usage import UsageResult
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import (
-    OutboxFile,
-    is_corrupt,
-    set_aside,
-)
+from entitlement_sidecar.sidecar.adapters.sqlite_files import is_corrupt, set_aside
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import OutboxFile
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Call, Kept
 from entitlement_sidecar.sidecar.usage.outbox import KEEP_CONSUMPTIONS, Batch
 from entitlement_sidecar.telemetry import metrics
