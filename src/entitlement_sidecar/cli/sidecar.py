@@ -51,7 +51,35 @@ DEFAULT_STATE = Path("~/.local/state/entitlements/sidecar")
     show_default=True,
     help="fast needs the extra of that name; aio is the reference.",
 )
-@click.option("--allow-remote", is_flag=True, help="Let gRPC listen on addresses that other machines reach.")
+@click.option(
+    "--allow-remote",
+    is_flag=True,
+    help="Let gRPC listen on addresses that other machines reach; with TLS and callers too.",
+)
+@click.option(
+    "--socket-mode",
+    default="0600",
+    show_default=True,
+    metavar="MODE",
+    help="Octal mode of the socket of --listen unix:/path: who may write to it may call.",
+)
+@click.option("--socket-group", default="", metavar="GROUP", help="Group of that socket.")
+@click.option(
+    "--tls-cert",
+    type=click.Path(path_type=Path),
+    help="PEM file with gRPC's certificate chain; needs --front aio. Read again when it changes.",
+)
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file with its key.")
+@click.option(
+    "--tls-client-ca",
+    type=click.Path(path_type=Path),
+    help="PEM file with authorities: clients have to show a certificate of one of them.",
+)
+@click.option(
+    "--callers",
+    type=click.Path(path_type=Path),
+    help="YAML file that says who may call, and about which tenants. Read again when it changes.",
+)
 @click.option(
     "--max-snapshot-bytes",
     type=click.IntRange(1 << 20),

@@ -28,9 +28,17 @@ from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority, NoAuthority
 from entitlement_sidecar.sidecar.leases.views import UsageViews
 from entitlement_sidecar.sidecar.rpc.aio_front import AioFront
+from entitlement_sidecar.sidecar.rpc.caller_sockets import CallerSockets
+from entitlement_sidecar.sidecar.rpc.callers import Callers
+from entitlement_sidecar.sidecar.rpc.callers_file import Caller
 from entitlement_sidecar.sidecar.rpc.entitlements import EntitlementServicer
-from entitlement_sidecar.sidecar.rpc.front import Front, Methods
+from entitlement_sidecar.sidecar.rpc.front import Exposure, Front, Methods
+from entitlement_sidecar.sidecar.rpc.memo import AnswerMemo
+from entitlement_sidecar.sidecar.rpc.permit import Permit
+from entitlement_sidecar.sidecar.rpc.socket_access import SocketAccess, parse_mode
+from entitlement_sidecar.sidecar.rpc.tls import ServerTls, TlsFiles
 from entitlement_sidecar.sidecar.rpc.usage import UsageServicer
+from entitlement_sidecar.sidecar.rpc.watched_files import WatchedFile, WatchedFiles
 from entitlement_sidecar.sidecar.snapshots.follower import Follower
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
@@ -58,6 +66,7 @@ class Sidecar(msgspec.Struct, frozen=True):
     """Everything that runs in one sidecar process."""
 
     front: Front
+    front_files: WatchedFiles
     http: HttpServer
     follower: Follower
     loader: Loader
@@ -101,16 +110,23 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         decisions = Decisions(knowing, upstream.authority, consumptions)
         stack.push_async_callback(decisions.finish)
         atomic = AtomicBatches(decisions, knowing, upstream.authority, consumptions)
-        entitlements = EntitlementServicer(decisions, atomic, Watching(decisions, knowing))
+        watching, memo = Watching(decisions, knowing), AnswerMemo()
+
+        def serve(permit: Permit | None = None) -> Methods:
+            kept = memo.apart() if permit else memo
+            entitlements = EntitlementServicer(decisions, atomic, watching, permit, kept)
+            return [*entitlements.methods(), *UsageServicer(reporter, permit).methods()]
+
+        front, front_files = _front(config, serve)
         readiness = Readiness(store, freshness, clock)
-        methods = [*entitlements.methods(), *UsageServicer(reporter).methods()]
         # Probes decide nothing and carry no secrets; the kubelet and Prometheus ask from outside.
         http = HttpServer(probe_app(readiness), config.http, allow_remote=True)
         stack.callback(http.close)
         return Sidecar(
-            front=_front(config, methods),
+            front=front,
+            front_files=front_files,
             http=http,
-            follower=Follower(upstream.feed, store, loader, freshness),
+            follower=Follower(upstream.feed, store, loader, freshness, upstream.planstore),
             loader=loader,
             readiness=readiness,
             shipper=upstream.shipper or UnshippedUsage(outbox, clock),
@@ -177,10 +193,36 @@ async def _hold_everything(store: SnapshotStore, file: FileSnapshots) -> None:
         store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed=True))
 
 
-def _front(config: SidecarConfig, methods: Methods) -> Front:
-    if config.front is FrontKind.AIO:
-        return AioFront(config.listen, methods, allow_remote=config.allow_remote)
+def _front(config: SidecarConfig, serve: Callable[[Permit | None], Methods]) -> tuple[Front, WatchedFiles]:
+    """What serves, and the files that it follows."""
+    tls = _tls(config)
+    watched = [WatchedFile("tls", tls.files.paths(), tls.load)] if tls else []
+    callers = Callers(config.callers, serve, certificates=bool(tls and tls.asks)) if config.callers else None
+    access = SocketAccess(parse_mode(config.socket_mode), config.socket_group)
+    exposure = Exposure(allow_remote=config.allow_remote, access=access, tls=tls, door=callers)
+    methods = serve(None)
+    main = _one_front(config.front, config.listen, methods, exposure)
+    if callers is None:
+        return main, WatchedFiles(watched)
+
+    def own(caller: Caller) -> Front:
+        exposure = Exposure(setting="socket", access=caller.access, door=callers.behind(caller))
+        return _one_front(config.front, f"unix:{caller.socket}", methods, exposure)
+
+    fronts = CallerSockets(main, callers, own)
+    return fronts, WatchedFiles([*watched, WatchedFile("callers", [callers.path], fronts.load)])
+
+
+def _tls(config: SidecarConfig) -> ServerTls | None:
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return ServerTls(TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca))
+
+
+def _one_front(kind: FrontKind, address: str, methods: Methods, exposure: Exposure) -> Front:
+    if kind is FrontKind.AIO:
+        return AioFront(address, methods, exposure=exposure)
     # Imported late: the fast front is an extra.
     from entitlement_sidecar.sidecar.rpc.fast_front import FastFront  # noqa: PLC0415
 
-    return FastFront(config.listen, methods, allow_remote=config.allow_remote)
+    return FastFront(address, methods, exposure=exposure)

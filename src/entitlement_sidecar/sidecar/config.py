@@ -9,6 +9,7 @@ import msgspec
 
 from entitlement_sidecar.domain.address import target_address
 from entitlement_sidecar.domain.errors import ConfigurationError
+from entitlement_sidecar.sidecar.rpc.socket_access import OWNER_ONLY, parse_mode
 
 
 class FrontKind(StrEnum):
@@ -32,6 +33,12 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
         snapshot_file: Catalogue file with tenants, to run without a plan store.
         front: Which front serves.
         allow_remote: gRPC may listen on addresses that other machines reach.
+        socket_mode: Octal mode of the socket, where `listen` is one.
+        socket_group: Group of that socket; empty: that of the process.
+        tls_cert: Certificate chain that gRPC shows; None: no TLS.
+        tls_key: Its key.
+        tls_client_ca: Authorities whose client certificates are asked for; None: no mTLS.
+        callers: File that says who may call; None: whoever reaches the address.
         max_snapshot_bytes: Bytes of snapshots at most, in memory and once more on disk.
         max_outbox_bytes: Size of the outbox on disk at most.
     """
@@ -46,6 +53,12 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_file: Path | None = None
     front: FrontKind = FrontKind.FAST
     allow_remote: bool = False
+    socket_mode: str = "0600"
+    socket_group: str = ""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    callers: Path | None = None
     max_snapshot_bytes: int = 256 << 20
     max_outbox_bytes: int = 1 << 30
 
@@ -55,6 +68,7 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigurationError: Names the settings, and what would be right.
         """
+        self._check_listener()
         if self.snapshot_file and (self.planstore or self.redis):
             raise ConfigurationError(
                 "--snapshot-file runs without a plan store: leave out --planstore and --redis"
@@ -73,3 +87,17 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
                 "--redis without --planstore needs --trusted-keys FILE, to verify what Redis holds"
             )
         return self
+
+    def _check_listener(self) -> None:
+        try:
+            mode = parse_mode(self.socket_mode)
+        except ValueError as error:
+            raise ConfigurationError(f"--socket-mode {error}") from error
+        if not self.listen.startswith("unix:") and (mode != OWNER_ONLY or self.socket_group):
+            raise ConfigurationError("--socket-mode and --socket-group are for --listen unix:/path")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigurationError("TLS needs both: --tls-cert FILE and --tls-key FILE")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ConfigurationError("--tls-client-ca needs --tls-cert FILE and --tls-key FILE")
+        if self.tls_cert is not None and self.front is FrontKind.FAST:
+            raise ConfigurationError("--tls-cert: the fast front has no TLS; add --front aio")

@@ -59,6 +59,7 @@ async def serve(config: SidecarConfig, stopping: asyncio.Event, started: Started
                 group.create_task(_kept_running("follower", sidecar.follower.run)),
                 group.create_task(_kept_running("outbox metrics", partial(_watch_outbox, sidecar))),
                 group.create_task(_kept_running("shipper", sidecar.shipper.run)),
+                group.create_task(_kept_running("files of the listener", sidecar.front_files.run)),
             ]
             http = group.create_task(sidecar.http.run_until_stopped(), name="http")
             await sidecar.loader.load_catalogue()

@@ -39,15 +39,15 @@ calls_shed = Counter(
 
 calls_denied = Counter(
     "entitlement_calls_denied",
-    "What callers were refused: calls, checks of batches and usage events, by cause: missing (no credentials), "
-    "unknown (nobody has them) or tenant (not one of the caller's).",
+    "Calls, checks of batches and usage events that callers were refused, by cause: missing (no "
+    "credentials), unknown (nobody has them) or tenant (not one of the caller's).",
     ["cause"],
     registry=REGISTRY,
 )
 files_reloaded = Counter(
     "entitlement_files_reloaded",
-    "Files of the listener that changed while it ran, by file (callers or tls) and outcome: done, or refused: "
-    "it is wrong, and what was there before stays in use.",
+    "Changes of the listener's files while it runs, by file (callers or tls) and outcome: done, or refused "
+    "(it is wrong, and what was there before stays in use).",
     ["file", "outcome"],
     registry=REGISTRY,
 )

@@ -7,7 +7,8 @@ that says what is served.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import cast
 
 import grpc
 import grpc.aio
@@ -19,8 +20,11 @@ from entitlement_sidecar.sidecar.rpc.front import (
     DRAIN_DEADLINE,
     MAX_IN_FLIGHT,
     MAX_REQUEST_BYTES,
+    PRIVATE,
     SERVICES,
     Admission,
+    Door,
+    Exposure,
     Handler,
     Method,
     Methods,
@@ -47,7 +51,7 @@ class AioFront:
     Args:
         address: `HOST:PORT` (port 0 takes a free one) or `unix:/path`.
         methods: What is served.
-        allow_remote: Other machines may reach the address.
+        exposure: Who can reach it, and who is let in.
         max_in_flight: Calls that may wait at once.
     """
 
@@ -56,12 +60,12 @@ class AioFront:
         address: str,
         methods: Methods,
         *,
-        allow_remote: bool = False,
+        exposure: Exposure = PRIVATE,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
         self._address = address
         self._methods = methods
-        self._allow_remote = allow_remote
+        self._exposure = exposure
         self._admission = Admission(max_in_flight)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -69,15 +73,22 @@ class AioFront:
 
     async def start(self) -> str:
         """See `Front`."""
-        listener = parse_listener(self._address, allow_remote=self._allow_remote)
+        listener = parse_listener(
+            self._address, allow_remote=self._exposure.allow_remote, setting=self._exposure.setting
+        )
         server = grpc.aio.server(options=_OPTIONS)
         await self._add_services(server)
-        with listener.binding():
-            port = server.add_insecure_port(str(listener))
+        with listener.binding(self._exposure.access):
+            port = self._add_port(server, str(listener))
         await server.start()
         self._server = server
         self._listener = listener.bound(port)
         return str(self._listener)
+
+    def _add_port(self, server: grpc.aio.Server, address: str) -> int:
+        if self._exposure.tls is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, self._exposure.tls.credentials())
 
     async def _add_services(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -86,7 +97,7 @@ class AioFront:
         names = [service.full_name for service in SERVICES]
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         # Last: it answers whatever is left.
-        server.add_generic_rpc_handlers((_Table(self._methods, self._admission),))
+        server.add_generic_rpc_handlers((_Paths(self._methods, self._admission, self._exposure.door),))
 
     async def say_not_serving(self) -> None:
         """Health answers NOT_SERVING from now on, for every name; watchers are told."""
@@ -112,11 +123,11 @@ class AioFront:
         self._listener.remove()
 
 
-class _Table(grpc.GenericRpcHandler):
+class _Paths(grpc.GenericRpcHandler):
     """Finds the handler of a path; there always is one."""
 
-    def __init__(self, methods: Methods, admission: Admission) -> None:
-        self._known = {method.path: _rpc_handler(method, admission) for method in methods}
+    def __init__(self, methods: Methods, admission: Admission, door: Door | None) -> None:
+        self._known = {method.path: _rpc_handler(method, admission, door) for method in methods}
         self._contract = {f"/{s.full_name}/{m.name}" for s in SERVICES for m in s.methods}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
@@ -131,18 +142,45 @@ class _Table(grpc.GenericRpcHandler):
         return UnsupportedError(f"there is no {path} here; this sidecar serves {names}")
 
 
-def _rpc_handler(method: Method | Streaming, admission: Admission) -> grpc.RpcMethodHandler[bytes, bytes]:
+def _rpc_handler(
+    method: Method | Streaming, admission: Admission, door: Door | None
+) -> grpc.RpcMethodHandler[bytes, bytes]:
     # Without (de)serialisers grpc hands over and takes bytes.
+    find = _finder(method, door)
     if isinstance(method, Method):
-        return grpc.unary_unary_rpc_method_handler(_unary(method.handler, admission))
-    return grpc.unary_stream_rpc_method_handler(_streaming(method.handler, admission))
+        unary = cast("Callable[[_Context], Handler]", find)
+        return grpc.unary_unary_rpc_method_handler(_unary(unary, admission))
+    streaming = cast("Callable[[_Context], StreamHandler]", find)
+    return grpc.unary_stream_rpc_method_handler(_streaming(streaming, admission))
 
 
-def _unary(handler: Handler, admission: Admission) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+def _finder(method: Method | Streaming, door: Door | None) -> Callable[[_Context], Handler | StreamHandler]:
+    """What finds the handler of a call: the only one, or that of the caller."""
+    if door is None:
+        return lambda _: method.handler
+    return lambda context: door.table(_authorization(context), _names(context))[method.path]
+
+
+def _authorization(context: _Context) -> str:
+    found = (value for key, value in context.invocation_metadata() or () if key == "authorization")
+    value = next(found, "")
+    return value if isinstance(value, str) else value.decode("latin-1")
+
+
+def _names(context: _Context) -> Iterator[str]:
+    """Whom the client's certificate names. No kind can be mistaken for the other: URIs have a colon."""
+    shown = context.auth_context()
+    yield from (name.decode() for name in shown.get("peer_uri", ()) if b":" in name)
+    yield from (name.decode().lower() for name in shown.get("peer_dns", ()) if b":" not in name)
+
+
+def _unary(
+    find: Callable[[_Context], Handler], admission: Admission
+) -> Callable[[bytes, _Context], Awaitable[bytes]]:
     async def call(payload: bytes, context: _Context) -> bytes:
         try:
             admission.check()
-            answer = handler(payload)
+            answer = find(context)(payload)
             return answer if isinstance(answer, bytes) else await _wait(answer, admission)
         except Exception as error:  # noqa: BLE001 - every error has a status
             return await _abort(context, error)
@@ -159,13 +197,13 @@ async def _wait(answer: Awaitable[bytes], admission: Admission) -> bytes:
 
 
 def _streaming(
-    handler: StreamHandler, admission: Admission
+    find: Callable[[_Context], StreamHandler], admission: Admission
 ) -> Callable[[bytes, _Context], AsyncIterator[bytes]]:
     # A stream has no end of its own, so it is not waited for: it is cut when the front stops.
     async def call(payload: bytes, context: _Context) -> AsyncIterator[bytes]:
         try:
             admission.check()
-            async for message in handler(payload):
+            async for message in find(context)(payload):
                 yield message
         except Exception as error:  # noqa: BLE001 - every error has a status
             await _abort(context, error)

@@ -12,7 +12,8 @@ from entitlement_sidecar.sidecar.decisions.atomic import AtomicBatches
 from entitlement_sidecar.sidecar.decisions.check import Decisions, Later
 from entitlement_sidecar.sidecar.decisions.watching import State, Watching
 from entitlement_sidecar.sidecar.rpc.front import Method, Streaming
-from entitlement_sidecar.sidecar.rpc.memo import AnswerMemo
+from entitlement_sidecar.sidecar.rpc.memo import AnswerMemo, Memo
+from entitlement_sidecar.sidecar.rpc.permit import Permit
 from entitlement_sidecar.sidecar.rpc.requests import parse_atomic, parse_check, parse_message, parse_tenant
 from entitlement_sidecar.wire.codec import decision_to_proto
 from entitlement_sidecar.wire.status import to_status
@@ -28,13 +29,29 @@ _Begun = bytes | Later
 
 
 class EntitlementServicer:
-    """Bytes in, bytes out; an awaitable only where the answer is not in memory."""
+    """Bytes in, bytes out; an awaitable only where the answer is not in memory.
 
-    def __init__(self, decisions: Decisions, atomic: AtomicBatches, watching: Watching) -> None:
+    Args:
+        decisions: Decides one question.
+        atomic: Decides several, all or nothing.
+        watching: Knows everything that a tenant has.
+        permit: Whom may be asked about; None: everybody.
+        memo: Keeps answers, those of this permit alone; None: its own.
+    """
+
+    def __init__(
+        self,
+        decisions: Decisions,
+        atomic: AtomicBatches,
+        watching: Watching,
+        permit: Permit | None = None,
+        memo: Memo | None = None,
+    ) -> None:
         self._decisions = decisions
         self._atomic = atomic
         self._watching = watching
-        self._memo = AnswerMemo()
+        self._permit = permit
+        self._memo = memo or AnswerMemo()
 
     def methods(self) -> list[Method | Streaming]:
         """What a front has to serve."""
@@ -57,12 +74,17 @@ class EntitlementServicer:
     def _answer(self, payload: bytes) -> bytes | Later:
         """A serialised CheckEntitlementResponse, or how to go on; keeps what may be given again."""
         request = parse_check(parse_message(decision_pb2.CheckEntitlementRequest, payload))
+        self._require(request.tenant_id)
         outcome = self._decisions.check(request)
         if not isinstance(outcome, Decision):
             return outcome
         answer = _serialised(outcome)
         self._memo.put(payload, answer, self._decisions.basis(request, outcome))
         return answer
+
+    def _require(self, tenant_id: str) -> None:
+        if self._permit is not None:
+            self._permit.require(tenant_id)
 
     def batch(self, payload: bytes) -> bytes | Awaitable[bytes]:
         """BatchCheckEntitlements. Each check is answered as alone; those that have to wait wait together."""
@@ -87,6 +109,9 @@ class EntitlementServicer:
     async def _atomically(self, checks: Sequence[bytes]) -> bytes:
         parsed = parse_atomic([parse_message(decision_pb2.CheckEntitlementRequest, one) for one in checks])
         requests = [one for one in parsed if isinstance(one, CheckRequest)]
+        if requests:
+            # All are of one tenant.
+            self._require(requests[0].tenant_id)
         if len(requests) < len(parsed):
             # One cannot be judged, so nothing is consumed: the others are only looked at.
             return await _together([self._look(one) for one in parsed])
@@ -108,6 +133,7 @@ class EntitlementServicer:
         """ListEntitlements."""
         request = parse_message(decision_pb2.ListEntitlementsRequest, payload)
         tenant_id = parse_tenant(request.tenant_id)
+        self._require(tenant_id)
         state = await self._watching.list(tenant_id, fresh_usage=request.with_usage)
         return decision_pb2.ListEntitlementsResponse(
             entitlements=_entitlements(state), snapshot_version=state.version
@@ -116,7 +142,9 @@ class EntitlementServicer:
     async def explain(self, payload: bytes) -> bytes:
         """ExplainEntitlement."""
         message = parse_message(decision_pb2.ExplainEntitlementRequest, payload)
-        decision, steps = await self._decisions.explain(as_peek(parse_check(message.check, "check.")))
+        request = as_peek(parse_check(message.check, "check."))
+        self._require(request.tenant_id)
+        decision, steps = await self._decisions.explain(request)
         return decision_pb2.ExplainEntitlementResponse(
             decision=decision_to_proto(decision), steps=map(_step, steps)
         ).SerializeToString()
@@ -127,7 +155,8 @@ class EntitlementServicer:
         tenant_id = parse_tenant(request.tenant_id)
         if request.after_version < 0:
             raise InvalidInputError.of("after_version", "expected 0 or more")
-        async for state in self._watching.states(tenant_id, request.after_version):
+        states = self._watching.states(tenant_id, request.after_version)
+        async for state in states if self._permit is None else self._permit.following(tenant_id, states):
             yield decision_pb2.WatchEntitlementsResponse(
                 snapshot_version=state.version, entitlements=_entitlements(state)
             ).SerializeToString()

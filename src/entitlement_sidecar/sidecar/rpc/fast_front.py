@@ -17,14 +17,19 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 from entitlement_sidecar.domain.errors import ConfigurationError, DrainingError
 from entitlement_sidecar.sidecar.rpc.aio_front import AioFront
 from entitlement_sidecar.sidecar.rpc.front import (
     DRAIN_DEADLINE,
     MAX_IN_FLIGHT,
+    PRIVATE,
     Admission,
+    Door,
+    Exposure,
     Handler,
     Method,
     Methods,
@@ -62,7 +67,7 @@ class FastFront:
     Args:
         address: `HOST:PORT` (port 0 takes a free one) or `unix:/path`.
         methods: What is served.
-        allow_remote: Other machines may reach the address.
+        exposure: Who can reach it, and who is let in; TLS it has none.
         max_in_flight: Calls that may wait at once.
     """
 
@@ -71,26 +76,29 @@ class FastFront:
         address: str,
         methods: Methods,
         *,
-        allow_remote: bool = False,
+        exposure: Exposure = PRIVATE,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
+        if exposure.tls is not None:
+            raise ConfigurationError("the fast front has no TLS: choose --front aio")
         self._address = address
-        self._allow_remote = allow_remote
+        self._exposure = exposure
         unary = [method for method in methods if isinstance(method, Method)]
         self._paths = [(method.path, False) for method in unary]
         self._handlers = [method.handler for method in unary]
         self._admission = Admission(max_in_flight)
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
-        self._behind = _Behind(methods, max_in_flight)
+        self._behind = _Behind(methods, exposure.door, max_in_flight)
         self._running: _Running | None = None
 
     async def start(self) -> str:
         """See `Front`."""
-        listener = parse_listener(self._address, allow_remote=self._allow_remote)
+        exposure = self._exposure
+        listener = parse_listener(self._address, allow_remote=exposure.allow_remote, setting=exposure.setting)
         socket = await self._behind.start()
         try:
-            with listener.binding():
-                native = _native_front(listener, self._paths)
+            with listener.binding(exposure.access):
+                native = _native_front(listener, self._paths, identified=exposure.door is not None)
         except BaseException:
             await self._behind.stop()
             raise
@@ -123,9 +131,13 @@ class FastFront:
 
     def _take(self, native: NativeGrpcFront, events: list[_Event]) -> None:
         """One batch, on the event loop."""
-        for kind, call_id, method_id, payload, _ in events:
+        door = self._exposure.door
+        for kind, call_id, method_id, payload, shown in events:
             if kind == EVENT_CALL:
-                self._call(native, call_id, self._handlers[method_id], payload or b"")
+                handler = self._handlers[method_id]
+                if door is not None:
+                    handler = partial(_let_in, door, self._paths[method_id][0], shown)
+                self._call(native, call_id, handler, payload or b"")
             elif answer := self._waiting.pop(call_id, None):
                 # The caller left, or its deadline passed: nobody is left to answer.
                 answer.cancel()
@@ -168,8 +180,9 @@ class FastFront:
 class _Behind:
     """The reference front behind the fast one, on a socket in a folder that only this user may enter."""
 
-    def __init__(self, methods: Methods, max_in_flight: int) -> None:
+    def __init__(self, methods: Methods, door: Door | None, max_in_flight: int) -> None:
         self._methods = methods
+        self._exposure = Exposure(door=door)
         self._max_in_flight = max_in_flight
         self._folder: Path | None = None
         self._front: AioFront | None = None
@@ -178,7 +191,9 @@ class _Behind:
         """Listens; returns the path of the socket."""
         self._folder = Path(tempfile.mkdtemp(prefix="entitlements-"))
         socket = f"{self._folder}/grpc.sock"
-        self._front = AioFront(f"unix:{socket}", self._methods, max_in_flight=self._max_in_flight)
+        self._front = AioFront(
+            f"unix:{socket}", self._methods, exposure=self._exposure, max_in_flight=self._max_in_flight
+        )
         await self._front.start()
         return socket
 
@@ -240,9 +255,22 @@ class _Running:
         self.listener.remove()
 
 
-def _native_front(listener: Listener, paths: list[tuple[str, bool]]) -> NativeGrpcFront:
-    # `call_details` is what makes it tell of cancelled and late unary calls. The details are not fetched.
-    return NativeGrpcFront(str(listener), paths, io_threads=_IO_THREADS, call_details=True)
+def _native_front(listener: Listener, paths: list[tuple[str, bool]], *, identified: bool) -> NativeGrpcFront:
+    # `call_details` is what makes it tell of cancelled and late unary calls. The details are not fetched:
+    # the one header that matters comes with each call as its key.
+    return NativeGrpcFront(
+        str(listener),
+        paths,
+        io_threads=_IO_THREADS,
+        call_details=True,
+        client_key_metadata="authorization" if identified else None,
+    )
+
+
+def _let_in(door: Door, path: str, shown: bytes | str | None, payload: bytes) -> bytes | Awaitable[bytes]:
+    """Answers as the caller's own handler does. The header is bytes; text is where a call came from."""
+    authorization = shown.decode("latin-1") if isinstance(shown, bytes) else ""
+    return cast("Handler", door.table(authorization)[path])(payload)
 
 
 def _fail(native: NativeGrpcFront, call_id: int, error: BaseException) -> None:

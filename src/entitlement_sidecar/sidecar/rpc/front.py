@@ -12,12 +12,14 @@ status. An awaitable belongs to its call: when the caller leaves or its deadline
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from entitlement_sidecar.domain.errors import DrainingError, ExhaustedError
+from entitlement_sidecar.sidecar.rpc.socket_access import SocketAccess
+from entitlement_sidecar.sidecar.rpc.tls import ServerTls
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.wire.v1 import decision_pb2, usage_pb2
 
@@ -62,6 +64,47 @@ class Streaming(msgspec.Struct, frozen=True):
 
 Methods = Sequence[Method | Streaming]
 """What a front serves."""
+
+Table = Mapping[str, Handler | StreamHandler]
+"""What answers each path, for one caller."""
+
+
+class Door(Protocol):
+    """Knows callers by what they show, and what answers each of them."""
+
+    def table(self, authorization: str, names: Iterable[str] = ()) -> Table:
+        """The handlers of the caller that shows this: at once, and before anything of the call is read.
+
+        Args:
+            authorization: The header of that name; empty: none.
+            names: URIs and DNS names of the verified client certificate.
+
+        Raises:
+            UnauthenticatedError: Nobody is known by it.
+        """
+        ...
+
+
+class Exposure(msgspec.Struct, frozen=True, kw_only=True):
+    """Who can reach a front, and who is let in.
+
+    Attributes:
+        setting: What names the address, for messages.
+        allow_remote: Other machines may reach the address.
+        access: Who may open the socket, where the address is one.
+        tls: What a TLS handshake shows and asks for; None: no TLS.
+        door: Knows callers; None: everybody who reaches the front is served alike.
+    """
+
+    setting: str = "--listen"
+    allow_remote: bool = False
+    access: SocketAccess = SocketAccess()
+    tls: ServerTls | None = None
+    door: Door | None = None
+
+
+PRIVATE = Exposure()
+"""This machine alone, a socket of this user alone, nobody is asked who they are."""
 
 
 class Front(Protocol):

@@ -8,6 +8,8 @@ usage that it tells, which is looked for each time (ADR 7). What consumes, or wa
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from entitlement_sidecar.sidecar.decisions.basis import Basis
 from entitlement_sidecar.telemetry import metrics
 
@@ -17,12 +19,28 @@ MAX_ENTRIES = 32_768
 MAX_REQUEST = 512
 """Bytes of a request that is kept at most."""
 
+_NUMBER = 8
+"""Bytes of an asker's number, in front of its requests."""
+
+
+class Memo(Protocol):
+    """What keeps answers."""
+
+    def get(self, payload: bytes) -> bytes | None:
+        """The answer to a request, while what it rests on holds."""
+        ...
+
+    def put(self, payload: bytes, answer: bytes, basis: Basis | None) -> None:
+        """Keeps an answer that rests on something that can be checked again."""
+        ...
+
 
 class AnswerMemo:
     """Serialised answers, and what each rests on."""
 
     def __init__(self) -> None:
         self._entries: dict[bytes, tuple[bytes, Basis]] = {}
+        self._askers = 0
         self._hits = metrics.memo_lookups.labels("hit")
         self._misses = metrics.memo_lookups.labels("miss")
 
@@ -50,3 +68,22 @@ class AnswerMemo:
         self._entries[payload] = (answer, basis)
         if len(self._entries) > MAX_ENTRIES:
             del self._entries[next(iter(self._entries))]
+
+    def apart(self) -> Memo:
+        """Room in it for one asker alone: what others were answered is not found there."""
+        self._askers += 1
+        return _Apart(self, self._askers.to_bytes(_NUMBER))
+
+
+class _Apart:
+    def __init__(self, memo: AnswerMemo, number: bytes) -> None:
+        self._memo = memo
+        self._number = number
+
+    def get(self, payload: bytes) -> bytes | None:
+        """See `Memo`."""
+        return self._memo.get(self._number + payload)
+
+    def put(self, payload: bytes, answer: bytes, basis: Basis | None) -> None:
+        """See `Memo`."""
+        self._memo.put(self._number + payload, answer, basis)

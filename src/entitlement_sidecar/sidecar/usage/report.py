@@ -51,6 +51,10 @@ EARLIEST = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
 """Before this nothing was metered: an older instant is a mistake of units."""
 
 
+Refusal = Callable[[str], str]
+"""Why events of a tenant are not taken; empty: they are."""
+
+
 def generated_event_id() -> str:
     """A fresh identity, ordered by time (UUIDv7, RFC 9562); reporting again counts again."""
     return str(uuid7())
@@ -67,11 +71,17 @@ class UsageReporter:
         self._clock = clock
         self._instance = instance
 
-    async def report(self, events: Sequence[usage_pb2.UsageEvent]) -> list[UsageResult]:
+    async def report(
+        self, events: Sequence[usage_pb2.UsageEvent], refusal: Refusal | None = None
+    ) -> list[UsageResult]:
         """Keeps what is right; the awaitable ends after the commit. One outcome per event, in order.
 
         Where no catalogue is held yet, metrics are not judged here: what is well formed is kept, and ingest
         decides. A sidecar that starts while everything behind it is away still loses nothing.
+
+        Args:
+            events: What happened.
+            refusal: Why events of a tenant are not taken from this caller; None: all are.
 
         Raises:
             InvalidInputError: There are no events, or too many.
@@ -80,7 +90,7 @@ class UsageReporter:
         if not 1 <= len(events) <= MAX_EVENTS:
             raise InvalidInputError.of("events", f"expected 1 to {MAX_EVENTS} events, got {len(events)}")
         catalogue = self._catalogue()
-        context = _Context(catalogue, self._clock.now(), Counter())
+        context = _Context(catalogue, self._clock.now(), Counter(), refusal)
         judged = [self._judge(event, context) for event in events]
         results = await self._keep(judged, catalogue)
         for result in results:
@@ -126,8 +136,10 @@ class UsageReporter:
 
     def _judge(self, message: usage_pb2.UsageEvent, context: _Context) -> UsageEvent | UsageResult:
         metric = context.catalogue.metrics.get(message.metric)
-        problem = next(_problems(message, metric, context.now), None)
-        if problem is not None:
+        problem = next(_problems(message, metric, context.now), "")
+        if not problem and context.refusal is not None:
+            problem = context.refusal(message.tenant_id)
+        if problem:
             return UsageResult(message.id, UsageOutcome.INVALID, problem)
         if metric is None and context.catalogue.version:
             return _unknown_metric(message, context.catalogue)
@@ -167,6 +179,7 @@ class _Context(msgspec.Struct, frozen=True):
     catalogue: CatalogueDocument
     now: datetime
     repeats: Counter[str]
+    refusal: Refusal | None = None
 
 
 def _durability(event: UsageEvent, catalogue: CatalogueDocument) -> Durability:
