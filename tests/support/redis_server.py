@@ -48,6 +48,11 @@ class RedisServer:
                 else:
                     return
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._process is not None
+
     def stop(self) -> None:
         """Stops it at once, without saving."""
         if self._process is not None:
