@@ -28,7 +28,7 @@ from entitlement_sidecar.telemetry import metrics
 
 
 class TlsFiles(msgspec.Struct, frozen=True):
-    """PEM files: the chain that is shown, its key, and who signs clients' certificates (None: none is asked)."""
+    """PEM files: the chain that is shown, its key, and who signs those of clients (None: none is asked)."""
 
     certificate: Path
     key: Path
