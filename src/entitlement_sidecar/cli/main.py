@@ -45,6 +45,7 @@ _COMMANDS = {
     "organizations": ("organizations:organizations", "See which organizations there are."),
     "quotas": ("quotas:quotas", "Ask the plan store itself what a tenant may use."),
     "usage": ("usage:usage", "See what the ledger holds."),
+    "break-glass": ("break_glass:break_glass", "In an emergency: open a feature, or freeze snapshots."),
     "tokens": ("tokens:tokens", "Make, list and revoke the tokens of the plan store."),
     "audit": ("audit:audit", "See who changed what, and verify the log of it."),
     "completion": ("completion:completion", "Print the completion script of a shell."),

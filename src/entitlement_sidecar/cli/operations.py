@@ -9,6 +9,9 @@ from __future__ import annotations
 OPERATIONS: dict[str, str] = {
     "audit-get-entries": "audit list",
     "audit-verify": "audit verify",
+    "break-glass-break-glass": "break-glass open FEATURE --all --reason WHY",
+    "break-glass-end-break-glass": "break-glass end ENTRY",
+    "break-glass-list-break-glass": "break-glass list",
     "catalogue-diff-catalogue": "catalogue diff FILE",
     "catalogue-export-catalogue": "catalogue export",
     "catalogue-get-catalogue": "catalogue show",

@@ -54,13 +54,12 @@ def made_by(decision: Decision) -> tuple[BreakGlassAction, ...]:
     )
 
 
-def admission_of(decision: Decision) -> str:
-    """What its usage event names as its admission, where no authority admitted it; mostly nothing.
+def admission_of(decision: Decision) -> str | None:
+    """What the usage event of an opened feature names as its admission; None: it is not opened.
 
-    Usage of an opened metered feature is counted as what nobody admitted. Credits are not taken for what an
-    opened feature allows, so its event says that it needs none.
+    Usage of a metered feature names none: it is counted as what nobody admitted. Credits are not taken for
+    what an opened feature allows, so its event says that it needs none.
     """
-    opened = decision.provenance and decision.provenance[0].kind is ProvenanceKind.BREAK_GLASS
-    if opened and decision.kind == FeatureKind.CREDITS:
-        return f"break-glass:{decision.provenance[0].id}"
-    return ""
+    if not decision.provenance or decision.provenance[0].kind is not ProvenanceKind.BREAK_GLASS:
+        return None
+    return f"break-glass:{decision.provenance[0].id}" if decision.kind == FeatureKind.CREDITS else ""

@@ -86,7 +86,7 @@ def _steps(question: Question, decision: Decision) -> Iterator[Step]:
     yield _tenant(held)
     yield _feature(held, feature, question.request.feature)
     yield from _emergency(question)
-    if _is_opened(decision):
+    if _opening(question) is not None:
         # Nothing else was looked at.
         return
     if held.snapshot is not None:
@@ -127,29 +127,30 @@ def _feature(held: Held, feature: Feature | None, key: str) -> Step:
 
 
 def _emergency(question: Question) -> Iterator[Step]:
-    request, entries = question.request, question.held.catalogue.break_glass
-    opening = break_glass.opened(entries, request.tenant_id, request.feature, question.now)
+    opening = _opening(question)
     if opening is not None:
-        known = request.feature in question.held.catalogue.features
-        outcome = "opens it" if known else "ignored: what no catalogue names cannot be opened"
-        yield _measure(opening, outcome, applied=known)
-    freeze = break_glass.frozen(entries, request.tenant_id, question.now)
+        yield _measure(opening, "opens it")
+    entries = question.held.catalogue.break_glass
+    freeze = break_glass.frozen(entries, question.request.tenant_id, question.now)
     if freeze is not None:
-        yield _measure(freeze, "keeps the snapshot as it is held", applied=True)
+        yield _measure(freeze, "keeps the snapshot as it is held")
 
 
-def _measure(entry: BreakGlass, outcome: str, *, applied: bool) -> Step:
+def _opening(question: Question) -> BreakGlass | None:
+    """What opens the feature; nothing opens one that no catalogue names."""
+    catalogue, request = question.held.catalogue, question.request
+    if request.feature not in catalogue.features:
+        return None
+    return break_glass.opened(catalogue.break_glass, request.tenant_id, request.feature, question.now)
+
+
+def _measure(entry: BreakGlass, outcome: str) -> Step:
     whose = "this tenant" if entry.tenant_id else "all tenants"
     return Step(
         "break-glass",
         f"{outcome}, for {whose} until {_when(entry.until)} ({entry.reason})",
         Provenance(ProvenanceKind.BREAK_GLASS, entry.id),
-        applied=applied,
     )
-
-
-def _is_opened(decision: Decision) -> bool:
-    return any(one.kind is ProvenanceKind.BREAK_GLASS for one in decision.provenance)
 
 
 def _subscriptions(snapshot: Snapshot, lives: Lives) -> Iterator[Step]:
@@ -246,8 +247,8 @@ def _verdict(decision: Decision) -> str:
 def _decisive(steps: Sequence[Step], question: Question, decision: Decision) -> int:
     """The step that decided; the verdict itself where several decided together."""
     verdict = len(steps) - 1
-    if _is_opened(decision):
-        return next(index for index, step in enumerate(steps) if step.provenance == decision.provenance[0])
+    if _opening(question) is not None:
+        return next(index for index, step in enumerate(steps) if step.rule == "break-glass")
     if decision.reason in _DECIDED_BY:
         rule = _DECIDED_BY[decision.reason]
         return next((index for index, step in enumerate(steps) if step.rule == rule), verdict)

@@ -11,7 +11,7 @@ import redis
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from entitlement_sidecar.domain.address import redis_url, tcp_address
+from entitlement_sidecar.domain.address import tcp_address
 from entitlement_sidecar.domain.catalogue import Catalogue
 from entitlement_sidecar.domain.clock import Clock, SystemClock
 from entitlement_sidecar.domain.errors import ConfigurationError
@@ -28,6 +28,7 @@ from entitlement_sidecar.planstore.catalogue import (
     current_catalogue,
     list_plans,
 )
+from entitlement_sidecar.planstore.catalogue.break_glass import LOOK_EVERY, Expiring
 from entitlement_sidecar.planstore.config import (
     PlanstoreConfig,
     anchoring_keys,
@@ -40,10 +41,11 @@ from entitlement_sidecar.planstore.db import Database, OrganizationRow, create_e
 from entitlement_sidecar.planstore.db.away import AWAY, MISNAMED, told
 from entitlement_sidecar.planstore.db.migrate import is_current
 from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
-from entitlement_sidecar.planstore.snapshots import SignedSnapshots, limits_of
+from entitlement_sidecar.planstore.snapshots import SignedSnapshots, limits_of, redis_client
 from entitlement_sidecar.planstore.snapshots.bulk import Pace
 from entitlement_sidecar.planstore.snapshots.feed import Beats, FeedSignal
 from entitlement_sidecar.planstore.snapshots.publisher import Publisher, RedisPublisher
+from entitlement_sidecar.planstore.snapshots.redis_client import Cluster
 from entitlement_sidecar.planstore.snapshots.redis_feed import RedisFeedWriter
 from entitlement_sidecar.planstore.snapshots.resealing import PAUSE, Resealer, holds_signed, put_into_force
 from entitlement_sidecar.planstore.snapshots.worker import Worker
@@ -73,9 +75,6 @@ CALL_THREADS = 16
 
 MAX_MESSAGE = 16 << 20
 """Bytes of a gRPC message at most: a batch of usage."""
-
-REDIS_TIMEOUT = 2.0
-"""Seconds that Redis may take to answer the publisher."""
 
 _SERVICES = (
     snapshot_pb2.DESCRIPTOR.services_by_name["SnapshotService"],
@@ -151,7 +150,7 @@ def build(config: PlanstoreConfig) -> Planstore:
     return Planstore(
         database=database,
         publisher=publisher,
-        workers=_workers(database, key, gate, Settler(database, subscriptions, clock)),
+        workers=_workers(database, key, gate, Settler(database, subscriptions, clock), clock),
         signal=signal,
         http=HttpServer(app, config.http, allow_remote=config.allow_remote),
         grpc=server,
@@ -222,12 +221,9 @@ def open_database(config: PlanstoreConfig) -> Database:
     return database
 
 
-def _redis(config: PlanstoreConfig) -> redis.Redis | None:
-    if not config.redis:
-        return None
-    return redis.Redis.from_url(
-        redis_url(config.redis, "--redis"), socket_timeout=REDIS_TIMEOUT, socket_connect_timeout=REDIS_TIMEOUT
-    )
+def _redis(config: PlanstoreConfig) -> redis.Redis | Cluster | None:
+    target = config.redis_target
+    return None if target is None else redis_client.connect(target)
 
 
 def _server(
@@ -245,9 +241,12 @@ def _server(
     return server
 
 
-def _workers(database: Database, key: SigningKey, gate: Gate, settling: Settler) -> tuple[Worker, ...]:
+def _workers(
+    database: Database, key: SigningKey, gate: Gate, settling: Settler, clock: Clock
+) -> tuple[Worker, ...]:
     """What runs again and again beside the calls."""
     return (
+        Worker("break-glass", Expiring(database, key, clock).step, LOOK_EVERY),
         Worker("audit anchors", anchors.Anchoring(database, key).step, anchors.PAUSE),
         Worker("last-used", gate.last_used.write, last_used.EVERY),
         Worker("settler", settling.settle_due, settler.EVERY),
@@ -259,7 +258,7 @@ def _publisher(
     database: Database,
     key: SigningKey,
     signal: FeedSignal,
-    client: redis.Redis | None,
+    client: redis.Redis | Cluster | None,
 ) -> Publisher:
     """What publishes changes, and signs again what another key signed, at the pace of the former."""
     clock = SystemClock()

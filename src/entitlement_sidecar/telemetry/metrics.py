@@ -56,6 +56,18 @@ tls_certificate_expires = Gauge(
     "When the certificate in use ends, in seconds since 1970; 0 without TLS.",
     registry=REGISTRY,
 )
+break_glass_active = Gauge(
+    "entitlement_break_glass_active",
+    "Emergency measures in force, as this process knows them, by action: open or freeze.",
+    ["action"],
+    registry=REGISTRY,
+)
+break_glass_decisions = Counter(
+    "entitlement_break_glass_decisions",
+    "Decisions made under an emergency measure, by action: allowed by open, or told of a freeze.",
+    ["action"],
+    registry=REGISTRY,
+)
 
 # What is held, and how fresh it is
 snapshots_held = Gauge("entitlement_snapshots_held", "Tenants held in memory.", registry=REGISTRY)
@@ -102,9 +114,17 @@ freshness_seconds = Gauge(
     "Age of what is held: seconds since it was last confirmed current.",
     registry=REGISTRY,
 )
+last_known_bytes = Gauge(
+    "entitlement_last_known_bytes", "Bytes of last-known snapshots on disk.", registry=REGISTRY
+)
+last_known_failures = Counter(
+    "entitlement_last_known_failures",
+    "Writes and reads of last-known snapshots that failed: what is held is served all the same.",
+    registry=REGISTRY,
+)
 source_errors = Counter(
     "entitlement_source_errors",
-    "Failed reads from a source: redis, plan_store or file.",
+    "Failed reads from a source: redis, plan_store, disk or file.",
     ["source"],
     registry=REGISTRY,
 )

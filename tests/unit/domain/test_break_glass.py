@@ -250,6 +250,7 @@ def test_usage_of_opened_credits_takes_none() -> None:
 
     assert admission_of(credit) == "break-glass:bg_1"
     assert admission_of(calls) == ""
+    assert admission_of(decided(held())) is None
 
 
 def test_an_explanation_names_it_as_what_decided() -> None:
@@ -265,7 +266,7 @@ def test_an_explanation_names_it_as_what_decided() -> None:
     assert steps[3].outcome.startswith("keeps the snapshot as it is held, for this tenant until")
 
 
-@quick()
+@quick(100)
 @given(features, st.booleans())
 def test_any_feature_of_any_catalogue_can_be_opened(feature: Feature, known: bool) -> None:
     """Whatever it is, whatever its policy, and whether its tenant is known or not."""

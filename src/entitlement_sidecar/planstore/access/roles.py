@@ -18,6 +18,7 @@ class Permission(StrEnum):
     INGEST = "deliver usage"
     ADMINISTER = "manage tokens"
     AUDIT = "read the audit log"
+    BREAK_GLASS = "break glass"
 
 
 class Role(StrEnum):
@@ -33,7 +34,7 @@ class Role(StrEnum):
 
 PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
     Role.VIEWER: frozenset({Permission.READ}),
-    Role.OPERATOR: frozenset({Permission.READ, Permission.CHANGE, Permission.AUDIT}),
+    Role.OPERATOR: frozenset({Permission.READ, Permission.CHANGE, Permission.AUDIT, Permission.BREAK_GLASS}),
     Role.BILLING_ADMIN: frozenset(Permission),
     Role.SIDECAR: frozenset({Permission.FEED, Permission.CONSUME, Permission.INGEST}),
     Role.EMITTER: frozenset({Permission.INGEST}),

@@ -12,6 +12,7 @@ from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.exchange import exchanging
 from entitlement_sidecar.planstore.api.guard import Guard, as_permitted
 from entitlement_sidecar.planstore.api.rest_audit import audit
+from entitlement_sidecar.planstore.api.rest_break_glass import break_glass
 from entitlement_sidecar.planstore.api.rest_catalogue import catalogue
 from entitlement_sidecar.planstore.api.rest_credits import credit_grants
 from entitlement_sidecar.planstore.api.rest_entitlements import entitlements
@@ -48,6 +49,7 @@ ROUTERS = (
     quotas,
     usage,
     snapshots,
+    break_glass,
     tokens,
     audit,
 )

@@ -71,6 +71,7 @@ REST: Sequence[Resource] = (
     Resource(f"{ORGANIZATION}/usage", _P.READ),
     Resource(f"{ORGANIZATION}/snapshot", _P.READ, _P.CONFIGURE),
     Resource("/api/billing/snapshots", _P.READ, _P.CONFIGURE, Reach.ALL),
+    Resource("/api/billing/break-glass", _P.READ, _P.BREAK_GLASS, Reach.ALL),
     Resource("/api/billing/audit", _P.AUDIT, reach=Reach.ALL),
     Resource("/api/billing/tokens", _P.ADMINISTER, _P.ADMINISTER, Reach.ALL),
 )

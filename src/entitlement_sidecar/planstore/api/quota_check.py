@@ -11,6 +11,7 @@ from uuid6 import uuid7
 from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Source
+from entitlement_sidecar.domain.emergency import admission_of, made_by
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, TenantUnknownError
 from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.held import Held
@@ -23,6 +24,7 @@ from entitlement_sidecar.planstore.usage.answers import first_answer, keep_answe
 from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Arrival, Ledger
 from entitlement_sidecar.planstore.usage.views import usage_views
+from entitlement_sidecar.telemetry import metrics
 
 EMITTER = "planstore"
 """Emitter of the usage that a check records here."""
@@ -50,11 +52,11 @@ class QuotaChecks:
         if request.mode is not CheckMode.CONSUME or request.quantity == 0:
             peek = msgspec.structs.replace(request, mode=CheckMode.PEEK)
             with self._database.reading() as session:
-                return self._decide(session, peek, self._clock.now())[0]
+                return _counted(self._decide(session, peek, self._clock.now())[0])
         if not request.request_id:
             request = msgspec.structs.replace(request, request_id=uuid7().hex)
         with self._database.writing() as session:
-            return self.consume(session, request)
+            return _counted(self.consume(session, request))
 
     def entitlements(self, session: Session, tenant_id: str) -> dict[str, Decision]:
         """A look at every feature that the catalogue has, with what is used of it.
@@ -82,7 +84,7 @@ class QuotaChecks:
         decision, usage = self._decide(session, request, now)
         if not decision.allowed or decision.kind not in {FeatureKind.METERED, FeatureKind.CREDITS}:
             return decision
-        event = _event(session, request, usage.lease_id, now)
+        event = _event(session, request, _admission_name(decision, usage), now)
         if event is None:
             return decision
         result = self._ledger.append(session, [Arrival(event)], now)[0]
@@ -122,6 +124,18 @@ def _admission(request: CheckRequest, ask: QuotaAsk) -> Admission:
     return msgspec.structs.replace(admission, subject=request.subject)
 
 
+def _admission_name(decision: Decision, usage: QuotaUsage) -> str:
+    opened = admission_of(decision)
+    # What has no limits needs no admission; naming one keeps the ledger from counting it again.
+    return (usage.lease_id or "root:unlimited") if opened is None else opened
+
+
+def _counted(decision: Decision) -> Decision:
+    for action in made_by(decision):
+        metrics.break_glass_decisions.labels(action.name.lower()).inc()
+    return decision
+
+
 def _event(session: Session, request: CheckRequest, lease_id: str, now: datetime) -> UsageEvent | None:
     """The usage that this consumption is; None for a feature without a metric."""
     document = current_document(session)
@@ -142,6 +156,5 @@ def _event(session: Session, request: CheckRequest, lease_id: str, now: datetime
         classification=metric.classification,
         registry_version=document.version,
         feature=request.feature,
-        # What has no limits needs no admission; naming one keeps the ledger from counting it again.
-        lease_id=lease_id or "root:unlimited",
+        lease_id=lease_id,
     )

@@ -2,10 +2,15 @@
 
 `apply_catalogue` compares a catalogue with what is stored and writes only what changed. A plan that changed
 becomes a new version; whoever bought the old one keeps it. `plans` reads versions back, `preview` says what
-applying would do and to whom.
+applying would do and to whom. `break_glass` puts what operators do in an emergency into the same document.
 """
 
-from entitlement_sidecar.planstore.catalogue.apply import ApplyResult, apply_catalogue, seal_catalogue_again
+from entitlement_sidecar.planstore.catalogue.apply import (
+    ApplyResult,
+    apply_catalogue,
+    lift_catalogue,
+    seal_catalogue_again,
+)
 from entitlement_sidecar.planstore.catalogue.differences import Difference, FieldChange
 from entitlement_sidecar.planstore.catalogue.effects import Affected, Effect, TenantEffect
 from entitlement_sidecar.planstore.catalogue.plans import (
@@ -35,6 +40,7 @@ __all__ = [
     "current_catalogue",
     "current_document",
     "find_plan",
+    "lift_catalogue",
     "list_plans",
     "plan_of",
     "preview",

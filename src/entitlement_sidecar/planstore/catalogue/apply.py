@@ -8,14 +8,15 @@ import msgspec
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
-from entitlement_sidecar.domain.catalogue import AddOn, Catalogue, Plan, PlanEntitlement
+from entitlement_sidecar.domain.catalogue import AddOn, Catalogue, CatalogueDocument, Plan, PlanEntitlement
 from entitlement_sidecar.domain.values import alike
 from entitlement_sidecar.planstore.audit import Change, record
+from entitlement_sidecar.planstore.catalogue.measures import entries_in_force
 from entitlement_sidecar.planstore.catalogue.plans import (
     add_on_of,
     current_row,
     decode_catalogue,
-    document_for,
+    entries_of,
     plan_of,
 )
 from entitlement_sidecar.planstore.catalogue.recording import applied
@@ -69,7 +70,7 @@ def apply_catalogue(
         label for add_on in catalogue.add_ons.values() if (label := _apply_add_on(session, add_on, now))
     ]
     retired = _retire_plans(session, catalogue) + _retire_add_ons(session, catalogue)
-    _store(session, catalogue, _seal(catalogue, version, feed_shards, key, now))
+    _publish(session, catalogue, _Sealing(version, feed_shards, key, now))
     before = None if row is None else (row.version, decode_catalogue(row.document))
     record(session, applied(before, (version, catalogue), feed_shards), now)
     return ApplyResult(version, True, tuple(plans), tuple(add_ons), tuple(retired))
@@ -84,8 +85,7 @@ def seal_catalogue_again(session: Session, feed_shards: int, key: SigningKey, no
     row = current_row(session)
     if row is None or (row.feed_shards == feed_shards and signer_of(row.envelope) == key.key_id):
         return False
-    catalogue = decode_catalogue(row.document)
-    _store(session, catalogue, _seal(catalogue, row.version + 1, feed_shards, key, now))
+    _publish(session, decode_catalogue(row.document), _Sealing(row.version + 1, feed_shards, key, now))
     if row.feed_shards != feed_shards:
         _begin_shards_anew(session)
         record(session, Change("feed.resharded", "feed", "", row.feed_shards, feed_shards), now)
@@ -94,6 +94,26 @@ def seal_catalogue_again(session: Session, feed_shards: int, key: SigningKey, no
         changed = Change("signing_key.changed", f"signing_key/{key.key_id}", "", signer, key.key_id)
         record(session, changed, now)
     return True
+
+
+def publish_break_glass(session: Session, key: SigningKey, now: datetime) -> bool:
+    """Seals the catalogue in force anew where it says of emergencies what is not so; whether it did."""
+    take_turn(session)
+    row = current_row(session)
+    if row is None or entries_of(row) == entries_in_force(session, now):
+        return False
+    sealing = _Sealing(row.version + 1, row.feed_shards, key, now)
+    _publish(session, decode_catalogue(row.document), sealing)
+    return True
+
+
+def lift_catalogue(session: Session, version: int, key: SigningKey, now: datetime) -> int:
+    """Seals the catalogue in force anew as `version`, which it returns; 0 where there is none."""
+    row = current_row(session)
+    if row is None:
+        return 0
+    _publish(session, decode_catalogue(row.document), _Sealing(version, row.feed_shards, key, now))
+    return version
 
 
 def _begin_shards_anew(session: Session) -> None:
@@ -111,24 +131,30 @@ def _same(row: CatalogueRow, catalogue: Catalogue, feed_shards: int) -> bool:
     return row.feed_shards == feed_shards and alike(decode_catalogue(row.document), catalogue)
 
 
-def _seal(  # the row but for what the whole catalogue is
-    catalogue: Catalogue, version: int, feed_shards: int, key: SigningKey, now: datetime
-) -> CatalogueRow:
-    document = document_for(catalogue, version, feed_shards)
-    return CatalogueRow(
+class _Sealing(msgspec.Struct, frozen=True):
+    """As what, for how many shards, with which key and when a catalogue is sealed."""
+
+    version: int
+    feed_shards: int
+    key: SigningKey
+    now: datetime
+
+
+def _publish(session: Session, catalogue: Catalogue, sealing: _Sealing) -> None:
+    """Stores a catalogue as the one in force, with what it says of emergencies, and announces it."""
+    version, shards, now = sealing.version, sealing.feed_shards, sealing.now
+    entries = entries_in_force(session, now)
+    document = CatalogueDocument(version, catalogue.features, catalogue.metrics, shards, entries)
+    row = CatalogueRow(
         version=version,
-        feed_shards=feed_shards,
-        envelope=seal_catalogue(key, document, now),
+        name=catalogue.name,
+        document=msgspec.json.encode(catalogue).decode(),
+        feed_shards=shards,
+        envelope=seal_catalogue(sealing.key, document, now),
         applied_at=now,
+        break_glass=msgspec.json.encode(entries).decode(),
     )
-
-
-def _store(session: Session, catalogue: Catalogue, row: CatalogueRow) -> None:
-    row.name = catalogue.name
-    row.document = msgspec.json.encode(catalogue).decode()
-    announcement = SnapshotOutboxRow(
-        kind="catalogue", tenant_id="", version=row.version, compiled_at=row.applied_at
-    )
+    announcement = SnapshotOutboxRow(kind="catalogue", tenant_id="", version=version, compiled_at=now)
     session.add_all([row, announcement])
     session.flush()
 

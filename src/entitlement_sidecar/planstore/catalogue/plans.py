@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from entitlement_sidecar.domain.break_glass import BreakGlass, BreakGlassAction
 from entitlement_sidecar.domain.catalogue import (
     AddOn,
     BillingModel,
@@ -47,16 +48,26 @@ def catalogue_of(session: Session, version: int | None = None) -> tuple[Catalogu
 
 
 def current_document(session: Session) -> CatalogueDocument:
-    """What belongs to no tenant; version 0 and empty before the first catalogue."""
+    """What belongs to no tenant, as the plan store itself answers by it; empty before the first catalogue.
+
+    It has what is opened, and no freezes: those keep sidecars from what is new, and the plan store is not.
+    """
     row = current_row(session)
     if row is None:
         return CatalogueDocument(version=0, features={}, metrics={})
-    return document_for(decode_catalogue(row.document), row.version, row.feed_shards)
+    opening = tuple(one for one in entries_of(row) if one.action is BreakGlassAction.OPEN)
+    catalogue = decode_catalogue(row.document)
+    return CatalogueDocument(row.version, catalogue.features, catalogue.metrics, row.feed_shards, opening)
 
 
-def document_for(catalogue: Catalogue, version: int, feed_shards: int) -> CatalogueDocument:
-    """The part of a catalogue that travels to sidecars."""
-    return CatalogueDocument(version, catalogue.features, catalogue.metrics, feed_shards)
+def entries_of(row: CatalogueRow) -> tuple[BreakGlass, ...]:
+    """What a catalogue's document says of emergencies."""
+    return _decode_entries(row.break_glass)
+
+
+@lru_cache(maxsize=8)
+def _decode_entries(break_glass: str) -> tuple[BreakGlass, ...]:
+    return msgspec.json.decode(break_glass, type=tuple[BreakGlass, ...])
 
 
 @lru_cache(maxsize=8)

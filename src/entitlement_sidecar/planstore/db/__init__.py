@@ -18,6 +18,7 @@ from entitlement_sidecar.planstore.db.access_tables import (
 from entitlement_sidecar.planstore.db.base import Base
 from entitlement_sidecar.planstore.db.catalogue_tables import (
     AddOnRow,
+    BreakGlassRow,
     CatalogueRow,
     FeatureRow,
     MetricRow,
@@ -55,6 +56,7 @@ __all__ = [
     "AuditHeadRow",
     "AuditRow",
     "Base",
+    "BreakGlassRow",
     "CatalogueRow",
     "ConsumptionRow",
     "CreditGrantRow",

@@ -15,7 +15,8 @@ from entitlement_sidecar.planstore.db.base import Base, BigKey
 class CatalogueRow(Base):
     """One catalogue that was applied; the highest version is in force.
 
-    `document` is the whole catalogue as JSON, `envelope` the signed catalogue document for sidecars.
+    `document` is the whole catalogue as JSON, `envelope` the signed catalogue document for sidecars, and
+    `break_glass` as JSON what that one says of emergencies.
     """
 
     __tablename__ = "catalogues"
@@ -26,6 +27,33 @@ class CatalogueRow(Base):
     feed_shards: Mapped[int]
     envelope: Mapped[bytes]
     applied_at: Mapped[datetime]
+    break_glass: Mapped[str] = mapped_column(Text, server_default="[]")
+
+
+class BreakGlassRow(Base):
+    """One emergency measure of an operator, in force from `since` until `until`, or until it was ended.
+
+    `tenant_id` is empty where it is for all. The catalogue in force carries what is active to sidecars.
+    """
+
+    __tablename__ = "break_glass"
+    __table_args__ = (
+        CheckConstraint("action IN ('open', 'freeze')", name="action_known"),
+        CheckConstraint("(action = 'open') = (feature <> '')", name="opens_a_feature"),
+        CheckConstraint("until > since", name="interval_in_order"),
+        Index("ix_break_glass_until", "until"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    action: Mapped[str]
+    feature: Mapped[str]
+    tenant_id: Mapped[str]
+    reason: Mapped[str]
+    since: Mapped[datetime]
+    until: Mapped[datetime]
+    created_by: Mapped[str]
+    ended_at: Mapped[datetime | None]
+    ended_by: Mapped[str]
 
 
 class FeatureRow(Base):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import cast
+from itertools import islice
 
 import msgspec
 import redis
@@ -18,7 +18,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.planstore.audit import Change, record
-from entitlement_sidecar.planstore.catalogue.plans import current_row, decode_catalogue, document_for
+from entitlement_sidecar.planstore.catalogue import lift_catalogue
 from entitlement_sidecar.planstore.db import (
     CatalogueRow,
     Database,
@@ -28,7 +28,8 @@ from entitlement_sidecar.planstore.db import (
     SnapshotOutboxRow,
     TenantSnapshotRow,
 )
-from entitlement_sidecar.wire.envelopes import seal_catalogue, seal_snapshot
+from entitlement_sidecar.planstore.snapshots.redis_client import Cluster
+from entitlement_sidecar.wire.envelopes import seal_snapshot
 from entitlement_sidecar.wire.redis_keys import snapshot_key
 from entitlement_sidecar.wire.signing import SigningKey
 from entitlement_sidecar.wire.snapshot_codec import snapshot_from_proto
@@ -58,7 +59,7 @@ def lift(
     with database.writing() as session:
         _forget_feed(session)
         version = max(int(now.timestamp() * 1000), _highest(session) + 1)
-        catalogue = _lift_catalogue(session, key, version, now)
+        catalogue = lift_catalogue(session, version, key, now)
         done = 0
         for page in _pages(session):
             _lift_snapshots(session, page, key, _Stamp(version, catalogue, now))
@@ -76,23 +77,22 @@ def count_snapshots(database: Database) -> int:
         return session.scalar(select(func.count()).select_from(TenantSnapshotRow)) or 0
 
 
-def remove_strangers(database: Database, client: redis.Redis) -> int:
+def remove_strangers(database: Database, client: redis.Redis | Cluster) -> int:
     """Removes snapshots of tenants that the database does not know from Redis. Returns how many.
 
     Raises:
         redis.RedisError: Redis is away.
     """
-    removed, cursor = 0, 0
-    while True:
-        cursor, keys = cast("tuple[int, list[bytes]]", client.scan(cursor, match=_KEYS, count=PAGE))
-        named = {key.decode(errors="replace")[len(_BEFORE) : -len(_BEHIND)]: key for key in keys}
+    removed = 0
+    keys: Iterator[bytes] = iter(client.scan_iter(match=_KEYS, count=PAGE))
+    while page := list(islice(keys, PAGE)):
+        named = {key.decode(errors="replace")[len(_BEFORE) : -len(_BEHIND)]: key for key in page}
         with database.reading() as session:
             query = select(OrganizationRow.tenant_id).where(OrganizationRow.tenant_id.in_(list(named)))
             known = set(session.scalars(query))
-        if strangers := [named[tenant_id] for tenant_id in named.keys() - known]:
-            removed += client.delete(*strangers)
-        if not cursor:
-            return removed
+        # One by one: in a cluster they lie on several servers.
+        removed += sum(client.delete(named[tenant_id]) for tenant_id in named.keys() - known)
+    return removed
 
 
 class _Stamp(msgspec.Struct, frozen=True):
@@ -112,27 +112,6 @@ def _forget_feed(session: Session) -> None:
 def _highest(session: Session) -> int:
     tenants = session.scalar(select(func.max(OrganizationRow.snapshot_version))) or 0
     return max(tenants, session.scalar(select(func.max(CatalogueRow.version))) or 0)
-
-
-def _lift_catalogue(session: Session, key: SigningKey, version: int, now: datetime) -> int:
-    row = current_row(session)
-    if row is None:
-        return 0
-    document = document_for(decode_catalogue(row.document), version, row.feed_shards)
-    session.add_all(
-        [
-            CatalogueRow(
-                version=version,
-                name=row.name,
-                document=row.document,
-                feed_shards=row.feed_shards,
-                envelope=seal_catalogue(key, document, now),
-                applied_at=now,
-            ),
-            SnapshotOutboxRow(kind="catalogue", tenant_id="", version=version, compiled_at=now),
-        ]
-    )
-    return version
 
 
 def _pages(session: Session) -> Iterator[Sequence[tuple[str, bytes]]]:

@@ -1,0 +1,133 @@
+"""`entitlements break-glass`: what an operator does in an emergency, for a while and on record."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from entitlement_sidecar.cli.output import output_option, print_record, print_records, tell_more
+from entitlement_sidecar.cli.targets import Whole, connect, planstore_options, why_option
+
+COLUMNS = (
+    "id",
+    "action",
+    "feature",
+    "tenant_id",
+    "state",
+    "since",
+    "until",
+    "ended_at",
+    "created_by",
+    "reason",
+)
+
+_PATH = "/api/billing/break-glass"
+_PAGE = 1000
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+_tenant = click.option("--tenant", default="", metavar="TENANT", help="For this tenant.")
+_all = click.option("--all", "everybody", is_flag=True, help="For every tenant.")
+_for = click.option(
+    "--for",
+    "life",
+    default="1h",
+    show_default=True,
+    metavar="DURATION",
+    help="When it ends by itself, such as 90s, 30m, 2h or 7d, which is the longest.",
+)
+
+
+@click.group("break-glass")
+def break_glass() -> None:
+    """In an emergency: open a feature, or freeze snapshots; it ends by itself. See docs/break-glass.md."""
+
+
+@break_glass.command("open")
+@click.argument("feature")
+@_tenant
+@_all
+@_for
+@why_option
+@planstore_options
+@output_option
+def open_feature(
+    feature: str,
+    planstore: str,
+    token_file: Path | None,
+    output: str,
+    **written: Any,  # noqa: ANN401 - typed by their options
+) -> None:
+    """Allow a FEATURE for one tenant, or for all: without a limit, and whatever else is known."""
+    body = {"action": "open", "feature": feature, **_body(**written)}
+    print_record(connect(planstore, token_file).post(_PATH, body), output)
+
+
+@break_glass.command("freeze")
+@_tenant
+@_all
+@_for
+@why_option
+@planstore_options
+@output_option
+def freeze(
+    planstore: str,
+    token_file: Path | None,
+    output: str,
+    **written: Any,  # noqa: ANN401 - typed by their options
+) -> None:
+    """Have sidecars keep the snapshots that they hold, of one tenant or of all."""
+    body = {"action": "freeze", **_body(**written)}
+    print_record(connect(planstore, token_file).post(_PATH, body), output)
+
+
+@break_glass.command("list")
+@click.option("--ended", is_flag=True, help="Also those that are over.")
+@click.option("--limit", type=Whole(1), default=100, show_default=True, help="Most of them.")
+@planstore_options
+@output_option
+def list_entries(*, ended: bool, limit: int, planstore: str, token_file: Path | None, output: str) -> None:
+    """List what is in force, the newest first."""
+    rest = connect(planstore, token_file)
+    found: list[dict[str, Any]] = []
+    cursor: str | None = ""
+    while cursor is not None and len(found) < limit:
+        asked = min(_PAGE, limit - len(found))
+        page = rest.get(_PATH, ended=str(ended).lower(), limit=asked, cursor=cursor)
+        found += page["break_glass"]
+        cursor = page["next_cursor"]
+    tell_more(len(found), cursor)
+    print_records(found, COLUMNS, output)
+
+
+@break_glass.command("end")
+@click.argument("entry", metavar="ID")
+@planstore_options
+@output_option
+def end(entry: str, planstore: str, token_file: Path | None, output: str) -> None:
+    """End the entry ID at once."""
+    path = f"{_PATH}/{quote(entry, safe='')}/end"
+    print_record(connect(planstore, token_file).post(path, {}), output)
+
+
+def _body(*, tenant: str, everybody: bool, life: str, reason: str) -> dict[str, Any]:
+    if everybody is bool(tenant):
+        raise click.UsageError("Give either --tenant TENANT or --all.")
+    return {
+        "tenant_id": tenant,
+        "all_tenants": everybody,
+        "expires_in": _seconds(life),
+        "reason": reason,
+    }
+
+
+def _seconds(text: str) -> int:
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
+    if found is None:
+        raise click.BadParameter(
+            f"{text!r}: expected a number and s, m, h or d, such as 2h", param_hint="--for"
+        )
+    return int(found[1]) * _SECONDS[found[2]]
