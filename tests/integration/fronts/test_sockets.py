@@ -93,7 +93,7 @@ def test_a_folder_of_another_user_is_refused(socket_folder: Path, monkeypatch: p
     else:
         somebody_else(monkeypatch)
 
-    with pytest.raises(ValueError, match="belongs to user .* with mode 0700"):
+    with pytest.raises(ValueError, match=r"belongs to user .* with mode 0700"):
         check_place(socket_folder / "grpc.sock")
 
 

@@ -197,7 +197,7 @@ def test_a_bad_authority_of_clients_is_named(files: TlsFiles, tmp_path: Path) ->
     """Nobody could call with one that cannot be read."""
     (tmp_path / "ca.crt").write_text("no certificate")
 
-    with pytest.raises(ConfigurationError, match="--tls-client-ca .*ca.crt: expected certificates in PEM"):
+    with pytest.raises(ConfigurationError, match=r"--tls-client-ca .*ca.crt: expected certificates in PEM"):
         ServerTls(TlsFiles(files.certificate, files.key, tmp_path / "ca.crt"))
 
 
