@@ -22,7 +22,7 @@ from statistics import median
 import msgspec
 from rich.console import Console
 
-from benchmarks import evaluating, h2load, load, report
+from benchmarks import evaluating, h2load, load, outages, report
 from benchmarks.echo_server import PATH as ECHO_PATH
 from benchmarks.load import Result
 from benchmarks.report import Row, Target
@@ -105,6 +105,7 @@ def _measure(options: Options, folder: Path, stack: ExitStack) -> report.Report:
         _console.print("only one core: server and client share it, the ratios say little")
     rows = [] if options.transport_only else [*evaluating.rows(options.rounds)]
     rows += [] if options.transport_only else _cold_starts(options, folder, cores)
+    rows += [] if options.transport_only else _outages(options, folder, cores)
     echoes = [stack.enter_context(echo_server(kind, cores)) for kind in ("bare", *options.fronts)]
     sidecars = [] if options.transport_only else _start_sidecars(options, folder, cores, stack)
     rows += [
@@ -124,12 +125,23 @@ def _cold_starts(options: Options, folder: Path, cores: Cores) -> Iterator[Row]:
     for front in options.fronts:
         took = []
         for number in range(options.rounds):
-            with sidecar(front, file, folder / f"cold-{front}-{number}", cores) as server:
+            with sidecar(front, _alone(file), folder / f"cold-{front}-{number}", cores) as server:
                 took.append(server)
                 if number == options.rounds - 1:
                     yield _memory("memory idle", server, _IDLE_MIB)
         seconds = sorted(server.seconds_to_ready for server in took)[len(took) // 2]
         yield Row("exec to ready", f"sidecar {front}", seconds, "s", target=_COLD)
+
+
+def _outages(options: Options, folder: Path, cores: Cores) -> Iterator[Row]:
+    """Before anything else runs beside it; of the fast front where it is asked for."""
+    with ExitStack() as stack:
+        site = outages.build(folder / "site", cores, stack)
+        yield from outages.rows(site, options.fronts[-1], max(options.rounds, 3), options.seconds * 2)
+
+
+def _alone(file: Path) -> list[str]:
+    return ["--snapshot-file", str(file)]
 
 
 def _memory(what: str, server: Server, target: Target | None) -> Row:
@@ -139,7 +151,9 @@ def _memory(what: str, server: Server, target: Target | None) -> Row:
 def _start_sidecars(options: Options, folder: Path, cores: Cores, stack: ExitStack) -> list[Server]:
     file = folder / "tenants.yaml"
     write_snapshot_file(file)
-    return [stack.enter_context(sidecar(front, file, folder / front, cores)) for front in options.fronts]
+    return [
+        stack.enter_context(sidecar(front, _alone(file), folder / front, cores)) for front in options.fronts
+    ]
 
 
 def _rounds(

@@ -78,12 +78,12 @@ def echo_server(kind: str, cores: Cores) -> Iterator[Server]:
 
 
 @contextmanager
-def sidecar(front: str, snapshot_file: Path, state: Path, cores: Cores) -> Iterator[Server]:
-    """A sidecar with one front, alone with a snapshot file."""
+def sidecar(front: str, source: Sequence[str], state: Path, cores: Cores) -> Iterator[Server]:
+    """A sidecar with one front; `source` are the options that say where its snapshots come from."""
     port, http_port = free_port(), free_port()
     command = [
         sys.executable, "-m", "entitlement_sidecar.cli", "sidecar",
-        "--snapshot-file", str(snapshot_file), "--state-dir", str(state), "--front", front,
+        *source, "--state-dir", str(state), "--front", front,
         "--listen", f"127.0.0.1:{port}", "--http", f"127.0.0.1:{http_port}",
         "--max-outbox-bytes", str(16 << 30), "--log-level", "warning",
     ]  # fmt: skip

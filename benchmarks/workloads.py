@@ -86,6 +86,22 @@ def workloads() -> list[Workload]:
     ]
 
 
+def peek(degradation: int = decision_pb2.DEGRADATION_NONE) -> Workload:
+    """PEEK boolean alone, whose answers say how well they are known."""
+
+    def verify(answer: bytes) -> None:
+        decision = decision_pb2.CheckEntitlementResponse.FromString(answer).decision
+        if not decision.allowed or decision.degradation != degradation:
+            raise ValueError(f"expected an allowed answer with degradation {degradation}, got: {decision}")
+
+    return Workload("PEEK boolean", _CHECK, _checks(_BOOLEAN), verify)
+
+
+def asks(tenant: str) -> decision_pb2.CheckEntitlementRequest:
+    """A PEEK of a boolean feature."""
+    return decision_pb2.CheckEntitlementRequest(tenant_id=tenant, feature=_BOOLEAN[0])
+
+
 def echo(path: str) -> Workload:
     """The same requests as PEEK boolean, for a server that returns them."""
     bodies = _checks(_BOOLEAN)
