@@ -135,7 +135,8 @@ class Follower:
 
     def _changed(self, event: Changed) -> None:
         if event.snapshot is not None and self._store.get(event.tenant_id) is not None:
-            self._store.put(HeldTenant(event.snapshot, Source.MEMORY, None, followed=True))
+            tenant = HeldTenant(event.snapshot, Source.MEMORY, None, followed=True)
+            self._store.put(tenant, event.envelope)
         freshness = self._freshness
         self._store.raise_floor(event.tenant_id, event.version, freshness.as_of, freshness.received)
 

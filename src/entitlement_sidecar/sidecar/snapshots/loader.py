@@ -1,5 +1,7 @@
 """Fills the store on a miss: memory → Redis → plan store, one load per tenant at a time, bounded in time.
 
+Where neither answers and nothing is held, what was last known is read from the disk.
+
 Many callers that miss the same tenant share one load. A load honours the version floors that were set while
 it ran: what it brings is asked for again when the feed has named a newer version meanwhile.
 
@@ -12,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import EntitlementsError, TenantUnknownError
+from entitlement_sidecar.sidecar.snapshots.last_known import LastKnown, NothingKept
 from entitlement_sidecar.sidecar.snapshots.ports import Fetched, SnapshotSource
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
 from entitlement_sidecar.telemetry import metrics
@@ -31,11 +35,16 @@ class Loader:
         sources: Sequence[SnapshotSource],
         clock: Clock,
         confirmed_by: SnapshotSource | None = None,
+        last_known: LastKnown | None = None,
     ) -> None:
-        """`confirmed_by`: the source that knows what is newest, where others of `sources` are its caches."""
+        """`confirmed_by`: the source that knows what is newest, where others of `sources` are its caches.
+
+        `last_known` is asked where no source says anything and nothing is held.
+        """
         self._store = store
         self._sources = sources
         self._confirmed_by = confirmed_by
+        self._last_known = last_known or NothingKept()
         self.clock = clock
         self._running: dict[str, asyncio.Task[HeldTenant | None]] = {}
         self._catalogue: asyncio.Task[None] | None = None
@@ -102,7 +111,16 @@ class Loader:
             held = self._hold(fetched, followed=covered and self._is_newest(fetched))
             if fetched.true_at is not None or not fresh:
                 return held
-        metrics.snapshot_lookups.labels("none").inc()
+        return self._store.get(tenant_id) or await self._recalled(tenant_id)
+
+    async def _recalled(self, tenant_id: str) -> HeldTenant | None:
+        """What was last known, while nobody can say more. Nobody confirms it now, so it is as old as it is."""
+        fetched = await self._last_known.snapshot(tenant_id)
+        if self._store.get(tenant_id) is None and fetched is not None:
+            self._store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed=False))
+            metrics.snapshot_lookups.labels("disk").inc()
+        elif fetched is None:
+            metrics.snapshot_lookups.labels("none").inc()
         return self._store.get(tenant_id)
 
     def disown(self, tenant_id: str) -> None:
@@ -132,8 +150,23 @@ class Loader:
     def _hold(self, fetched: Fetched, *, followed: bool) -> HeldTenant | None:
         metrics.snapshot_lookups.labels(fetched.source.name.lower()).inc()
         received = None if fetched.true_at is None else self.clock.monotonic()
-        self._store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed, received))
+        tenant = HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed, received)
+        self._store.put(tenant, fetched.envelope)
         return self._store.get(fetched.snapshot.tenant_id)
+
+    async def begin(self, patience: float) -> None:
+        """Reads the catalogue before anything is asked. Where it is not there within `patience` seconds, the
+        last known one is held until it is, and answers say STALE.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self.load_catalogue()
+        if self._store.catalogue.version:
+            return
+        document = await self._last_known.catalogue()
+        if document is not None and not self._store.catalogue.version:
+            self._store.put_catalogue(document)
+            self._store.doubt_catalogue()
 
     async def load_catalogue(self) -> bool:
         """Reads the catalogue document, the nearest that is not below its floor; many callers share one read.

@@ -17,19 +17,20 @@ class Fetched(msgspec.Struct, frozen=True):
     """A snapshot and what its source says of it.
 
     `true_at` is an instant at which the source knew it to be the newest; None when the source cannot
-    know (a cache: the feed says).
+    know (a cache: the feed says). `envelope` is what was signed, to be kept; empty where nothing was.
     """
 
     snapshot: Snapshot
     source: Source
     true_at: datetime | None = None
+    envelope: bytes = b""
 
 
 class SnapshotSource(Protocol):
     """Answers for one tenant at a time: Redis, the plan store, or a file."""
 
     async def snapshot(self, tenant_id: str, min_version: int = 0) -> Fetched | None:
-        """The newest snapshot it has, or None when it has none so new.
+        """The newest snapshot it has, or None when it has none so new. A cache may answer with an older one.
 
         May block for the adapter's own timeout. Safe to repeat.
 
@@ -80,12 +81,13 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """A tenant has a new version. `snapshot` is given where the feed carries it."""
+    """A tenant has a new version. `snapshot`, and the `envelope` that was signed, where the feed carries it."""
 
     position: Position
     tenant_id: str
     version: int
     snapshot: Snapshot | None = None
+    envelope: bytes = b""
 
 
 class Gone(msgspec.Struct, frozen=True):

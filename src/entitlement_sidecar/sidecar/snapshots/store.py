@@ -19,6 +19,7 @@ from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.resolve import Resolver
 from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.sidecar.snapshots.footprint import footprint
+from entitlement_sidecar.sidecar.snapshots.last_known import LastKnown, NothingKept
 from entitlement_sidecar.sidecar.snapshots.watchers import Watchers
 from entitlement_sidecar.telemetry import metrics
 
@@ -68,7 +69,8 @@ class HeldTenant(msgspec.Struct, weakref=True):
 class SnapshotStore:
     """Memory of snapshots, floors, unknown tenants, and the catalogue document."""
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES, last_known: LastKnown | None = None) -> None:
+        """`last_known` is told of what is held, and of tenants that do not exist."""
         self.catalogue = NO_CATALOGUE
         self.watchers = Watchers()
         self.on_unfollowed: Callable[[str], None] = lambda _: None
@@ -78,6 +80,7 @@ class SnapshotStore:
         self._catalogue_doubted = False
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._last_known = last_known or NothingKept()
         self._tenants: OrderedDict[str, HeldTenant] = OrderedDict()
         self._floors: dict[str, int] = {}
         self._named: dict[str, int] = {}
@@ -110,8 +113,11 @@ class SnapshotStore:
         """The newest version that this sidecar has heard of; 0 when none."""
         return self._floors.get(tenant_id, 0)
 
-    def put(self, tenant: HeldTenant) -> bool:
-        """Holds a snapshot unless a newer one is held. Says whether it is held now."""
+    def put(self, tenant: HeldTenant, envelope: bytes = b"") -> bool:
+        """Holds a snapshot unless a newer one is held. Says whether it is held now.
+
+        `envelope` is what was signed, where it is worth keeping.
+        """
         tenant_id = tenant.snapshot.tenant_id
         held = self._tenants.get(tenant_id)
         if held is not None and held.snapshot.version > tenant.snapshot.version:
@@ -119,8 +125,10 @@ class SnapshotStore:
         if tenant.snapshot.version < self.floor(tenant_id):
             # Better than nothing, and known to be old: it must not count as current.
             tenant.followed = False
-            tenant.confirmed_at = tenant.received = None
             tenant.told = None
+            if tenant.source is not Source.DISK:
+                # Whoever says so now is mistaken; what was last known only says so of a time before.
+                tenant.confirmed_at = tenant.received = None
         if held is not None and held.snapshot.version == tenant.snapshot.version:
             # Nobody has taken back what was known of this version.
             _confirm(tenant, held.confirmed_at, held.received)
@@ -130,6 +138,9 @@ class SnapshotStore:
         self._unknown.pop(tenant_id, None)
         if tenant.confirmed_at is not None:
             self._disowned.pop(tenant_id, None)
+        if envelope:
+            current_at = tenant.confirmed_at or tenant.snapshot.compiled_at
+            self._last_known.keep(envelope, tenant_id, tenant.snapshot.version, current_at)
         self.watchers.changed(tenant_id)
         if not tenant.followed:
             self.on_unfollowed(tenant_id)
@@ -201,6 +212,10 @@ class SnapshotStore:
         held = self._tenants.get(tenant_id)
         return held is None or held.followed
 
+    def followed(self) -> list[tuple[str, int]]:
+        """Tenants that the feed confirms, with the version of each."""
+        return [(tenant_id, one.snapshot.version) for tenant_id, one in self._tenants.items() if one.followed]
+
     def to_confirm(self, tenant_id: str) -> HeldTenant | None:
         """What is held, unless the feed confirms it, or has named a newer version: that has to be read."""
         held = self._tenants.get(tenant_id)
@@ -218,6 +233,9 @@ class SnapshotStore:
         self._disowned.pop(tenant_id, None)
         held.told = None
         held.followed = followed
+        if held.source is Source.DISK:
+            # It is as good as if it had been read now.
+            held.source = Source.MEMORY
         _confirm(held, at, received)
         self.watchers.changed(tenant_id)
 
@@ -240,6 +258,7 @@ class SnapshotStore:
         self._forget_floor(tenant_id)
         if self._let_go(tenant_id):
             self.watchers.changed(tenant_id)
+        self._last_known.forget(tenant_id)
         _remember(self._unknown, tenant_id, now + UNKNOWN_FOR)
         _remember(self._disowned, tenant_id, now)
 

@@ -1,0 +1,37 @@
+"""Notes now and then on disk how long what is held has been current.
+
+What was last known is then as old after a restart as it really is, and not as old as its last change: features
+that are denied once nothing has confirmed them for a day are not denied because a plan has not changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
+from entitlement_sidecar.sidecar.snapshots.last_known import LastKnown
+from entitlement_sidecar.sidecar.snapshots.store import SnapshotStore
+
+EVERY = 30.0
+"""Seconds between two notes: as much older may what was last known seem after a crash."""
+
+
+class Keeping:
+    """Tells `LastKnown` of which instant the feed has confirmed what it confirms."""
+
+    def __init__(self, store: SnapshotStore, freshness: Freshness, last_known: LastKnown) -> None:
+        self._store = store
+        self._freshness = freshness
+        self._last_known = last_known
+
+    async def run(self) -> None:
+        """Notes it until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY)
+            self.note()
+
+    def note(self) -> None:
+        """Notes it now."""
+        as_of = self._freshness.as_of
+        if as_of is not None:
+            self._last_known.confirm(as_of, self._store.followed())
