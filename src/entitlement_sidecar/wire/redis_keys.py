@@ -5,8 +5,9 @@
 | `ent:{tenant}:snapshot` | hash | `version`, `envelope` (a signed snapshot); no TTL |
 | `ent:catalogue` | hash | `version`, `envelope` (the signed catalogue document) |
 | `ent:feed:{n}` | stream | one entry per change, of shard n |
-| `ent:feed:{n}:state` | hash | `epoch`, `sequence` of the shard's last entry |
+| `ent:feed:{n}:state` | hash | `epoch`, `sequence` of the shard's last entry; in a cluster `servers`, what it is bound to |
 | `ent:heartbeat:{n}` | stream | signed heartbeats of shard n, the last few |
+| `ent:refill` | string | which plan store writes everything again after Redis was lost; with a TTL |
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from zlib import crc32
 
 CATALOGUE_KEY = "ent:catalogue"
+REFILL_KEY = "ent:refill"
 
 
 def snapshot_key(tenant_id: str) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from entitlement_sidecar.planstore.db import Database
+from entitlement_sidecar.planstore.snapshots import refill
 from entitlement_sidecar.planstore.snapshots.publisher import RedisPublisher
+from entitlement_sidecar.planstore.snapshots.redis_feed import NEVER
 from entitlement_sidecar.wire.redis_keys import snapshot_key
 from support.transports import Store, ThroughRedis
 
@@ -128,7 +130,7 @@ async def test_a_crash_of_redis_while_another_replica_publishes_loses_no_change(
     assert missing(transport, "settled", "lost-one", "lost-two", "one", "two", "three") == []
 
 
-@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("number", [1, 2, 3])
 async def test_a_crash_of_redis_while_it_is_refilled_begins_the_refill_again(
     transport: ThroughRedis, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -138,31 +140,38 @@ async def test_a_crash_of_redis_while_it_is_refilled_begins_the_refill_again(
     transport.publish()
     transport.redis.flushall()
     disk = Disk(transport, monkeypatch)
-    working = transport.writer.put
-    with monkeypatch.context() as patch:
-        patch.setattr(transport.writer, "put", once(working, lambda: disk.crash(transport), number))
-        transport.publish()
-
-    transport.publish()
+    refill_with(transport, monkeypatch, lambda: disk.crash(transport), number)
 
     assert missing(transport, "settled", "one", "two") == []
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
 async def test_a_flush_while_redis_is_refilled_begins_the_refill_again(
-    transport: ThroughRedis, monkeypatch: pytest.MonkeyPatch
+    transport: ThroughRedis, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """The same run of the server, emptied halfway."""
-    transport.store.change("one")
+    for tenant in ("one", "two"):
+        transport.store.change(tenant)
     transport.publish()
     transport.redis.flushall()
-    working = transport.writer.put
+    refill_with(transport, monkeypatch, transport.redis.flushall, number)
+
+    assert missing(transport, "settled", "one", "two") == []
+
+
+def refill_with(
+    transport: ThroughRedis, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None], number: int
+) -> None:
+    """Publishes until a feed has begun; something happens before a batch, of one tenant each."""
+    working = transport.writer.put_many
     with monkeypatch.context() as patch:
-        patch.setattr(transport.writer, "put", once(working, transport.redis.flushall, 3))
-        transport.publish()
-
-    transport.publish()
-
-    assert missing(transport, "settled", "one") == []
+        patch.setattr(refill, "BATCH", 1)
+        patch.setattr(transport.writer, "put_many", once(working, meanwhile, number))
+        for _ in range(20):
+            transport.publish()
+            if transport.writer.state(0).sequence >= 0 and transport.writer.state(0).epoch != NEVER:
+                return
+    raise AssertionError("the feed has not begun")
 
 
 async def test_each_run_of_redis_is_told_apart(transport: ThroughRedis) -> None:

@@ -114,7 +114,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
 
 def next_tenants(
-    session: Session, wanted: ColumnElement[bool], cursor: Cursor, now: datetime
+    session: Session, wanted: ColumnElement[bool], cursor: Cursor, now: datetime, limit: int = BATCH
 ) -> tuple[Sequence[str], Cursor | None]:
     """The next few tenants whose snapshot row is wanted, active ones first; no cursor: there are no more.
 
@@ -124,8 +124,8 @@ def next_tenants(
     query = select(row.tenant_id).where(row.tenant_id > cursor.after, wanted).order_by(row.tenant_id)
     if cursor.active:
         query = query.where(_active(now))
-    tenants = session.scalars(query.limit(BATCH)).all()
-    if len(tenants) == BATCH:
+    tenants = session.scalars(query.limit(limit)).all()
+    if len(tenants) == limit:
         return tenants, msgspec.structs.replace(cursor, after=tenants[-1])
     return tenants, Cursor(cursor.began, active=False) if cursor.active else None
 

@@ -9,13 +9,11 @@ run; on PostgreSQL they take different rows.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
 import redis
-import uuid6
 from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
@@ -24,7 +22,6 @@ from entitlement_sidecar.planstore.db import (
     Database,
     RedisFeedStateRow,
     SnapshotOutboxRow,
-    TenantSnapshotRow,
 )
 from entitlement_sidecar.planstore.snapshots.feed import (
     CATALOGUE,
@@ -41,6 +38,8 @@ from entitlement_sidecar.planstore.snapshots.redis_feed import (
     RedisFeedWriter,
     ShardState,
 )
+from entitlement_sidecar.planstore.snapshots.redis_values import RedisValues
+from entitlement_sidecar.planstore.snapshots.refill import Refill
 from entitlement_sidecar.planstore.snapshots.worker import Worker
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.wire.envelopes import HeartbeatValue, seal_heartbeat
@@ -57,10 +56,7 @@ TRIM_EVERY = 300.0
 """Seconds between two trims of what was numbered long ago."""
 
 BATCH = 500
-"""Changes published, and snapshots refilled, at once."""
-
-
-_log = logging.getLogger(__name__)
+"""Changes published at once."""
 
 
 class _Instant(msgspec.Struct, frozen=True):
@@ -124,32 +120,36 @@ class RedisPublisher:
         """`shards` is how many there are until a catalogue says it."""
         self._database = database
         self._writer = writer
+        self._values = RedisValues(database, writer)
+        self._refill = Refill(database, writer, self._values, clock)
         self._key = key
         self._shards = shards
         self._clock = clock
         self._beaten = float("-inf")
         self._beat_about: _Instant | None = None
 
-    def step(self) -> None:
-        """Publishes what waits, and beats when it is time.
+    def step(self) -> float | None:
+        """Publishes what waits, and beats when it is time; first refills what is lost, a batch at most.
+
+        Returns the seconds after which it wants to go on with that; None when nothing is lost.
 
         Raises:
             redis.RedisError: Redis is away; nothing was marked that it does not have.
         """
         self._count_waiting()
         try:
-            self._refill_lost()
-            more = True
+            more = self._restored()
             while more:
                 self._choose_instant()
                 more = self._publish_some()
                 self._beat()
         except FeedLostError:
             # Found lost in the middle: the next step sees it first, and refills.
-            return
+            return None
         except redis.RedisError:
             metrics.publish_failures.inc()
             raise
+        return self._refill.wait()
 
     def _count_waiting(self) -> None:
         """Before Redis is asked for anything: the number matters most while it does not answer."""
@@ -157,74 +157,27 @@ class RedisPublisher:
             waiting = select(func.count()).where(SnapshotOutboxRow.published_at.is_(None))
             metrics.unpublished_changes.set(session.scalar(waiting) or 0)
 
-    def _refill_lost(self) -> None:
-        """Refills the shards that are not what the database knows."""
+    def _restored(self) -> bool:
+        """Whether every shard is what the database knows, or has been made so now."""
         with self._database.reading() as session:
             # What the document says, sidecars go by; before the first one, nobody reads anything.
             self._shards = feed_shards(session) or self._shards
             recorded = _recorded(session)
-        for shard in range(self._shards):
-            found = self._writer.state(shard)
-            if not found.continues(recorded.get(shard, ShardState())):
-                self._refill(shard, found)
-
-    def _refill(self, shard: int, found: ShardState) -> None:
-        """Redis is empty, restored or new: everything is written again, then a new epoch begins."""
-        server, first, after = self._writer.server(), "", ""
-        while True:
-            with self._database.reading() as session:
-                query = select(TenantSnapshotRow).order_by(TenantSnapshotRow.tenant_id).limit(BATCH)
-                rows = session.scalars(query.where(TenantSnapshotRow.tenant_id > after)).all()
-                document = newest_catalogue(session) if not after else None
-            if document is not None:
-                self._put(CATALOGUE_KEY, *document)
-                first = CATALOGUE_KEY
-            for row in rows:
-                if shard_of(row.tenant_id, self._shards) == shard:
-                    self._put(snapshot_key(row.tenant_id), row.version, row.envelope)
-                    first = first or snapshot_key(row.tenant_id)
-                    metrics.republished.inc()
-            if len(rows) < BATCH:
-                break
-            after = rows[-1].tenant_id
-        self._require_kept(server)
-        if first and not self._writer.holds(first):
-            # Flushed meanwhile.
-            raise FeedLostError
-        epoch = uuid6.uuid7().hex
-        if not self._writer.begin(shard, found, epoch):
-            raise FeedLostError
-        with self._database.writing() as session:
-            session.merge(RedisFeedStateRow(shard=shard, epoch=epoch, sequence=0))
+        found = {shard: self._writer.state(shard) for shard in range(self._shards)}
+        lost = {
+            shard: state
+            for shard, state in found.items()
+            if not state.continues(recorded.get(shard, ShardState()))
+        }
+        if lost:
+            return self._refill.step(lost, self._shards)
+        self._refill.abandon()
+        return True
 
     def _require_kept(self, server: str) -> None:
         """What was written since that run of the server was seen: a restart or failover may have lost it."""
         if self._writer.server() != server:
             raise FeedLostError
-
-    def _put(self, key: str, version: int, envelope: bytes) -> None:
-        held = self._writer.put(key, version, envelope)
-        if held:
-            # Newer than what was read: either written meanwhile, or not what this database ever made.
-            newest = self._newest(key)
-            if newest is not None and int(held) > newest[0]:
-                metrics.newer_replaced.inc()
-                _log.warning(
-                    "%s: Redis held version %s, newer than the database's %d, which replaces it. Where the "
-                    "database was restored, run `entitlements planstore after-restore`",
-                    key,
-                    held,
-                    newest[0],
-                )
-                self._writer.put(key, *newest, instead_of=held)
-
-    def _newest(self, key: str) -> tuple[int, bytes] | None:
-        with self._database.reading() as session:
-            if key == CATALOGUE_KEY:
-                return newest_catalogue(session)
-            tenant_id = key.removeprefix("ent:{").removesuffix("}:snapshot")
-            row = session.get(TenantSnapshotRow, tenant_id)
-            return None if row is None else (row.version, row.envelope)
 
     def _publish_some(self) -> bool:
         """Publishes up to a batch of changes; whether there may be more."""
@@ -258,7 +211,9 @@ class RedisPublisher:
         server = self._writer.server()
         envelopes = newest_envelopes(session, rows)
         for (kind, tenant_id), (version, envelope) in envelopes.items():
-            self._put(CATALOGUE_KEY if kind == CATALOGUE else snapshot_key(tenant_id), version, envelope)
+            self._values.put(
+                CATALOGUE_KEY if kind == CATALOGUE else snapshot_key(tenant_id), version, envelope
+            )
             entry = FeedEntry(kind, tenant_id, version)
             # A catalogue concerns every sidecar, and each of them reads every shard.
             shard = 0 if kind == CATALOGUE else shard_of(tenant_id, self._shards)
@@ -310,7 +265,7 @@ class RedisPublisher:
             document = newest_catalogue(session)
         if document is not None:
             # No feed begins without it, so it is put back before long, whatever became of it.
-            self._put(CATALOGUE_KEY, *document)
+            self._values.put(CATALOGUE_KEY, *document)
         for shard in range(self._shards):
             state = self._writer.state(shard)
             if not state.continues(recorded.get(shard, ShardState())):

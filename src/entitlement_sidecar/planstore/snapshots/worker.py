@@ -16,7 +16,10 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Runs a step until stopped. A step that fails is tried again after a growing pause."""
+    """Runs a step until stopped. A step that fails is tried again after a growing pause.
+
+    A step that returns a number wants to go on after so many seconds, if that is sooner.
+    """
 
     def __init__(self, name: str, step: Callable[[], object], pause: float) -> None:
         self._step = step
@@ -48,7 +51,7 @@ class Worker:
         while not self._stopped.is_set():
             self._woken.clear()
             try:
-                self._step()
+                wanted = self._step()
             except Exception as error:  # noqa: BLE001 - a worker outlives whatever is away
                 _log.log(
                     logging.DEBUG if failing else logging.WARNING, "%s: %s", self._thread.name, _told(error)
@@ -60,7 +63,7 @@ class Worker:
             if failing:
                 _log.info("%s: works again", self._thread.name)
             failing, self._failures.attempt_number = False, 1
-            self._woken.wait(self._pause)
+            self._woken.wait(min(wanted, self._pause) if isinstance(wanted, float) else self._pause)
 
     def _sleep(self, seconds: float) -> None:
         """Waits, also when woken: what is away does not come back for being asked more often."""
