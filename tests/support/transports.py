@@ -31,14 +31,16 @@ from entitlement_sidecar.planstore.snapshots.publisher import RedisPublisher
 from entitlement_sidecar.planstore.snapshots.redis_feed import RedisFeedWriter
 from entitlement_sidecar.planstore.subscriptions import SubscriptionRequest, Subscriptions
 from entitlement_sidecar.sidecar.adapters.grpc_snapshots import PlanStoreFeed, PlanStoreSnapshots
+from entitlement_sidecar.sidecar.adapters.redis_client import connect
 from entitlement_sidecar.sidecar.adapters.redis_feed import RedisFeed
-from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots, connect
+from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots
 from entitlement_sidecar.sidecar.snapshots.ports import Began, Feed, FeedEvent, SnapshotSource
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.testing.clock import FakeClock
 from entitlement_sidecar.wire.catalogue_file import parse_catalogue
 from entitlement_sidecar.wire.envelopes import open_snapshot
 from entitlement_sidecar.wire.redis_keys import snapshot_key
+from entitlement_sidecar.wire.redis_target import redis_target
 from entitlement_sidecar.wire.signing import KeyRing, SigningKey
 from entitlement_sidecar.wire.v1 import snapshot_pb2_grpc
 
@@ -164,12 +166,12 @@ class ThroughRedis:
         self.publisher.step()
 
     def feed(self, ring: KeyRing | None = None) -> RedisFeed:
-        feed = RedisFeed(self.url, self.store.ring if ring is None else ring)
+        feed = RedisFeed(redis_target(self.url), self.store.ring if ring is None else ring)
         self._stack.push_async_callback(feed.aclose)
         return feed
 
     def source(self, ring: KeyRing | None = None) -> RedisSnapshots:
-        client = connect(self.url)
+        client = connect(redis_target(self.url))
         self._stack.push_async_callback(client.aclose)
         return RedisSnapshots(client, self.store.ring if ring is None else ring)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from entitlement_sidecar.cli.config_file import config_option
 from entitlement_sidecar.cli.planstore_options import database_option, state_option
+from entitlement_sidecar.cli.redis_options import redis_option, redis_password_option
 
 if TYPE_CHECKING:
     from entitlement_sidecar.planstore.config import PlanstoreConfig
     from entitlement_sidecar.planstore.db import Database
+    from entitlement_sidecar.wire.redis_target import RedisTarget
 
 REDIS_TIMEOUT = 10.0
 """Seconds that Redis may take for one answer."""
@@ -67,11 +69,10 @@ def restore(file: Path, database: str, state_dir: Path, *, force: bool) -> None:
     type=click.Path(path_type=Path),
     help="File with the key that signs. Default: in the state folder.",
 )
-@click.option(
-    "--redis", default="", help="URL of the Redis that is published to: strangers are removed from it."
-)
+@redis_option("Redis that is published to: strangers are removed from it.")
+@redis_password_option
 @click.option("--reason", default="", help="Why, for the audit log.")
-def after_restore(database: str, state_dir: Path, signing_key: Path | None, redis: str, reason: str) -> None:
+def after_restore(state_dir: Path, reason: str, **settings: Any) -> None:  # noqa: ANN401 - typed by options
     """Make what a restored database says newer than what sidecars hold. Stop the plan stores first.
 
     Every snapshot and the catalogue get a version above all that was ever published and are signed again, and
@@ -80,14 +81,16 @@ def after_restore(database: str, state_dir: Path, signing_key: Path | None, redi
     """
     from entitlement_sidecar.planstore.config import PlanstoreConfig  # noqa: PLC0415 - keeps --help quick
 
-    config = PlanstoreConfig(
-        database=database, state_dir=state_dir.expanduser(), signing_key=signing_key, redis=redis
-    )
+    config = PlanstoreConfig(state_dir=state_dir.expanduser(), **settings)
+    # Before anything is changed: a malformed setting has to be found now.
+    target = config.redis_target
     from entitlement_sidecar.planstore.bootstrap import open_database  # noqa: PLC0415
 
     store = open_database(config)
     try:
         _lift(config, store, reason)
+        if target is not None:
+            click.echo(f"{_remove_strangers(target, store)} snapshots of unknown tenants removed from Redis")
     finally:
         store.close()
 
@@ -125,22 +128,21 @@ def _lift(config: PlanstoreConfig, database: Database, reason: str) -> None:
     with acting(Actor(getpass.getuser(), "operator", reason)), progress("snapshots", total) as advance:
         lifted = work.lift(database, key, SystemClock().now(), advance)
     click.echo(f"{lifted.tenants} snapshots and the catalogue go on from version {lifted.version}")
-    if config.redis:
-        click.echo(f"{_remove_strangers(config, database)} snapshots of unknown tenants removed from Redis")
 
 
-def _remove_strangers(config: PlanstoreConfig, database: Database) -> int:
+def _remove_strangers(target: RedisTarget, database: Database) -> int:
     import redis  # noqa: PLC0415
 
-    from entitlement_sidecar.domain.address import redis_url  # noqa: PLC0415
     from entitlement_sidecar.domain.errors import SourceUnavailableError  # noqa: PLC0415
     from entitlement_sidecar.planstore.snapshots import after_restore as work  # noqa: PLC0415
+    from entitlement_sidecar.planstore.snapshots.redis_client import connect  # noqa: PLC0415
 
-    url = redis_url(config.redis, "--redis")
+    client = connect(target, REDIS_TIMEOUT)
     try:
-        with redis.Redis.from_url(url, socket_timeout=REDIS_TIMEOUT) as client:
-            return work.remove_strangers(database, client)
+        return work.remove_strangers(database, client)
     except redis.RedisError as error:
         raise SourceUnavailableError(
             f"--redis: {type(error).__name__}: the database is done; repeat the command when Redis is back"
         ) from error
+    finally:
+        client.close()

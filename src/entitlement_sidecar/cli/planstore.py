@@ -11,6 +11,7 @@ import click
 from entitlement_sidecar.cli.backup import after_restore, backup, restore
 from entitlement_sidecar.cli.config_file import config_option
 from entitlement_sidecar.cli.planstore_options import database_option, log_option, state_option
+from entitlement_sidecar.cli.redis_options import redis_option, redis_password_option
 from entitlement_sidecar.telemetry.logging import configure_logging
 
 
@@ -24,7 +25,8 @@ from entitlement_sidecar.telemetry.logging import configure_logging
 @database_option
 @click.option("--http", default="127.0.0.1:7410", show_default=True, help="REST, probes, metrics: HOST:PORT.")
 @click.option("--grpc", default="127.0.0.1:7411", show_default=True, help="For sidecars: HOST:PORT.")
-@click.option("--redis", default="", help="URL of the Redis to publish to.")
+@redis_option("Redis to publish to: redis://, rediss://, unix:///, redis+cluster:// or redis+sentinel://.")
+@redis_password_option
 @state_option
 @click.option(
     "--token-file", type=click.Path(path_type=Path), help="File with the bearer token; made when missing."

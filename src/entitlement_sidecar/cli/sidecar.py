@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from entitlement_sidecar.cli.config_file import config_option
+from entitlement_sidecar.cli.redis_options import redis_option, redis_password_option
 from entitlement_sidecar.telemetry.logging import configure_logging
 
 DEFAULT_STATE = Path("~/.local/state/entitlements/sidecar")
@@ -29,7 +30,8 @@ DEFAULT_STATE = Path("~/.local/state/entitlements/sidecar")
     show_default=True,
     help="Folder of the outbox; has to survive restarts.",
 )
-@click.option("--redis", default="", help="URL of the Redis that the plan store publishes to.")
+@redis_option("Redis that the plan store publishes to; the forms are those of the plan store's option.")
+@redis_password_option
 @click.option("--planstore", default="", help="HOST:PORT of the plan store's gRPC.")
 @click.option(
     "--token-file", type=click.Path(path_type=Path), help="File with the plan store's bearer token."

@@ -11,6 +11,7 @@ import msgspec
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.planstore.access.tokens import PREFIX as TOKEN_PREFIX
 from entitlement_sidecar.planstore.snapshots.rotation import KeyFiles, trust
+from entitlement_sidecar.wire.redis_target import RedisTarget, optional_target
 from entitlement_sidecar.wire.signing import KeyRing, SigningKey
 from entitlement_sidecar.wire.token_file import read_token
 
@@ -22,7 +23,8 @@ class PlanstoreConfig(msgspec.Struct, frozen=True, kw_only=True):
         database: SQLAlchemy URL; empty: SQLite in the state folder.
         http: Where REST, probes and metrics are served: `HOST:PORT`.
         grpc: Where sidecars connect: `HOST:PORT`.
-        redis: URL of the Redis to publish to; empty: none.
+        redis: Redis to publish to (`wire.redis_target`); empty: none.
+        redis_password_file: File with its password; none is sent without one.
         state_dir: Folder of the token, the signing key and the embedded database.
         token_file: File with the bearer token; made when it is missing. Default: in the state folder.
         signing_key: File with the Ed25519 key; made when it is missing. Default: in the state folder.
@@ -35,6 +37,7 @@ class PlanstoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     http: str = "127.0.0.1:7410"
     grpc: str = "127.0.0.1:7411"
     redis: str = ""
+    redis_password_file: Path | None = None
     state_dir: Path
     token_file: Path | None = None
     signing_key: Path | None = None
@@ -46,6 +49,15 @@ class PlanstoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     def database_url(self) -> str:
         """The database, also where none was given."""
         return self.database or f"sqlite:///{self.state_dir / 'planstore.db'}"
+
+    @property
+    def redis_target(self) -> RedisTarget | None:
+        """The Redis to publish to, if any.
+
+        Raises:
+            ConfigurationError: The setting is malformed, or the password cannot be read.
+        """
+        return optional_target(self.redis, self.redis_password_file)
 
     @property
     def token_path(self) -> Path:

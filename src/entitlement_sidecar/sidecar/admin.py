@@ -6,7 +6,10 @@ and said so; from then on it stays ready, because a sidecar that is taken out fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from entitlement_sidecar.domain.clock import Clock
+from entitlement_sidecar.sidecar.snapshots.breaker import Circuit
 from entitlement_sidecar.sidecar.snapshots.freshness import STALE_AFTER, Freshness
 from entitlement_sidecar.sidecar.snapshots.store import SnapshotStore
 
@@ -17,10 +20,13 @@ READY_ANYWAY_AFTER = 10.0
 class Readiness:
     """Says whether to send calls here."""
 
-    def __init__(self, store: SnapshotStore, freshness: Freshness, clock: Clock) -> None:
+    def __init__(
+        self, store: SnapshotStore, freshness: Freshness, clock: Clock, circuits: Sequence[Circuit] = ()
+    ) -> None:
         self._store = store
         self._freshness = freshness
         self._clock = clock
+        self._circuits = circuits
         self._started = clock.monotonic()
         self._ready = False
         self._draining = False
@@ -41,4 +47,5 @@ class Readiness:
             "degraded": not (loaded and fresh),
             "catalogue_version": self._store.catalogue.version,
             "tenants_held": len(self._store),
+            "circuits_open": [circuit.name for circuit in self._circuits if circuit.is_open],
         }

@@ -39,6 +39,7 @@ from entitlement_sidecar.sidecar.rpc.socket_access import SocketAccess, parse_mo
 from entitlement_sidecar.sidecar.rpc.tls import ServerTls, TlsFiles
 from entitlement_sidecar.sidecar.rpc.usage import UsageServicer
 from entitlement_sidecar.sidecar.rpc.watched_files import WatchedFile, WatchedFiles
+from entitlement_sidecar.sidecar.snapshots.breaker import Breaking, BreakingKnower, Circuit
 from entitlement_sidecar.sidecar.snapshots.follower import Follower
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
@@ -48,6 +49,7 @@ from entitlement_sidecar.sidecar.usage.report import UsageReporter
 from entitlement_sidecar.sidecar.usage.shipper import Shipper
 from entitlement_sidecar.sidecar.usage.unshipped import UnshippedUsage
 from entitlement_sidecar.telemetry.probes import HttpServer, probe_app
+from entitlement_sidecar.wire.redis_target import RedisTarget
 from entitlement_sidecar.wire.signing import KeyRing
 from entitlement_sidecar.wire.token_file import read_token
 from entitlement_sidecar.wire.v1 import quota_pb2
@@ -83,7 +85,9 @@ class _Upstream(msgspec.Struct, frozen=True):
     feed: Feed
     authority: QuotaAuthority
     shipper: Shipper | None = None
-    planstore: PlanStoreSnapshots | None = None
+    planstore: BreakingKnower | None = None
+    learn_keys: Callable[[], Awaitable[None]] | None = None
+    circuits: tuple[Circuit, ...] = ()
     file: FileSnapshots | None = None
 
 
@@ -118,7 +122,7 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
             return [*entitlements.methods(), *UsageServicer(reporter, permit).methods()]
 
         front, front_files = _front(config, serve)
-        readiness = Readiness(store, freshness, clock)
+        readiness = Readiness(store, freshness, clock, upstream.circuits)
         # Probes decide nothing and carry no secrets; the kubelet and Prometheus ask from outside.
         http = HttpServer(probe_app(readiness), config.http, allow_remote=True)
         stack.callback(http.close)
@@ -144,9 +148,9 @@ async def _upstream(
         return _Upstream([file], file, LocalAuthority(clock), file=file)
     keyring = KeyRing.load(config.trusted_keys) if config.trusted_keys else KeyRing()
     upstream = await _planstore(config, keyring, outbox, clock, stack) if config.planstore else None
-    if not config.redis:
+    if config.redis_target is None:
         return cast("_Upstream", upstream)
-    return await _with_redis(config, keyring, upstream, stack)
+    return _with_redis(config.redis_target, keyring, upstream, clock, stack)
 
 
 async def _planstore(
@@ -159,32 +163,40 @@ async def _planstore(
     holder = quota_pb2.Holder(instance=stats.instance, epoch=stats.epoch)
     authority = UsageViews(PlanStoreAuthority(channel, token, holder), clock)
     snapshots = PlanStoreSnapshots(channel, keyring, token)
+    breaking = BreakingKnower(snapshots, "plan_store", clock)
     return _Upstream(
-        sources=[snapshots],
+        sources=[breaking],
         feed=PlanStoreFeed(channel, keyring, token),
         authority=authority,
         shipper=Shipper(outbox, PlanStoreIngest(channel, token), clock),
-        planstore=snapshots,
+        planstore=breaking,
+        learn_keys=snapshots.learn_keys,
+        circuits=(breaking.circuit,),
     )
 
 
-async def _with_redis(
-    config: SidecarConfig, keyring: KeyRing, upstream: _Upstream | None, stack: AsyncExitStack
+def _with_redis(
+    target: RedisTarget, keyring: KeyRing, behind: _Upstream | None, clock: Clock, stack: AsyncExitStack
 ) -> _Upstream:
     """Redis in front of the plan store: nearer for snapshots, and the feed comes from it."""
     # Imported late: a sidecar without Redis does not pay its memory.
+    from entitlement_sidecar.sidecar.adapters.redis_client import connect  # noqa: PLC0415
     from entitlement_sidecar.sidecar.adapters.redis_feed import RedisFeed  # noqa: PLC0415
-    from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots, connect  # noqa: PLC0415
+    from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots  # noqa: PLC0415
 
-    redis = connect(config.redis)
+    redis = connect(target)
     stack.push_async_callback(redis.aclose)
-    snapshots = RedisSnapshots(redis, keyring)
-    planstore = upstream.planstore if upstream else None
-    feed = RedisFeed(config.redis, keyring, planstore.learn_keys if planstore else None)
+    breaking = Breaking(RedisSnapshots(redis, keyring), "redis", clock)
+    feed = RedisFeed(target, keyring, behind.learn_keys if behind else None)
     stack.push_async_callback(feed.aclose)
-    if upstream is None:
-        return _Upstream([snapshots], feed, NoAuthority())
-    return msgspec.structs.replace(upstream, sources=[snapshots, *upstream.sources], feed=feed)
+    if behind is None:
+        return _Upstream([breaking], feed, NoAuthority(), circuits=(breaking.circuit,))
+    return msgspec.structs.replace(
+        behind,
+        sources=[breaking, *behind.sources],
+        feed=feed,
+        circuits=(breaking.circuit, *behind.circuits),
+    )
 
 
 async def _hold_everything(store: SnapshotStore, file: FileSnapshots) -> None:

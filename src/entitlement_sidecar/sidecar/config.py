@@ -10,6 +10,7 @@ import msgspec
 from entitlement_sidecar.domain.address import target_address
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.sidecar.rpc.socket_access import OWNER_ONLY, parse_mode
+from entitlement_sidecar.wire.redis_target import RedisTarget, optional_target
 
 
 class FrontKind(StrEnum):
@@ -26,7 +27,8 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
         listen: Where gRPC is served: `HOST:PORT`, or `unix:/path`.
         http: Where probes and metrics are served: `HOST:PORT`.
         state_dir: Folder of the outbox; has to survive restarts.
-        redis: URL of the Redis that the plan store publishes to; empty: none.
+        redis: Redis that the plan store publishes to (`wire.redis_target`); empty: none.
+        redis_password_file: File with its password; none is sent without one.
         planstore: `HOST:PORT` of the plan store's gRPC; empty: none.
         token_file: File with the plan store's bearer token.
         trusted_keys: File with the plan store's public keys; needed with Redis alone.
@@ -47,6 +49,7 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
     http: str = "127.0.0.1:7401"
     state_dir: Path
     redis: str = ""
+    redis_password_file: Path | None = None
     planstore: str = ""
     token_file: Path | None = None
     trusted_keys: Path | None = None
@@ -62,6 +65,15 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_snapshot_bytes: int = 256 << 20
     max_outbox_bytes: int = 1 << 30
 
+    @property
+    def redis_target(self) -> RedisTarget | None:
+        """The Redis that the plan store publishes to, if any.
+
+        Raises:
+            ConfigurationError: The setting is malformed, or the password cannot be read.
+        """
+        return optional_target(self.redis, self.redis_password_file)
+
     def checked(self) -> SidecarConfig:
         """Itself, when its parts fit together.
 
@@ -69,6 +81,10 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
             ConfigurationError: Names the settings, and what would be right.
         """
         self._check_listener()
+        self._check_sources()
+        return self
+
+    def _check_sources(self) -> None:
         if self.snapshot_file and (self.planstore or self.redis):
             raise ConfigurationError(
                 "--snapshot-file runs without a plan store: leave out --planstore and --redis"
@@ -86,7 +102,7 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError(
                 "--redis without --planstore needs --trusted-keys FILE, to verify what Redis holds"
             )
-        return self
+        _ = self.redis_target
 
     def _check_listener(self) -> None:
         try:

@@ -5,7 +5,7 @@
 | `ent:{tenant}:snapshot` | hash | `version`, `envelope` (a signed snapshot); no TTL |
 | `ent:catalogue` | hash | `version`, `envelope` (the signed catalogue document) |
 | `ent:feed:{n}` | stream | one entry per change, of shard n |
-| `ent:feed:{n}:state` | hash | `epoch`, `sequence` of the shard's last entry; in a cluster `servers`, what it is bound to |
+| `ent:feed:{n}:state` | hash | `epoch`, `sequence` of the last entry; in a cluster `servers`, by a digest |
 | `ent:heartbeat:{n}` | stream | signed heartbeats of shard n, the last few |
 | `ent:refill` | string | which plan store writes everything again after Redis was lost; with a TTL |
 """

@@ -12,6 +12,7 @@ from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.planstore.access import Gate
 from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
 from entitlement_sidecar.planstore.db import Database
+from entitlement_sidecar.planstore.snapshots.redis_client import Cluster
 from entitlement_sidecar.planstore.subscriptions import Credits, Overrides, Subscriptions
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.wire.signing import KeyRing, SigningKey
@@ -51,5 +52,5 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
     changed: Callable[[], None] = lambda: None
     trusted: KeyRing | None = None
     anchoring: KeyRing | None = None
-    published_to: redis.Redis | None = None
+    published_to: redis.Redis | Cluster | None = None
     leaving: threading.Event = msgspec.field(default_factory=threading.Event)

@@ -5,6 +5,7 @@
 --
 -- KEYS[1]  feed stream      KEYS[2]  heartbeat stream      KEYS[3]  feed state
 -- ARGV[1]  epoch that was found, or ''                     ARGV[2]  the new epoch
+-- ARGV[3]  the servers that it is bound to, or '' where one server holds everything
 -- Returns 1, or 0 when another has begun one meanwhile.
 local expected = {'stream', 'stream', 'hash'}
 for i = 1, 3 do
@@ -19,4 +20,7 @@ if found ~= ARGV[1] then
 end
 redis.call('DEL', KEYS[3])
 redis.call('HSET', KEYS[3], 'epoch', ARGV[2], 'sequence', 0)
+if ARGV[3] ~= '' then
+  redis.call('HSET', KEYS[3], 'servers', ARGV[3])
+end
 return 1

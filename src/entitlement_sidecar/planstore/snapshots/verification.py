@@ -7,12 +7,14 @@ from typing import Any, cast
 
 import msgspec
 import redis
+from redis.exceptions import RedisClusterException
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.planstore.db import Database, OrganizationRow, SnapshotOutboxRow, TenantSnapshotRow
 from entitlement_sidecar.planstore.snapshots.feed import newest_catalogue
+from entitlement_sidecar.planstore.snapshots.redis_client import Cluster
 from entitlement_sidecar.planstore.usage.bulk import among
 from entitlement_sidecar.wire.envelopes import open_catalogue, open_snapshot
 from entitlement_sidecar.wire.redis_keys import CATALOGUE_KEY, snapshot_key
@@ -56,7 +58,7 @@ class _Stored(msgspec.Struct, frozen=True):
 class Verification:
     """Looks at snapshots and at the catalogue document, and changes nothing."""
 
-    def __init__(self, database: Database, trusted: KeyRing, redis: redis.Redis | None) -> None:
+    def __init__(self, database: Database, trusted: KeyRing, redis: redis.Redis | Cluster | None) -> None:
         self._database = database
         self._trusted = trusted
         self._redis = redis
@@ -138,7 +140,7 @@ class Verification:
             for key in keys:
                 pipeline.hmget(key, ["version", "envelope"])
             answers: list[Any] = pipeline.execute(raise_on_error=False)
-        except redis.RedisError as error:
+        except (redis.RedisError, RedisClusterException) as error:
             raise SourceUnavailableError(f"Redis: {type(error).__name__}: try again", 1.0) from error
         return [_answered(answer) for answer in answers]
 

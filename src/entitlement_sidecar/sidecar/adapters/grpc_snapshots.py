@@ -14,11 +14,13 @@ from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.errors import (
     EntitlementsError,
     RetryableError,
+    SourceRefusedError,
     SourceUnavailableError,
     TenantUnknownError,
     UnsupportedError,
 )
 from entitlement_sidecar.sidecar.adapters.verification import counted_refusals
+from entitlement_sidecar.sidecar.snapshots.last_known import LastKnown, NothingKept
 from entitlement_sidecar.sidecar.snapshots.ports import (
     Beat,
     Began,
@@ -46,10 +48,14 @@ SILENCE = 5.0
 class PlanStoreSnapshots:
     """The plan store's own word: on one tenant at a time, and on many versions at once."""
 
-    def __init__(self, channel: grpc.aio.Channel, keyring: KeyRing, token: str) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, keyring: KeyRing, token: str, last_known: LastKnown | None = None
+    ) -> None:
+        """`last_known` is told of what belongs to no tenant: the catalogue document, and keys."""
         self._stub = snapshot_pb2_grpc.SnapshotServiceStub(channel)
         self._keyring = keyring
         self._metadata = (("authorization", f"Bearer {token}"),)
+        self._last_known = last_known or NothingKept()
 
     async def snapshot(self, tenant_id: str, min_version: int = 0) -> Fetched | None:
         """The newest snapshot; see `SnapshotSource`."""
@@ -62,7 +68,8 @@ class PlanStoreSnapshots:
             await self.learn_keys()
         with counted_refusals("plan_store"):
             snapshot = open_snapshot(self._keyring, response.snapshot, tenant_id)
-        return Fetched(snapshot, Source.PLAN_STORE, from_timestamp(response.true_at))
+        envelope = response.snapshot.SerializeToString()
+        return Fetched(snapshot, Source.PLAN_STORE, from_timestamp(response.true_at), envelope)
 
     async def confirm(self, versions: Mapping[str, int]) -> Confirmed:
         """What became of versions; see `Confirmer`."""
@@ -91,12 +98,18 @@ class PlanStoreSnapshots:
             )
         except grpc.RpcError as error:
             raise _away(from_rpc_error(error)) from error
-        for key in response.keys:
-            self._keyring.add(key.key_id, key.public_key)
+        self._keyring.learn({key.key_id: key.public_key for key in response.keys})
+        if not self._keyring.pinned:
+            self._last_known.keep_keys(self._keyring.public_keys)
         if not response.HasField("catalogue"):
             return None
+        return self._opened(response.catalogue)
+
+    def _opened(self, envelope: snapshot_pb2.SignedEnvelope) -> CatalogueDocument:
         with counted_refusals("plan_store"):
-            return open_catalogue(self._keyring, response.catalogue)
+            document = open_catalogue(self._keyring, envelope)
+        self._last_known.keep_catalogue(envelope.SerializeToString(), document.version)
+        return document
 
     async def learn_keys(self) -> None:
         """Trusts the keys that the plan store signs with now, unless the ring is pinned."""
@@ -114,8 +127,9 @@ def _away(failure: EntitlementsError) -> SourceUnavailableError:
     metrics.source_errors.labels("plan_store").inc()
     if isinstance(failure, SourceUnavailableError):
         return failure
-    wait = failure.retry_after if isinstance(failure, RetryableError) else None
-    return SourceUnavailableError(f"the plan store refused: {failure}", wait)
+    if isinstance(failure, RetryableError):
+        return SourceUnavailableError(f"the plan store refused: {failure}", failure.retry_after)
+    return SourceRefusedError(f"the plan store refused: {failure}")
 
 
 class PlanStoreFeed:
@@ -192,7 +206,8 @@ class PlanStoreFeed:
             if entry == "snapshot":
                 envelope = message.snapshot
                 snapshot = open_snapshot(self._keyring, envelope, envelope.tenant_id)
-                return Changed(position, snapshot.tenant_id, snapshot.version, snapshot)
+                sealed = envelope.SerializeToString()
+                return Changed(position, snapshot.tenant_id, snapshot.version, snapshot, sealed)
             if entry == "catalogue":
                 document = open_catalogue(self._keyring, message.catalogue)
                 return CatalogueChanged(position, document.version, document)

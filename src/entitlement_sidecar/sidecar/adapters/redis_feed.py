@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import Any, cast
+from typing import cast
 
 import msgspec
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from entitlement_sidecar.domain.errors import EntitlementsError, SourceUnavailableError
-from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots, client
+from entitlement_sidecar.sidecar.adapters.redis_client import AWAY, connect, told
+from entitlement_sidecar.sidecar.adapters.redis_reads import BLOCK_MS, Found, reads_of
+from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots
 from entitlement_sidecar.sidecar.adapters.verification import counted_refusals
 from entitlement_sidecar.sidecar.snapshots.ports import (
     Beat,
@@ -29,12 +29,10 @@ from entitlement_sidecar.sidecar.snapshots.ports import (
 )
 from entitlement_sidecar.wire.envelopes import HeartbeatValue, open_heartbeat
 from entitlement_sidecar.wire.redis_keys import feed_key, feed_state_key, heartbeat_key
+from entitlement_sidecar.wire.redis_target import RedisTarget
 from entitlement_sidecar.wire.signing import BadSignatureError, KeyRing
 
-BLOCK_MS = 1500
-"""Milliseconds that a read waits for entries; heartbeats come each second."""
-
-SOCKET_TIMEOUT = 3.0
+SOCKET_TIMEOUT = 2 * BLOCK_MS / 1000
 """Seconds after which a connection without an answer is dead; longer than a read may wait."""
 
 SILENCE = 3.0
@@ -45,9 +43,6 @@ REMEMBERED = 1000
 
 KEYS_EVERY = 1.0
 """Seconds at least between two questions for keys: what is signed by nobody must not become many calls."""
-
-COUNT = 500
-"""Entries of one stream read at once."""
 
 _Fields = dict[bytes, bytes]
 
@@ -93,10 +88,11 @@ class RedisFeed:
     """All shards as one feed. Resumes from its own cursor."""
 
     def __init__(
-        self, url: str, keyring: KeyRing, learn_keys: Callable[[], Awaitable[None]] | None = None
+        self, target: RedisTarget, keyring: KeyRing, learn_keys: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         """`learn_keys` asks the plan store for its keys: Redis' own word on them would be worth nothing."""
-        self._redis: Redis = client(url, SOCKET_TIMEOUT)
+        self._redis = connect(target, SOCKET_TIMEOUT)
+        self._reads = reads_of(self._redis)
         self._keyring = keyring
         self._learn_keys = learn_keys
         self._keys_wanted = False
@@ -116,17 +112,20 @@ class RedisFeed:
                 yield await self._begin()
             while True:
                 try:
-                    for event in self._read(await self._poll()):
+                    for event in self._read(await self._reads.next(self._cursors())):
                         yield event
                     await self._learn()
                     await self._look_after_the_silent()
                 except _LostPlaceError:
                     yield await self._begin()
-        except (RedisError, OSError) as error:
-            raise SourceUnavailableError(f"Redis: {type(error).__name__}") from error
+        except AWAY as error:
+            raise SourceUnavailableError(told(error)) from error
+        finally:
+            await self._reads.forget()
 
     async def _begin(self) -> Began:
         """Takes the place of every shard before anything held is revalidated."""
+        await self._reads.forget()
         self._shards = {}
         try:
             document = await self._catalogue.catalogue()
@@ -189,25 +188,19 @@ class RedisFeed:
         entries = cast("list[tuple[bytes, _Fields]]", await self._redis.xrevrange(key, count=1))
         return entries[0][0] if entries else b"0-0"
 
-    async def _poll(self) -> dict[bytes, list[tuple[bytes, _Fields]]]:
-        streams: dict[str, bytes] = {}
-        for shard in self._shards.values():
-            streams[feed_key(shard.number)] = shard.feed_id
-            streams[heartbeat_key(shard.number)] = shard.beat_id
-        answer: Any = await self._redis.xread(streams, count=COUNT, block=BLOCK_MS)  # type: ignore[arg-type]  # names and ids
-        found = answer.items() if isinstance(answer, dict) else answer or ()
-        return {key: _flat(entries) for key, entries in found}
+    def _cursors(self) -> dict[int, tuple[bytes, bytes]]:
+        return {shard.number: (shard.feed_id, shard.beat_id) for shard in self._shards.values()}
 
-    def _read(self, found: dict[bytes, list[tuple[bytes, _Fields]]]) -> Iterator[FeedEvent]:
-        for shard in self._shards.values():
-            entries = found.get(feed_key(shard.number).encode(), ())
+    def _read(self, found: dict[int, Found]) -> Iterator[FeedEvent]:
+        for number, (entries, beats) in found.items():
+            shard = self._shards[number]
             if shard.waiting is not None and not entries:
                 # What an earlier beat speaks of was appended before it, and is not there.
                 raise _LostPlaceError
             for entry_id, fields in entries:
                 shard.feed_id = entry_id
                 yield from self._change(shard, fields)
-            for entry_id, fields in found.get(heartbeat_key(shard.number).encode(), ()):
+            for entry_id, fields in beats:
                 shard.beat_id, shard.heard_at = entry_id, self._now()
                 self._hear(shard, fields)
             yield from self._beat(shard)
@@ -258,9 +251,3 @@ def _order(entry_id: bytes) -> tuple[int, int]:
     """An entry's id, to compare."""
     milliseconds, _, number = entry_id.partition(b"-")
     return int(milliseconds), int(number)
-
-
-def _flat(entries: list[Any]) -> list[tuple[bytes, _Fields]]:
-    """Entries as (id, fields), whichever protocol version the client speaks."""
-    nested = bool(entries) and isinstance(entries[0], list)
-    return cast("list[tuple[bytes, _Fields]]", entries[0] if nested else entries)

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import EntitlementsError, SourceRefusedError, SourceUnavailableError
-from entitlement_sidecar.sidecar.snapshots.ports import Fetched, SnapshotSource
+from entitlement_sidecar.sidecar.snapshots.ports import Confirmed, Confirmer, Fetched, SnapshotSource
 from entitlement_sidecar.telemetry import metrics
 
 TROUBLE = 5
@@ -136,3 +136,19 @@ class Breaking:
     async def _ask(self, call: Callable[[], Awaitable[_T]]) -> _T:
         with self.circuit.asking():
             return await call()
+
+
+class Knower(SnapshotSource, Confirmer, Protocol):
+    """A source that also knows what is newest: the plan store."""
+
+
+class BreakingKnower(Breaking):
+    """One that knows, behind a circuit breaker: one circuit for all that it is asked."""
+
+    def __init__(self, source: Knower, name: str, clock: Clock) -> None:
+        super().__init__(source, name, clock)
+        self._knower = source
+
+    async def confirm(self, versions: Mapping[str, int]) -> Confirmed:
+        """What it knows, unless the circuit is open; see `Confirmer`."""
+        return await self._ask(lambda: self._knower.confirm(versions))

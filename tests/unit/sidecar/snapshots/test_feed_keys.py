@@ -22,6 +22,7 @@ from entitlement_sidecar.testing import FakeClock
 from entitlement_sidecar.testing.builders import document, snapshot
 from entitlement_sidecar.wire.envelopes import HeartbeatValue, seal_catalogue, seal_heartbeat, seal_snapshot
 from entitlement_sidecar.wire.redis_keys import CATALOGUE_KEY, feed_state_key, heartbeat_key
+from entitlement_sidecar.wire.redis_target import redis_target
 from entitlement_sidecar.wire.signing import BadSignatureError, KeyRing, SigningKey
 from entitlement_sidecar.wire.v1 import snapshot_pb2
 
@@ -59,7 +60,7 @@ async def test_a_feed_through_redis_asks_for_a_key_that_it_does_not_know(redis_d
         ring.add(NEW.key_id, NEW.public_bytes)
 
     redis = Redis.from_url(redis_db)
-    feed = RedisFeed(redis_db, ring, learn)
+    feed = RedisFeed(redis_target(redis_db), ring, learn)
     put: Any = redis.execute_command
     try:
         await put("HSET", CATALOGUE_KEY, "envelope", seal_catalogue(OLD, document(), NOW))

@@ -15,6 +15,7 @@ from entitlement_sidecar.sidecar.snapshots.ports import Began, Changed
 from entitlement_sidecar.testing.builders import document
 from entitlement_sidecar.wire.envelopes import seal_catalogue
 from entitlement_sidecar.wire.redis_keys import CATALOGUE_KEY, feed_key, feed_state_key
+from entitlement_sidecar.wire.redis_target import redis_target
 from entitlement_sidecar.wire.signing import KeyRing, SigningKey
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -44,7 +45,7 @@ class Stream:
 async def stream(redis_db: str) -> AsyncIterator[Stream]:
     """A feed that has begun and told of one change."""
     redis: Any = Redis.from_url(redis_db)
-    feed = RedisFeed(redis_db, KeyRing({KEY.key_id: KEY.public_bytes}))
+    feed = RedisFeed(redis_target(redis_db), KeyRing({KEY.key_id: KEY.public_bytes}))
     await redis.hset(CATALOGUE_KEY, "envelope", seal_catalogue(KEY, document(), NOW))
     await redis.hset(feed_state_key(0), mapping={"epoch": "epoch", "sequence": 0})
     stream = Stream(redis, feed)
