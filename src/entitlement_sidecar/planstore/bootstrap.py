@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import msgspec
@@ -20,6 +19,7 @@ from entitlement_sidecar.planstore.api.app import create_app
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
 from entitlement_sidecar.planstore.api.rpc_auth import TokenInterceptor
+from entitlement_sidecar.planstore.api.rpc_load import CallPool, LoadInterceptor
 from entitlement_sidecar.planstore.api.rpc_quotas import QuotaServicer
 from entitlement_sidecar.planstore.api.rpc_snapshots import MAX_WATCHERS, SnapshotServicer
 from entitlement_sidecar.planstore.audit import anchors
@@ -69,9 +69,6 @@ from entitlement_sidecar.wire.v1 import (
     usage_pb2,
     usage_pb2_grpc,
 )
-
-CALL_THREADS = 16
-"""Threads for unary gRPC calls, besides one for each watcher."""
 
 MAX_MESSAGE = 16 << 20
 """Bytes of a gRPC message at most: a batch of usage."""
@@ -229,10 +226,11 @@ def _redis(config: PlanstoreConfig) -> redis.Redis | Cluster | None:
 def _server(
     gate: Gate, snapshots: SnapshotServicer, quotas: QuotaServicer, ingest: UsageIngestServicer
 ) -> grpc.Server:
-    """What sidecars call, behind the gate."""
+    """What sidecars call, behind the gate; how much of it at once, is decided before it."""
+    calls = CallPool()
     server = grpc.server(
-        ThreadPoolExecutor(CALL_THREADS + MAX_WATCHERS, thread_name_prefix="grpc"),
-        interceptors=[TokenInterceptor(gate)],
+        calls,
+        interceptors=[LoadInterceptor(calls, MAX_WATCHERS), TokenInterceptor(gate)],
         options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)],
     )
     snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(snapshots, server)

@@ -41,7 +41,7 @@ from entitlement_sidecar.wire.signing import KeyRing
 from entitlement_sidecar.wire.status import abort
 from entitlement_sidecar.wire.v1 import snapshot_pb2, snapshot_pb2_grpc
 
-MAX_WATCHERS = 64
+MAX_WATCHERS = 256
 """Watchers of one process: each holds a thread. Larger sites put Redis in front (DESIGN 13)."""
 
 BEAT_EVERY = 1.0

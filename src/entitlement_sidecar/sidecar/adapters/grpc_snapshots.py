@@ -41,6 +41,9 @@ from entitlement_sidecar.wire.v1 import snapshot_pb2, snapshot_pb2_grpc
 TIMEOUT = 1.0
 """Seconds that one read may take before the plan store counts as away."""
 
+CONFIRM_TIMEOUT = 5.0
+"""Seconds that confirming many versions may take; nobody waits for it."""
+
 SILENCE = 5.0
 """Seconds without a message after which the feed counts as lost: heartbeats come each second."""
 
@@ -76,7 +79,9 @@ class PlanStoreSnapshots:
         held = [snapshot_pb2.HeldVersion(tenant_id=name, version=number) for name, number in versions.items()]
         request = snapshot_pb2.ConfirmSnapshotsRequest(held=held)
         try:
-            response = await self._stub.ConfirmSnapshots(request, timeout=TIMEOUT, metadata=self._metadata)
+            response = await self._stub.ConfirmSnapshots(
+                request, timeout=CONFIRM_TIMEOUT, metadata=self._metadata
+            )
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise UnsupportedError("this plan store confirms one snapshot at a time") from error
@@ -103,9 +108,14 @@ class PlanStoreSnapshots:
             self._last_known.keep_keys(self._keyring.public_keys)
         if not response.HasField("catalogue"):
             return None
-        return self._opened(response.catalogue)
+        return self.opened(response.catalogue)
 
-    def _opened(self, envelope: snapshot_pb2.SignedEnvelope) -> CatalogueDocument:
+    def opened(self, envelope: snapshot_pb2.SignedEnvelope) -> CatalogueDocument:
+        """A catalogue document that the plan store sent, verified.
+
+        Raises:
+            BadSignatureError: It is not what a trusted key signed; counted.
+        """
         with counted_refusals("plan_store"):
             document = open_catalogue(self._keyring, envelope)
         self._last_known.keep_catalogue(envelope.SerializeToString(), document.version)
@@ -135,11 +145,14 @@ def _away(failure: EntitlementsError) -> SourceUnavailableError:
 class PlanStoreFeed:
     """WatchSnapshots as a feed of one shard. Resumes from its own cursor."""
 
-    def __init__(self, channel: grpc.aio.Channel, keyring: KeyRing, token: str) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, keyring: KeyRing, token: str, last_known: LastKnown | None = None
+    ) -> None:
+        """`last_known`: see `PlanStoreSnapshots`."""
         self._stub = snapshot_pb2_grpc.SnapshotServiceStub(channel)
         self._keyring = keyring
         self._metadata = (("authorization", f"Bearer {token}"),)
-        self._source = PlanStoreSnapshots(channel, keyring, token)
+        self._source = PlanStoreSnapshots(channel, keyring, token, last_known)
         self._at: Position | None = None
         self._keys_wanted = not keyring
 
@@ -202,15 +215,15 @@ class PlanStoreFeed:
     def _open(
         self, entry: str, message: snapshot_pb2.WatchSnapshotsResponse, position: Position
     ) -> FeedEvent:
+        if entry == "catalogue":
+            document = self._source.opened(message.catalogue)
+            return CatalogueChanged(position, document.version, document)
         with counted_refusals("plan_store"):
             if entry == "snapshot":
                 envelope = message.snapshot
                 snapshot = open_snapshot(self._keyring, envelope, envelope.tenant_id)
                 sealed = envelope.SerializeToString()
                 return Changed(position, snapshot.tenant_id, snapshot.version, snapshot, sealed)
-            if entry == "catalogue":
-                document = open_catalogue(self._keyring, message.catalogue)
-                return CatalogueChanged(position, document.version, document)
             beat = open_heartbeat(self._keyring, message.heartbeat)
         if (beat.epoch, beat.sequence) != (position.epoch, position.sequence):
             raise SourceUnavailableError("a heartbeat speaks of another place in the feed")
