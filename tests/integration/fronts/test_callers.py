@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -46,6 +47,11 @@ def by_token(name: str, token: str, tenants: str = "[acme]") -> str:
     return f"  - {{name: {name}, token_sha256: '{digest(token)}', tenants: {tenants}}}\n"
 
 
+def tell(file: Path, callers: str) -> None:
+    """Says who may call from now on."""
+    file.write_text(f"callers:\n{callers}" if callers else "callers: []\n")
+
+
 class Asked:
     """What is served to callers: the caller's name, where it may ask about the tenant that it sends."""
 
@@ -86,7 +92,7 @@ def asked() -> Asked:
 def file(tmp_path: Path) -> Path:
     """The callers file: one caller with a token."""
     path = tmp_path / "callers.yaml"
-    path.write_text("callers:\n" + by_token("checkout", "secret"))
+    tell(path, by_token("checkout", "secret"))
     return path
 
 
@@ -241,27 +247,25 @@ async def code_of(call: Any) -> grpc.StatusCode:
 async def test_a_reload_changes_what_a_caller_may(site: Site, channel: grpc.aio.Channel, file: Path) -> None:
     """Tenants come and go without a restart; a watch ends with the tenant, and only then."""
     following = await watch(channel, "secret")
-    file.write_text("callers:\n" + by_token("checkout", "secret", "[acme, globex]"))
+    tell(file, by_token("checkout", "secret", "[acme, globex]"))
     await site.watched.look()
     assert await ask(channel, "globex", token="secret") == b"checkout"
     assert not following.done()
 
-    file.write_text("callers:\n" + by_token("checkout", "secret", "[globex]"))
+    tell(file, by_token("checkout", "secret", "[globex]"))
     await site.watched.look()
 
     assert await code_of(following) is CODES.PERMISSION_DENIED
     assert (await ask(channel, token="secret"))[0] is CODES.PERMISSION_DENIED
 
 
-@pytest.mark.parametrize(
-    "content", ["callers: []\n", "callers:\n" + by_token("checkout", "renewed")], ids=["gone", "renewed"]
-)
+@pytest.mark.parametrize("content", ["", by_token("checkout", "renewed")], ids=["gone", "renewed"])
 async def test_credentials_that_are_taken_back_end_at_once(
     site: Site, channel: grpc.aio.Channel, file: Path, content: str
 ) -> None:
     """Calls are refused, and watches that the old token has begun end."""
     following = await watch(channel, "secret")
-    file.write_text(content)
+    tell(file, content)
     await site.watched.look()
 
     assert (await ask(channel, token="secret"))[0] is CODES.UNAUTHENTICATED
@@ -274,15 +278,14 @@ async def test_a_bad_file_keeps_the_old_callers(
     """Logged and counted once, however often it is looked at; put right, it is taken."""
     labels = {"file": "callers", "outcome": "refused"}
     before = metrics.REGISTRY.get_sample_value("entitlement_files_reloaded_total", labels) or 0.0
-    good = file.read_text()
-    file.write_text("callers:\n  - {name: checkout, tenants: [acme]}\n")
+    tell(file, "  - {name: checkout, tenants: [acme]}\n")
     for _ in range(3):
         await site.watched.look()
 
     assert await ask(channel, token="secret") == b"checkout"
     assert metrics.REGISTRY.get_sample_value("entitlement_files_reloaded_total", labels) == before + 1
     assert caplog.text.count("expected exactly one of token_sha256, san, socket") == 1
-    file.write_text(good + by_token("batch", "other"))
+    tell(file, by_token("batch", "other"))
     await site.watched.look()
     assert await ask(channel, token="other") == b"batch"
 
@@ -302,14 +305,14 @@ async def test_whoever_opens_a_callers_socket_is_that_caller(
 ) -> None:
     """Sockets come, change hands and go with the file; health is served on them too."""
     reports, batch = socket_folder / "reports.sock", socket_folder / "batch.sock"
-    file.write_text("callers:\n" + by_socket("reports", reports) + by_socket("batch", batch, ", mode: 0660"))
+    tell(file, by_socket("reports", reports) + by_socket("batch", batch, ", mode: 0660"))
     await site.watched.look()
     assert (await over(reports), await over(batch)) == (b"reports", b"batch")
     assert (await over(reports, "globex"))[0] is CODES.PERMISSION_DENIED
     assert [path.stat().st_mode & 0o777 for path in (reports, batch)] == [0o600, 0o660]
     assert (await ask(channel))[0] is CODES.UNAUTHENTICATED
 
-    file.write_text("callers:\n" + by_socket("exports", reports))
+    tell(file, by_socket("exports", reports))
     await site.watched.look()
 
     assert await over(reports) == b"exports"
@@ -323,18 +326,18 @@ async def test_a_socket_that_cannot_be_opened_is_named(
 ) -> None:
     """At the start nothing is served; later the others are, and it is opened once it can be."""
     folder = socket_folder / "later"
-    file.write_text("callers:\n" + by_token("checkout", "secret") + by_socket("batch", folder / "s"))
+    tell(file, by_token("checkout", "secret") + by_socket("batch", folder / "s"))
     site.callers.load()
     with pytest.raises(ConfigurationError, match=r"caller 'batch': socket unix:.*create it with mode 0700"):
         await site.fronts.start()
 
-    file.write_text("callers:\n" + by_token("checkout", "secret"))
+    tell(file, by_token("checkout", "secret"))
     again = Site(type(site.fronts._main), file, Asked())
     ending.push_async_callback(again.fronts.stop)
     await again.fronts.start()
-    file.write_text("callers:\n" + by_token("checkout", "secret") + by_socket("batch", folder / "s"))
+    tell(file, by_token("checkout", "secret") + by_socket("batch", folder / "s"))
     await again.watched.look()
-    folder.mkdir(mode=0o700)
+    os.mkdir(folder, mode=0o700)
     await again.watched.look()
     assert await over(folder / "s") == b"batch"
 
@@ -366,9 +369,19 @@ URI, DNS = x509.UniformResourceIdentifier, x509.DNSName
     ],
 )
 async def test_a_certificate_says_who_calls(
-    ending: AsyncExitStack, file: Path, asked: Asked, names: Sequence[Any], token: str, answer: bytes | None
+    trusting: tuple[Front, Authority], names: Sequence[Any], token: str, answer: bytes | None
 ) -> None:
     """By a URI or DNS name that the file has; a token beside it decides alone."""
+    front, authority = trusting
+
+    answered = await named(await front.start(), authority, *names, token=token)
+
+    assert answered == answer if answer else answered[0] is CODES.UNAUTHENTICATED
+
+
+@pytest.fixture
+async def trusting(file: Path, asked: Asked) -> AsyncIterator[tuple[Front, Authority]]:
+    """A front with mTLS, two callers more that are known by certificates, and who signs them."""
     authority = Authority()
     (file.parent / "ca.crt").write_bytes(authority.pem)
     pair = authority.signs(*LOCAL).write(file.parent)
@@ -378,15 +391,12 @@ async def test_a_certificate_says_who_calls(
     tls = ServerTls(TlsFiles(*pair, file.parent / "ca.crt"))
     door = Callers(file, asked.serve, certificates=True)
     front = AioFront("127.0.0.1:0", asked.serve(None), exposure=Exposure(tls=tls, door=door))
-    ending.push_async_callback(front.stop)
-
-    answered = await named(await front.start(), authority, *names, token=token)
-
-    assert answered == answer if answer else answered[0] is CODES.UNAUTHENTICATED
+    yield front, authority
+    await front.stop()
 
 
 def test_names_of_certificates_need_mtls(file: Path, asked: Asked) -> None:
     """Without it nobody shows one, and the caller could never call."""
     file.write_text("callers:\n  - {name: batch, san: batch.example.org, tenants: '*'}\n")
-    with pytest.raises(ConfigurationError, match="caller 'batch' has a san.* add --tls-client-ca FILE"):
+    with pytest.raises(ConfigurationError, match=r"caller 'batch' has a san.* add --tls-client-ca FILE"):
         Callers(file, asked.serve, certificates=False)

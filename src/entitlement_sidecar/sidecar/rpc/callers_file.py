@@ -76,7 +76,10 @@ def read_callers(path: Path) -> list[Caller]:
         raise ConfigurationError(f"{SETTING} {path}: not UTF-8: save the file as UTF-8") from error
     except CatalogueError as error:
         raise ConfigurationError(f"{SETTING} {error}") from error
-    problems = [*document.problems, *(document.problem(place, text) for place, text in _problems(document))]
+    problems = [
+        *document.problems,
+        *(document.problem(at, text, at_key=True) for at, text in _problems(document)),
+    ]
     if problems:
         raise ConfigurationError("\n".join(f"{SETTING} {path}: {problem}" for problem in problems))
     return [_caller(document, index) for index in range(len(document.data["callers"]))]
@@ -98,7 +101,7 @@ def _problems(document: YamlDocument) -> Iterator[tuple[Place, str]]:
             yield from ((place + where, text) for where, text in _caller_problems(document, index))
         else:
             yield place, f"expected {', '.join(_KEYS)}"
-    yield from _repeats(callers)
+    yield from _repeats(document)
 
 
 def _caller_problems(document: YamlDocument, index: int) -> Iterator[tuple[Place, str]]:
@@ -161,16 +164,17 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def _repeats(callers: list[Any]) -> Iterator[tuple[Place, str]]:
+def _repeats(document: YamlDocument) -> Iterator[tuple[Place, str]]:
     """Two callers of one name, or that nobody could tell apart."""
     seen: set[tuple[str, str]] = set()
-    for index, caller in enumerate(callers):
-        for key in ("name", *_KNOWN_BY):
-            value = caller.get(key) if isinstance(caller, dict) else None
+    for index, caller in enumerate(document.data["callers"]):
+        for key in ("name", *_KNOWN_BY) if isinstance(caller, dict) else ():
+            value = _text(document, index, key)
             if isinstance(value, str):
-                if (key, value.lower()) in seen:
+                folded = value if key == "socket" else value.lower()
+                if (key, folded) in seen:
                     yield ("callers", index, key), f"{key} stands twice: each caller has its own"
-                seen.add((key, value.lower()))
+                seen.add((key, folded))
 
 
 def _caller(document: YamlDocument, index: int) -> Caller:

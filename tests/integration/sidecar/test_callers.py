@@ -1,0 +1,204 @@
+"""Callers of a real sidecar: every RPC asks who calls, and answers only for the caller's tenants."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from entitlement_sidecar.domain.decision import Reason
+from entitlement_sidecar.domain.usage import UsageOutcome
+from entitlement_sidecar.wire.v1 import decision_pb2, decision_pb2_grpc, usage_pb2, usage_pb2_grpc
+from support.failures import failure
+from support.processes import Process, Sidecar
+from support.waiting import until
+
+CATALOGUE = (Path(__file__).parent / "tenants.yaml").read_text("utf-8")
+Check = decision_pb2.CheckEntitlementRequest
+CONSUME = decision_pb2.CHECK_MODE_CONSUME
+TOKEN = "secret"
+DENIED = "caller 'checkout' may not ask about tenant 'theirs'"
+
+
+def callers(tenants: str = "[mine]") -> str:
+    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
+    return f"callers:\n  - {{name: checkout, token_sha256: '{digest}', tenants: {tenants}}}\n"
+
+
+@pytest.fixture(scope="module", params=["fast", "aio"])
+def beside(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    """A sidecar with one caller, which may ask about one of two tenants."""
+    folder = tmp_path_factory.mktemp("callers")
+    (folder / "tenants.yaml").write_text(CATALOGUE + "  mine: {plan: pro}\n  theirs: {plan: pro}\n")
+    (folder / "callers.yaml").write_text(callers())
+    options = ("--snapshot-file", str(folder / "tenants.yaml"), "--callers", str(folder / "callers.yaml"))
+    sidecar = Sidecar(folder / "state", *options, front=request.param).start()
+    yield sidecar
+    sidecar.stop()
+
+
+class Caller:
+    """Calls with a token, or without one."""
+
+    def __init__(self, channel: grpc.Channel, token: str = TOKEN) -> None:
+        self._shown = [("authorization", f"Bearer {token}")] if token else None
+        self._entitlements = decision_pb2_grpc.EntitlementServiceStub(channel)
+        self._usage = usage_pb2_grpc.UsageServiceStub(channel)
+
+    def check(self, tenant: str, feature: str = "sso", **more: Any) -> Any:
+        request = Check(tenant_id=tenant, feature=feature, **more)
+        return self._entitlements.CheckEntitlement(request, metadata=self._shown, timeout=20).decision
+
+    def batch(self, checks: Sequence[Check], *, atomic: bool = False) -> Any:
+        request = decision_pb2.BatchCheckEntitlementsRequest(checks=checks, atomic=atomic)
+        answer = self._entitlements.BatchCheckEntitlements(request, metadata=self._shown, timeout=20)
+        return list(answer.results)
+
+    def list(self, tenant: str) -> Any:
+        request = decision_pb2.ListEntitlementsRequest(tenant_id=tenant)
+        return self._entitlements.ListEntitlements(request, metadata=self._shown, timeout=20)
+
+    def explain(self, tenant: str) -> Any:
+        request = decision_pb2.ExplainEntitlementRequest(check=Check(tenant_id=tenant, feature="sso"))
+        return self._entitlements.ExplainEntitlement(request, metadata=self._shown, timeout=20)
+
+    def watch(self, tenant: str) -> Any:
+        request = decision_pb2.WatchEntitlementsRequest(tenant_id=tenant)
+        return self._entitlements.WatchEntitlements(request, metadata=self._shown, timeout=60)
+
+    def report(self, *tenants: str) -> Any:
+        events = [
+            usage_pb2.UsageEvent(tenant_id=tenant, metric="exports", value=1, id=f"{tenant}-{number}")
+            for number, tenant in enumerate(tenants)
+        ]
+        request = usage_pb2.ReportUsageRequest(events=events)
+        return list(self._usage.ReportUsage(request, metadata=self._shown, timeout=20).results)
+
+
+ASKS: dict[str, Callable[[Caller, str], object]] = {
+    "CheckEntitlement": Caller.check,
+    "CheckEntitlement CONSUME": lambda caller, tenant: caller.check(tenant, "calls", mode=CONSUME),
+    "BatchCheckEntitlements atomic": lambda caller, tenant: caller.batch(
+        [Check(tenant_id=tenant, feature="calls", mode=CONSUME)], atomic=True
+    ),
+    "ListEntitlements": Caller.list,
+    "ExplainEntitlement": Caller.explain,
+    "WatchEntitlements": lambda caller, tenant: next(caller.watch(tenant)),
+}
+"""RPCs that fail as a whole for a tenant of somebody else."""
+
+
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
+def test_a_tenant_of_somebody_else_is_refused(beside: Sidecar, ask: Callable[[Caller, str], object]) -> None:
+    """The caller's own is answered; the other one, and one that does not exist, are refused alike."""
+    caller = Caller(beside.channel)
+    ask(caller, "mine")
+    for tenant in ("theirs", "nobody"):
+        refused = failure(lambda tenant=tenant: ask(caller, tenant))  # type: ignore[misc] # bound now
+        assert refused.code is grpc.StatusCode.PERMISSION_DENIED
+        assert refused.message == f"caller 'checkout' may not ask about tenant {tenant!r}"
+        assert refused.reason == "PERMISSION_DENIED"
+
+
+EVERY = {
+    **ASKS,
+    "BatchCheckEntitlements": lambda caller, tenant: caller.batch([Check(tenant_id=tenant, feature="sso")]),
+    "ReportUsage": Caller.report,
+}
+
+
+@pytest.mark.parametrize("token", ["", "wrong"])
+@pytest.mark.parametrize("ask", EVERY.values(), ids=EVERY)
+def test_strangers_are_refused(beside: Sidecar, ask: Callable[[Caller, str], object], token: str) -> None:
+    """Every RPC of the contract that is served asks who calls."""
+    refused = failure(lambda: ask(Caller(beside.channel, token), "mine"))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+
+
+def test_one_bad_tenant_fails_its_own_check(beside: Sidecar) -> None:
+    """Its neighbours in the batch are answered."""
+    before = beside.metric("entitlement_calls_denied_total")
+    checks = [Check(tenant_id=tenant, feature="sso") for tenant in ("mine", "theirs", "mine")]
+
+    results = Caller(beside.channel).batch(checks)
+
+    assert [one.decision.reason for one in (results[0], results[2])] == [Reason.ENABLED] * 2
+    error = results[1].error
+    assert (error.code, error.reason, error.message) == (
+        grpc.StatusCode.PERMISSION_DENIED.value[0],
+        "PERMISSION_DENIED",
+        DENIED,
+    )
+    assert beside.metric("entitlement_calls_denied_total") == before + 1
+
+
+def test_one_bad_tenant_fails_its_own_event(beside: Sidecar) -> None:
+    """Its neighbours in the report are kept."""
+    results = Caller(beside.channel).report("mine", "theirs", "mine")
+
+    outcomes = [one.outcome for one in results]
+    assert outcomes == [UsageOutcome.ACCEPTED, UsageOutcome.INVALID, UsageOutcome.ACCEPTED]
+    assert (results[1].reason, results[1].retriable) == (DENIED, False)
+
+
+def test_answers_that_are_kept_are_given_to_nobody_else(beside: Sidecar) -> None:
+    """What one caller has asked often is still refused to strangers."""
+    for _ in range(20):
+        assert Caller(beside.channel).check("mine").allowed
+    assert failure(lambda: Caller(beside.channel, "").check("mine")).code is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("front", ["fast", "aio"])
+def test_a_running_sidecar_follows_its_callers_file(tmp_path: Path, front: str) -> None:
+    """A tenant that is taken away is refused within seconds, and its watch ends, without a restart."""
+    (tmp_path / "tenants.yaml").write_text(CATALOGUE + "  mine: {plan: pro}\n  theirs: {plan: pro}\n")
+    file = tmp_path / "callers.yaml"
+    file.write_text(callers())
+    options = ("--snapshot-file", str(tmp_path / "tenants.yaml"), "--callers", str(file))
+    sidecar = Sidecar(tmp_path / "state", *options, front=front).start()
+    try:
+        caller = Caller(sidecar.channel)
+        following = caller.watch("mine")
+        next(following)
+        assert caller.check("mine").allowed
+        assert caller.check("mine").allowed
+        file.write_text(callers("[theirs]"))
+
+        ended = failure(lambda: next(following))
+
+        assert ended.code is grpc.StatusCode.PERMISSION_DENIED
+        assert caller.check("theirs").allowed
+        assert failure(lambda: caller.check("mine")).code is grpc.StatusCode.PERMISSION_DENIED
+    finally:
+        sidecar.stop()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--socket-mode", "rw"], "--socket-mode 'rw': expected an octal mode"),
+        (["--socket-mode", "0660"], "--socket-mode and --socket-group are for --listen unix:/path"),
+        (["--socket-group", "users"], "--socket-mode and --socket-group are for --listen unix:/path"),
+        (["--tls-cert", "a.crt", "--front", "aio"], "TLS needs both: --tls-cert FILE and --tls-key FILE"),
+        (["--tls-key", "a.key", "--front", "aio"], "TLS needs both"),
+        (["--tls-client-ca", "ca.crt"], "--tls-client-ca needs --tls-cert FILE and --tls-key FILE"),
+        (["--tls-cert", "a.crt", "--tls-key", "a.key"], "the fast front has no TLS; add --front aio"),
+        (
+            ["--tls-cert", "/no.crt", "--tls-key", "/no.key", "--front", "aio"],
+            "--tls-cert /no.crt: No such file",
+        ),
+        (["--callers", "/no.yaml"], "--callers /no.yaml: No such file"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path: Path, options: Sequence[str], says: str) -> None:
+    """Nothing starts; the message names the setting and what would be right."""
+    (tmp_path / "tenants.yaml").write_text(CATALOGUE + "  mine: {plan: pro}\n")
+    state = ["--state-dir", str(tmp_path / "state"), "--snapshot-file", str(tmp_path / "tenants.yaml")]
+    process = Process(["sidecar", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *state, *options])
+    until(lambda: not process.running, "the process to end")
+    assert process.stop() == 2
+    assert says in process.output
