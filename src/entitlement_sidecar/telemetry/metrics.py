@@ -87,7 +87,8 @@ snapshot_lookups = Counter(
 )
 snapshots_refused = Counter(
     "entitlement_snapshots_refused",
-    "Snapshots, catalogues and heartbeats that failed verification, by cause.",
+    "Snapshots, catalogues and heartbeats refused, by cause: signature, unknown_key, misplaced, garbage or "
+    "too_large where verification failed; rolled_back where Redis had less than was seen before.",
     ["cause"],
     registry=REGISTRY,
 )

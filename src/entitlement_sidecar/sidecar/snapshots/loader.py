@@ -105,13 +105,25 @@ class Loader:
             except EntitlementsError as error:
                 _log.debug("no snapshot of %s from %s: %s", tenant_id, type(source).__name__, error)
                 continue
-            if fetched is None:
+            if fetched is None or await self._is_set_back(fetched) or fetched.snapshot.version < wanted:
                 continue
             covered = 0 < beginnings == self.beginnings
             held = self._hold(fetched, followed=covered and self._is_newest(fetched))
             if fetched.true_at is not None or not fresh:
                 return held
         return self._store.get(tenant_id) or await self._recalled(tenant_id)
+
+    async def _is_set_back(self, fetched: Fetched) -> bool:
+        """Whether a cache has less than was seen before: then it was set back, and that is counted."""
+        if fetched.true_at is not None:
+            return False
+        tenant_id, version = fetched.snapshot.tenant_id, fetched.snapshot.version
+        held = self._store.get(tenant_id)
+        known = held or await self._last_known.snapshot(tenant_id)
+        if version >= max(self._store.floor(tenant_id), known.snapshot.version if known else 0):
+            return False
+        metrics.snapshots_refused.labels("rolled_back").inc()
+        return True
 
     async def _recalled(self, tenant_id: str) -> HeldTenant | None:
         """What was last known, while nobody can say more. Nobody confirms it now, so it is as old as it is."""
