@@ -11,6 +11,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from entitlement_sidecar.domain.catalogue import AfterStale, OutagePolicy
 from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.snapshot import Phase, SubscriptionState
 from entitlement_sidecar.sidecar.decisions.atomic import AtomicBatches
@@ -77,7 +78,12 @@ class Site:
 
     def catalogue(self) -> None:
         version = self.store.catalogue.version + 1
-        features = [boolean("sso"), config("packs"), metered("calls")]
+        strict = OutagePolicy(serve_stale_for=6.0, after_stale=AfterStale.DENY)
+        features = [
+            boolean("sso"),
+            msgspec.structs.replace(config("packs"), outage=strict),
+            metered("calls"),
+        ]
         deprecated = msgspec.structs.replace(features[version % 3], deprecated=True)
         features[version % 3] = deprecated
         self.store.put_catalogue(document(*features, version=version))
@@ -105,6 +111,19 @@ class Site:
 
     def unfollow(self) -> None:
         self.store.unfollow_all(self.freshness.as_of)
+
+    def doubt(self) -> None:
+        self.store.doubt_catalogue()
+
+    def trust(self) -> None:
+        self.store.trust_catalogue()
+
+    def confirm(self) -> None:
+        """The plan store says that what is held is the newest, while the feed may be away."""
+        held = self.store.get("acme")
+        assert held is not None
+        now, received = self.clock.now(), self.clock.monotonic()
+        self.store.confirm(held, now, received, followed=held.followed)
 
     def same(self) -> None:
         """Asks both servicers for everything, twice."""
@@ -139,14 +158,15 @@ def request(feature: str) -> decision_pb2.CheckEntitlementRequest:
 
 
 steps = st.one_of(
-    st.tuples(st.just("advance"), st.sampled_from([0.2, 0.9, 1.1, 3.5, 86_400.0 * 20])),
-    st.tuples(st.just("jump"), st.sampled_from([-3600.0, 3600.0])),
+    st.tuples(st.just("advance"), st.sampled_from([0.2, 0.9, 1.1, 2.5, 3.5, 86_400.0 * 20])),
+    st.tuples(st.just("jump"), st.sampled_from([-3600.0, -4.0, 4.0, 3600.0])),
     st.tuples(st.just("change"), st.sampled_from([None, 1, 5, 86_400 * 8])),
     st.tuples(st.sampled_from(["beat", "catalogue", "consume", "unfollow", "begin"]), st.none()),
+    st.tuples(st.sampled_from(["doubt", "trust", "confirm"]), st.none()),
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(steps, max_size=12))
 def test_a_kept_answer_is_the_answer_made_anew(happening: list[tuple[str, object]]) -> None:
     """Time, clock jumps, snapshots, catalogues, heartbeats, consumption, and a feed that begins again."""
@@ -185,6 +205,37 @@ def test_repeated_looks_are_hits_and_counted_as_decisions() -> None:
     assert hits() == hit + 1
     assert before is not None
     assert metrics.REGISTRY.get_sample_value("entitlement_decisions_total", labels) == before + 1
+
+
+def test_a_stale_answer_is_a_hit_until_anything_is_heard() -> None:
+    """An outage makes no check dearer, and its end is told at once."""
+    site = Site()
+    payload = request("sso").SerializeToString()
+    site.clock.advance(STALE_AFTER + 1)
+    assert _degradation(site, payload) == decision_pb2.DEGRADATION_STALE
+    hit = hits()
+    site.clock.advance(STALE_AFTER - 0.5)
+    assert _degradation(site, payload) == decision_pb2.DEGRADATION_STALE
+    assert hits() == hit + 1
+    site.beat()
+    assert _degradation(site, payload) == decision_pb2.DEGRADATION_NONE
+    assert hits() == hit + 1
+
+
+def test_a_stale_answer_is_not_kept_past_the_time_for_which_it_may_be_served() -> None:
+    """`serve_stale_for` ends when it says, also for who has asked just before."""
+    site = Site()
+    payload = request("packs").SerializeToString()
+    site.clock.advance(5.9)
+    assert _degradation(site, payload) == decision_pb2.DEGRADATION_STALE
+    site.clock.advance(0.2)
+    assert _degradation(site, payload) == decision_pb2.DEGRADATION_FAIL_CLOSED
+
+
+def _degradation(site: Site, payload: bytes) -> decision_pb2.Degradation:
+    answer = site.keeping.check(payload)
+    assert isinstance(answer, bytes)
+    return _decision(answer).degradation
 
 
 def test_a_consume_and_a_denial_that_says_when_to_retry_are_never_kept() -> None:
