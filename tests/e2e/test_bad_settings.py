@@ -98,7 +98,7 @@ def test_planstore_address_in_use(planstore_refuses: Callable[..., str], taken: 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "No such file or directory"), ("", "expected one line with the plan store's token")],
+    [(None, "No such file or directory"), ("", "expected one line with a token")],
     ids=["missing", "empty"],
 )
 def test_sidecar_token_file(

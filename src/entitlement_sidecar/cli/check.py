@@ -9,7 +9,7 @@ import msgspec
 
 from entitlement_sidecar.cli.explanation import print_explanation
 from entitlement_sidecar.cli.output import output_option, print_record, record_of
-from entitlement_sidecar.cli.targets import Whole, sidecar_option
+from entitlement_sidecar.cli.targets import Whole, sidecar_credentials, sidecar_options
 
 TIMEOUT = 5.0
 """Seconds: a person waits longer than an application."""
@@ -29,7 +29,7 @@ TIMEOUT = 5.0
 @click.option("--max-staleness", type=click.FloatRange(0), metavar="SECONDS", help="Oldest answer accepted.")
 @click.option("--min-snapshot-version", type=Whole(), metavar="N", help="Wait for this version.")
 @click.option("--explain", is_flag=True, help="Show every step that led to the answer; consumes nothing.")
-@sidecar_option
+@sidecar_options
 @output_option
 @click.pass_context
 def check(
@@ -57,7 +57,7 @@ def check(
     given = {name: one for name, one in {**options, "quantity": quantity}.items() if one not in (None, "")}
     if value is not None:
         given["requested_value"] = _json(value)
-    with EntitlementsClient(sidecar, timeout=TIMEOUT) as client:
+    with EntitlementsClient(sidecar, timeout=TIMEOUT, credentials=sidecar_credentials()) as client:
         if explain:
             explanation = client.explain(tenant, feature, **given)
             decision = explanation.decision

@@ -47,6 +47,7 @@ _COMMANDS = {
     "usage": ("usage:usage", "See what the ledger holds."),
     "break-glass": ("break_glass:break_glass", "In an emergency: open a feature, or freeze snapshots."),
     "tokens": ("tokens:tokens", "Make, list and revoke the tokens of the plan store."),
+    "callers": ("callers:callers", "Make tokens for callers of a sidecar."),
     "audit": ("audit:audit", "See who changed what, and verify the log of it."),
     "completion": ("completion:completion", "Print the completion script of a shell."),
 }

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from entitlement_sidecar.cli.output import output_option, print_record, record_of
-from entitlement_sidecar.cli.targets import Whole, pairs, sidecar_option
+from entitlement_sidecar.cli.targets import Whole, pairs, sidecar_credentials, sidecar_options
 
 EXIT_REFUSED = 2
 
@@ -33,7 +33,7 @@ EXIT_REFUSED = 2
 @click.option(
     "--dimension", "dimensions", multiple=True, metavar="KEY=TEXT", help="An attribute; repeatable."
 )
-@sidecar_option
+@sidecar_options
 @output_option
 @click.pass_context
 def report(
@@ -52,7 +52,7 @@ def report(
     fields["tenant_id"] = fields.pop("tenant")
     when = _instant(occurred_at) if occurred_at else None
     usage = Usage(occurred_at=when, dimensions=pairs(dimensions, "--dimension"), **fields)
-    with EntitlementsClient(sidecar) as client:
+    with EntitlementsClient(sidecar, credentials=sidecar_credentials()) as client:
         (result,) = client.report([usage])
     print_record(record_of(result), output)
     kept = {UsageOutcome.ACCEPTED, UsageOutcome.DUPLICATE, UsageOutcome.LATE_ACCEPTED}

@@ -11,12 +11,15 @@ import click
 
 if TYPE_CHECKING:
     from entitlement_sidecar.cli.rest import PlanstoreRest
+    from entitlement_sidecar.client import Credentials
 
 QUICKSTART_TOKEN = Path("~/.local/state/entitlements/quickstart/token")
 """Used where no token file is named: what `entitlements quickstart` has made."""
 
 GREATEST = 2**53 - 1
 """The greatest number of the contract (`catalogue.MAX_QUANTITY`; its import would cost `--help`)."""
+
+_REMEMBERED = f"{__name__}.sidecar"
 
 _PAGE = 500
 """Entries of a list per call."""
@@ -45,8 +48,28 @@ class Whole(click.ParamType[int]):
         return self.fail(f"{value!r}: expected a whole number from {self._least} to {GREATEST}", param, ctx)
 
 
-def sidecar_option(command: _Command) -> _Command:
-    """Adds `--sidecar` to a command."""
+_CREDENTIALS = {
+    "token_file": ("--sidecar-token-file", "File with the token by which the sidecar knows this caller."),
+    "ca_file": ("--sidecar-ca", "PEM file of the authorities of the sidecar's certificate: TLS is used."),
+    "certificate_file": ("--sidecar-cert", "PEM file with this caller's certificate, for mTLS."),
+    "key_file": ("--sidecar-key", "PEM file with its key."),
+}
+"""Options by what they are for clients."""
+
+
+def sidecar_options(command: _Command) -> _Command:
+    """Adds `--sidecar` to a command, and what `sidecar_credentials` reads."""
+    for name, (flag, meaning) in reversed(_CREDENTIALS.items()):
+        command = click.option(
+            flag,
+            name,
+            envvar=f"ENTITLEMENTS_{flag[2:].replace('-', '_').upper()}",
+            show_envvar=True,
+            type=click.Path(path_type=Path, dir_okay=False),
+            expose_value=False,
+            callback=_remember,
+            help=meaning,
+        )(command)
     return click.option(
         "--sidecar",
         envvar="ENTITLEMENTS_SIDECAR",
@@ -56,6 +79,17 @@ def sidecar_option(command: _Command) -> _Command:
         metavar="ADDRESS",
         help="The sidecar: HOST:PORT or unix:/path.",
     )(command)
+
+
+def _remember(context: click.Context, option: click.Parameter, path: Path | None) -> None:
+    context.meta.setdefault(_REMEMBERED, {})[option.name] = path
+
+
+def sidecar_credentials() -> Credentials:
+    """What the sidecar is shown, as the options of this call say."""
+    from entitlement_sidecar.client import Credentials  # noqa: PLC0415 - keeps --help quick
+
+    return Credentials(**click.get_current_context().meta.get(_REMEMBERED, {}))
 
 
 def planstore_options(command: _Command) -> _Command:

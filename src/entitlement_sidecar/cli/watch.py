@@ -7,7 +7,7 @@ import json
 import click
 
 from entitlement_sidecar.cli.output import plain, print_records
-from entitlement_sidecar.cli.targets import Whole, sidecar_option
+from entitlement_sidecar.cli.targets import Whole, sidecar_credentials, sidecar_options
 
 _COLUMNS = ("feature", "allowed", "reason", "value", "limit", "used", "remaining")
 
@@ -30,12 +30,12 @@ _COLUMNS = ("feature", "allowed", "reason", "value", "limit", "used", "remaining
     show_default=True,
     help="How states are printed; JSON is one line each.",
 )
-@sidecar_option
+@sidecar_options
 def watch(*, tenant: str, after_version: int, once: bool, output: str, sidecar: str) -> None:
     """Print everything that TENANT has, now and after each change."""
     from entitlement_sidecar.client import EntitlementsClient  # noqa: PLC0415 - keeps --help quick
 
-    with EntitlementsClient(sidecar) as client:
+    with EntitlementsClient(sidecar, credentials=sidecar_credentials()) as client:
         for state in client.watch(tenant, after_version):
             if output == "json":
                 click.echo(json.dumps(plain(state), ensure_ascii=False))

@@ -10,13 +10,16 @@ to do when no sidecar answers is declared by the caller: allow, deny or raise.
 """
 
 from entitlement_sidecar.client.client import Answer, AsyncEntitlementsClient, EntitlementsClient
+from entitlement_sidecar.client.credentials import Credentials
 from entitlement_sidecar.client.messages import CheckOptions, Explanation, TenantState, Usage
 from entitlement_sidecar.domain.decision import Decision, Degradation, Reason
 from entitlement_sidecar.domain.errors import (
     EntitlementsError,
+    ForbiddenError,
     IdempotencyConflictError,
     InvalidInputError,
     RetryableError,
+    UnauthenticatedError,
 )
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 
@@ -24,16 +27,19 @@ __all__ = [
     "Answer",
     "AsyncEntitlementsClient",
     "CheckOptions",
+    "Credentials",
     "Decision",
     "Degradation",
     "EntitlementsClient",
     "EntitlementsError",
     "Explanation",
+    "ForbiddenError",
     "IdempotencyConflictError",
     "InvalidInputError",
     "Reason",
     "RetryableError",
     "TenantState",
+    "UnauthenticatedError",
     "Usage",
     "UsageOutcome",
     "UsageResult",

@@ -13,6 +13,7 @@ from typing import Any, Self, Unpack, cast
 
 import grpc
 
+from entitlement_sidecar.client.credentials import NOTHING, Credentials
 from entitlement_sidecar.client.messages import (
     CheckOptions,
     Explanation,
@@ -102,8 +103,11 @@ class _Client:
         timeout: float = DEFAULT_TIMEOUT,
         report_timeout: float = DEFAULT_REPORT_TIMEOUT,
         if_unreachable: Answer = Answer.RAISE,
+        credentials: Credentials = NOTHING,
     ) -> None:
         self.target = target
+        self._shown = credentials.metadata()
+        self._secured = credentials.channel()
         self._timeout = timeout
         self._report_timeout = report_timeout
         self._if_unreachable = if_unreachable
@@ -152,11 +156,19 @@ class EntitlementsClient(_Client):
         timeout: Seconds for a check, its retries included.
         report_timeout: Seconds for a report.
         if_unreachable: What a check says when no sidecar answers, unless the check says otherwise.
+        credentials: What the sidecar is shown, and TLS.
+
+    Raises:
+        ConfigurationError: A file of the credentials cannot be read; names it.
     """
 
     def __init__(self, target: str = DEFAULT_TARGET, **settings: Any) -> None:  # noqa: ANN401 - of _Client
         super().__init__(target, **settings)
-        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        self._channel = (
+            grpc.insecure_channel(target, options=_OPTIONS)
+            if self._secured is None
+            else grpc.secure_channel(target, self._secured, options=_OPTIONS)
+        )
         self._entitlements = decision_pb2_grpc.EntitlementServiceStub(self._channel)
         self._check = self._entitlements.CheckEntitlement
         self._report = usage_pb2_grpc.UsageServiceStub(self._channel).ReportUsage
@@ -179,7 +191,7 @@ class EntitlementsClient(_Client):
         """
         message = check_message(tenant_id, feature, consume=consume, options=options)
         try:
-            return _decision(self._check(message, timeout=self._timeout))
+            return _decision(self._check(message, timeout=self._timeout, metadata=self._shown))
         except grpc.RpcError as error:
             return self._instead(error, if_unreachable)
 
@@ -192,7 +204,10 @@ class EntitlementsClient(_Client):
         """
         message = explain_message(tenant_id, feature, options)
         try:
-            return explanation(self._entitlements.ExplainEntitlement(message, timeout=self._report_timeout))
+            reply = self._entitlements.ExplainEntitlement(
+                message, timeout=self._report_timeout, metadata=self._shown
+            )
+            return explanation(reply)
         except grpc.RpcError as error:
             raise self._translated(error) from error
 
@@ -206,7 +221,7 @@ class EntitlementsClient(_Client):
             RetryableError: The sidecar is away or has gone.
         """
         message = decision_pb2.WatchEntitlementsRequest(tenant_id=tenant_id, after_version=after_version)
-        call = self._entitlements.WatchEntitlements(message)
+        call = self._entitlements.WatchEntitlements(message, metadata=self._shown)
         try:
             for state in call:
                 yield tenant_state(state)
@@ -223,7 +238,8 @@ class EntitlementsClient(_Client):
             RetryableError: No sidecar answered, or it can take no more: report again later.
         """
         try:
-            return _results(self._report(report_message(usages), timeout=self._report_timeout))
+            message = report_message(usages)
+            return _results(self._report(message, timeout=self._report_timeout, metadata=self._shown))
         except grpc.RpcError as error:
             raise self._translated(error) from error
 
@@ -243,7 +259,11 @@ class AsyncEntitlementsClient(_Client):
 
     def __init__(self, target: str = DEFAULT_TARGET, **settings: Any) -> None:  # noqa: ANN401 - of _Client
         super().__init__(target, **settings)
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self._channel = (
+            grpc.aio.insecure_channel(target, options=_OPTIONS)
+            if self._secured is None
+            else grpc.aio.secure_channel(target, self._secured, options=_OPTIONS)
+        )
         self._entitlements = decision_pb2_grpc.EntitlementServiceStub(self._channel)
         self._check = self._entitlements.CheckEntitlement
         self._report = usage_pb2_grpc.UsageServiceStub(self._channel).ReportUsage
@@ -260,7 +280,7 @@ class AsyncEntitlementsClient(_Client):
         """As `EntitlementsClient.check`."""
         message = check_message(tenant_id, feature, consume=consume, options=options)
         try:
-            return _decision(await self._check(message, timeout=self._timeout))
+            return _decision(await self._check(message, timeout=self._timeout, metadata=self._shown))
         except grpc.RpcError as error:
             return self._instead(error, if_unreachable)
 
@@ -268,7 +288,9 @@ class AsyncEntitlementsClient(_Client):
         """As `EntitlementsClient.explain`."""
         message = explain_message(tenant_id, feature, options)
         try:
-            reply = await self._entitlements.ExplainEntitlement(message, timeout=self._report_timeout)
+            reply = await self._entitlements.ExplainEntitlement(
+                message, timeout=self._report_timeout, metadata=self._shown
+            )
             return explanation(reply)
         except grpc.RpcError as error:
             raise self._translated(error) from error
@@ -276,7 +298,7 @@ class AsyncEntitlementsClient(_Client):
     async def watch(self, tenant_id: str, after_version: int = 0) -> AsyncIterator[TenantState]:
         """As `EntitlementsClient.watch`."""
         message = decision_pb2.WatchEntitlementsRequest(tenant_id=tenant_id, after_version=after_version)
-        call = self._entitlements.WatchEntitlements(message)
+        call = self._entitlements.WatchEntitlements(message, metadata=self._shown)
         try:
             async for state in call:
                 yield tenant_state(state)
@@ -288,7 +310,8 @@ class AsyncEntitlementsClient(_Client):
     async def report(self, usages: Iterable[Usage]) -> list[UsageResult]:
         """As `EntitlementsClient.report`."""
         try:
-            return _results(await self._report(report_message(usages), timeout=self._report_timeout))
+            message = report_message(usages)
+            return _results(await self._report(message, timeout=self._report_timeout, metadata=self._shown))
         except grpc.RpcError as error:
             raise self._translated(error) from error
 

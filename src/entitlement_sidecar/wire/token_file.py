@@ -22,5 +22,5 @@ def read_token(path: Path, setting: str) -> str:
         raise ConfigurationError(f"{setting} {path}: {error.strerror}") from error
     # What is sent in a header has no spaces and no line breaks.
     if not (token.isascii() and token.isprintable() and token and " " not in token):
-        raise ConfigurationError(f"{setting} {path}: expected one line with the plan store's token")
+        raise ConfigurationError(f"{setting} {path}: expected one line with a token")
     return token

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -50,6 +49,11 @@ def by_token(name: str, token: str, tenants: str = "[acme]") -> str:
 def tell(file: Path, callers: str) -> None:
     """Says who may call from now on."""
     file.write_text(f"callers:\n{callers}" if callers else "callers: []\n")
+
+
+def make_room(folder: Path) -> None:
+    """Makes a folder for sockets."""
+    folder.mkdir(mode=0o700)
 
 
 class Asked:
@@ -337,7 +341,7 @@ async def test_a_socket_that_cannot_be_opened_is_named(
     await again.fronts.start()
     tell(file, by_token("checkout", "secret") + by_socket("batch", folder / "s"))
     await again.watched.look()
-    os.mkdir(folder, mode=0o700)
+    make_room(folder)
     await again.watched.look()
     assert await over(folder / "s") == b"batch"
 
