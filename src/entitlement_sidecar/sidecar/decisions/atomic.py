@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
+from entitlement_sidecar.domain.emergency import admission_of
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, TenantUnknownError
 from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.held import Held
@@ -164,7 +165,7 @@ class AtomicBatches:
     async def _keep(self, questions: Sequence[_Question]) -> list[Decision]:
         catalogue = self._knowing.catalogue
         keeping = [
-            Kept(q.request, q.decision, q.claim, q.usage.lease_id)
+            Kept(q.request, q.decision, q.claim, q.usage.lease_id or admission_of(q.decision) or "")
             for q in questions
             if q.decision is not None and q.request.mode is CheckMode.CONSUME and q.decision.kind in RECORDED
         ]

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
+from entitlement_sidecar.domain.emergency import admission_of
 from entitlement_sidecar.domain.errors import InvalidInputError, TenantUnknownError
 from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.explain import Question, Step, explain
 from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
-from entitlement_sidecar.sidecar.decisions.basis import Basis, basis_of, counter
+from entitlement_sidecar.sidecar.decisions.basis import Basis, basis_of, count_of
 from entitlement_sidecar.sidecar.decisions.consumption import Claim, Consumptions
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
@@ -172,7 +173,8 @@ class Decisions:
             outcome = self._with_usage(request, held, usage, claim.event_id)
         if not outcome.allowed or outcome.kind not in RECORDED:
             return outcome
-        return await self._consumptions.keep(request, held.catalogue, outcome, claim, usage.lease_id)
+        lease_id = usage.lease_id or admission_of(outcome) or ""
+        return await self._consumptions.keep(request, held.catalogue, outcome, claim, lease_id)
 
     async def _admitted(self, request: CheckRequest, ask: QuotaAsk, event_id: str) -> QuotaUsage:
         if ask.allowance:
@@ -212,5 +214,5 @@ def require_subject(outcome: Decision | QuotaAsk, request: CheckRequest) -> None
 
 
 def _counted(decision: Decision) -> Decision:
-    counter(decision.reason, decision.degradation)()
+    count_of(decision)()
     return decision

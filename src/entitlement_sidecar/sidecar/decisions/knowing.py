@@ -78,17 +78,21 @@ class Knowing:
         """The authority decided by a newer snapshot than is held: its answer has to be told by that one."""
         if held.snapshot is None or usage.snapshot_version <= held.snapshot.version:
             return held
+        if self._store.is_kept(request.tenant_id):
+            return held
         tenant = await self._loader.load(request.tenant_id, usage.snapshot_version)
-        return held if tenant is None else self.held(tenant, tenant.source)
+        if tenant is None or tenant.snapshot.version <= held.snapshot.version:
+            return held
+        return self.held(tenant, tenant.source)
 
     def held(self, tenant: HeldTenant, source: Source) -> Held:
         """What `evaluate` is told about a tenant and how well it is known."""
-        age = self._age(tenant)
+        age = self.knowledge.age(tenant)
         return Held(
             self._store.catalogue,
             tenant.snapshot,
             tenant.source if tenant.source is Source.DISK else source,
-            self._as_of(tenant),
+            self.knowledge.as_of(tenant),
             stale=age > STALE_AFTER or not self._store.catalogue_current,
             stale_for=age,
             resolver=tenant.resolver,
@@ -118,7 +122,7 @@ class Knowing:
             )
         return TooStaleError(
             f"max_staleness {request.max_staleness:g} s cannot be had of tenant {request.tenant_id!r} now: "
-            f"what is held was confirmed {self._age(tenant) if tenant else 0:.1f} s ago",
+            f"what is held was confirmed {self.knowledge.age(tenant) if tenant else 0:.1f} s ago",
             retry_after=1.0,
         )
 
@@ -128,7 +132,7 @@ class Knowing:
             return False
         demanded = request.max_staleness
         # Zero asks the source, however young what is held may be.
-        if demanded is None or (demanded and self._age(tenant) <= demanded):
+        if demanded is None or (demanded and self.knowledge.age(tenant) <= demanded):
             return True
         return began is not None and tenant.confirmed_since(began)
 
@@ -139,7 +143,7 @@ class Knowing:
 
     def _told(self, tenant: HeldTenant, now: datetime) -> Held:
         """As `held` from memory, remembered while the feed confirms the tenant and says nothing new."""
-        if not (tenant.followed and self._store.catalogue_current and self._freshness.is_fresh(now)):
+        if not self.knowledge.is_current(tenant, now):
             return self.held(tenant, Source.MEMORY)
         told = tenant.told
         if (
@@ -156,18 +160,6 @@ class Knowing:
         unknown = self._store.is_unknown(tenant_id, self.clock.monotonic())
         source = Source.PLAN_STORE if unknown else Source.FALLBACK
         return Held(self._store.catalogue, None, source, tenant_unknown=unknown)
-
-    def _as_of(self, tenant: HeldTenant) -> datetime | None:
-        followed = self._freshness.as_of if tenant.followed else None
-        if followed is None or tenant.confirmed_at is None:
-            return followed or tenant.confirmed_at
-        return max(followed, tenant.confirmed_at)
-
-    def _age(self, tenant: HeldTenant) -> float:
-        as_of = self._as_of(tenant)
-        if as_of is None:
-            return float("inf")
-        return self._freshness.age_of(as_of, tenant.received if as_of == tenant.confirmed_at else None)
 
 
 def _pauses() -> Iterator[float]:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from entitlement_sidecar.domain.break_glass import active, next_change
 from entitlement_sidecar.domain.decision import CheckRequest, Decision
 from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.outage import refuses_stale
@@ -32,6 +33,7 @@ class State(msgspec.Struct, frozen=True):
 
 
 _Content = tuple[int, int, bool, tuple[object, ...]]
+"""Version, version of the catalogue, whether the tenant is unknown, and what else a state rests on."""
 
 
 class Watching:
@@ -86,15 +88,18 @@ class Watching:
         """What a state would say, without usage, and when time alone changes it next."""
         held = await self._knowing.in_time(CheckRequest(tenant_id, ""))
         now = self._knowing.clock.now()
+        entries = held.catalogue.break_glass
+        emergency = active(entries, tenant_id, now)
+        changing = next_change(entries, tenant_id, now)
         if held.snapshot is None:
-            return held, (0, held.catalogue.version, held.tenant_unknown, ()), None
+            return held, (0, held.catalogue.version, held.tenant_unknown, emergency), changing
         features = held.catalogue.features.values()
         resolutions = [resolve(held.snapshot, one, now) for one in features]
         refused = tuple(refuses_stale(one, held.stale_for) for one in features)
-        ends = [one.valid_until for one in resolutions]
+        ends = [changing, *(one.valid_until for one in resolutions)]
         ends += [held.as_of + timedelta(seconds=one.outage.serve_stale_for) for one in features if held.as_of]
         until = min((end for end in ends if end is not None and end > now), default=None)
-        content = (*map(_lasting, resolutions), refused)
+        content = (*map(_lasting, resolutions), refused, emergency)
         return held, (held.snapshot.version, held.catalogue.version, False, content), until
 
 

@@ -157,7 +157,7 @@ class Follower:
         self._confirm_later(self._store.unfollow_all(as_of, received))
 
     def _settled(self, name: str) -> bool:
-        return self._store.catalogue_current if name == _CATALOGUE else self._store.is_settled(name)
+        return self._store.catalogue_settled if name == _CATALOGUE else self._store.is_settled(name)
 
     async def _read_again(self, name: str) -> None:
         if name == _CATALOGUE:

@@ -81,8 +81,12 @@ class Loader:
     async def _load(self, tenant_id: str, min_version: int, *, fresh: bool = False) -> HeldTenant | None:
         self._store.begin_load(tenant_id)
         try:
+            if self._store.freezing.is_frozen(tenant_id) and self._store.get(tenant_id) is None:
+                # What was held before this process began is what the freeze keeps.
+                await self._recalled(tenant_id)
             held = await self._ask(tenant_id, min_version, fresh=fresh)
-            if self._store.floor(tenant_id) > (held.snapshot.version if held else 0):
+            behind = self._store.floor(tenant_id) > (held.snapshot.version if held else 0)
+            if behind and not self._store.is_kept(tenant_id):
                 held = await self._ask(tenant_id, min_version, fresh=fresh)
         finally:
             self._store.end_load(tenant_id)
@@ -126,7 +130,7 @@ class Loader:
         return True
 
     async def _recalled(self, tenant_id: str) -> HeldTenant | None:
-        """What was last known, while nobody can say more. Nobody confirms it now, so it is as old as it is."""
+        """What was last known, while nobody can say more. Nobody confirms it now: it is as old as it is."""
         fetched = await self._last_known.snapshot(tenant_id)
         if self._store.get(tenant_id) is None and fetched is not None:
             self._store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed=False))
@@ -167,8 +171,10 @@ class Loader:
         return self._store.get(fetched.snapshot.tenant_id)
 
     async def begin(self, patience: float) -> None:
-        """Reads the catalogue before anything is asked. Where it is not there within `patience` seconds, the
-        last known one is held until it is, and answers say STALE.
+        """Reads the catalogue before anything is asked.
+
+        Where it is not there within `patience` seconds, the last known one is held until it is, and answers
+        say STALE.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):

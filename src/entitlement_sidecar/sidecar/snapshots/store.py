@@ -14,11 +14,13 @@ from datetime import datetime
 import msgspec
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument
+from entitlement_sidecar.domain.clock import SystemClock
 from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.resolve import Resolver
 from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.sidecar.snapshots.footprint import footprint
+from entitlement_sidecar.sidecar.snapshots.freezing import Freezing
 from entitlement_sidecar.sidecar.snapshots.last_known import LastKnown, NothingKept
 from entitlement_sidecar.sidecar.snapshots.watchers import Watchers
 from entitlement_sidecar.telemetry import metrics
@@ -69,9 +71,15 @@ class HeldTenant(msgspec.Struct, weakref=True):
 class SnapshotStore:
     """Memory of snapshots, floors, unknown tenants, and the catalogue document."""
 
-    def __init__(self, max_bytes: int = MAX_BYTES, last_known: LastKnown | None = None) -> None:
+    def __init__(
+        self,
+        max_bytes: int = MAX_BYTES,
+        last_known: LastKnown | None = None,
+        freezing: Freezing | None = None,
+    ) -> None:
         """`last_known` is told of what is held, and of tenants that do not exist."""
         self.catalogue = NO_CATALOGUE
+        self.freezing = freezing or Freezing(SystemClock())
         self.watchers = Watchers()
         self.on_unfollowed: Callable[[str], None] = lambda _: None
         """Told of a held tenant that the feed does not confirm, when it comes to that."""
@@ -122,6 +130,8 @@ class SnapshotStore:
         held = self._tenants.get(tenant_id)
         if held is not None and held.snapshot.version > tenant.snapshot.version:
             return False
+        if held is not None and self._is_held_back(held, tenant.snapshot):
+            return False
         if tenant.snapshot.version < self.floor(tenant_id):
             # Better than nothing, and known to be old: it must not count as current.
             tenant.followed = False
@@ -144,6 +154,13 @@ class SnapshotStore:
         self.watchers.changed(tenant_id)
         if not tenant.followed:
             self.on_unfollowed(tenant_id)
+        return True
+
+    def _is_held_back(self, held: HeldTenant, newer: Snapshot) -> bool:
+        """Whether an operator's freeze keeps what is held; then it is known that there is a newer one."""
+        if held.snapshot.version == newer.version or not self.freezing.holds_back(newer):
+            return False
+        self._floors[newer.tenant_id] = max(newer.version, self.floor(newer.tenant_id))
         return True
 
     def _hold(self, tenant_id: str, tenant: HeldTenant) -> None:
@@ -180,6 +197,7 @@ class SnapshotStore:
     def _forget_floor(self, tenant_id: str) -> None:
         self._floors.pop(tenant_id, None)
         self._named.pop(tenant_id, None)
+        self.freezing.forget(tenant_id)
 
     def raise_floor(
         self, tenant_id: str, version: int, as_of: datetime | None, received: float | None = None
@@ -208,9 +226,26 @@ class SnapshotStore:
         return 0 < self._named.get(tenant_id, 0) <= version
 
     def is_settled(self, tenant_id: str) -> bool:
-        """Whether there is nothing to read again: the feed confirms it, or it is not held."""
+        """Whether there is nothing to read again: confirmed by the feed, kept by a freeze, or not held."""
         held = self._tenants.get(tenant_id)
-        return held is None or held.followed
+        return held is None or held.followed or self.is_kept(tenant_id)
+
+    def is_kept(self, tenant_id: str) -> bool:
+        """Whether what is held is behind because a freeze keeps it."""
+        return self.freezing.has_held_back(tenant_id, self.floor(tenant_id))
+
+    def thaw(self) -> None:
+        """What freezes have held back and hold back no longer is taken, or read again."""
+        document = self.freezing.all_thawed()
+        if document is not None:
+            self.put_catalogue(document)
+        self._thaw_tenants()
+
+    def _thaw_tenants(self) -> None:
+        for tenant_id in self.freezing.thawed():
+            held = self._tenants.get(tenant_id)
+            if held is not None and held.snapshot.version < self.floor(tenant_id):
+                self.on_unfollowed(tenant_id)
 
     def followed(self) -> list[tuple[str, int]]:
         """Tenants that the feed confirms, with the version of each."""
@@ -274,6 +309,11 @@ class SnapshotStore:
     @property
     def catalogue_current(self) -> bool:
         """Whether the feed confirms the catalogue held; if not, answers are STALE, whatever `as_of`."""
+        return self.catalogue_settled and self.freezing.document is None
+
+    @property
+    def catalogue_settled(self) -> bool:
+        """Whether there is nothing to read again: the newest is held, or known and held back by a freeze."""
         return not self._catalogue_doubted and self.catalogue.version >= max(1, self._catalogue_floor)
 
     @property
@@ -309,8 +349,10 @@ class SnapshotStore:
         """Holds a catalogue document unless a newer one is held."""
         if document.version >= self.catalogue.version:
             _count_unknown("feature", (feature.understood for feature in document.features.values()))
-            self.catalogue = document
+            self.catalogue = self.freezing.kept(self.catalogue, document)
             self.watchers.all_changed()
+            # The newest may have ended what the one before it froze.
+            self._thaw_tenants()
 
 
 def _remember(names: OrderedDict[str, float], tenant_id: str, until: float) -> None:
