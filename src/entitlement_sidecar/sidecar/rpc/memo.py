@@ -2,7 +2,8 @@
 
 Most calls repeat. An answer is given again while everything it was made from is unchanged: the snapshot, the
 catalogue, and the interval in which the resolution holds; for three seconds at most, so that its `as_of` is
-never old enough to be STALE, and only while the feed beats. A metered answer also rests on the very view of
+never old enough to be STALE, and only while the feed beats. A STALE answer is given again while nothing at
+all is heard, so that an outage makes no check dearer. A metered answer also rests on the very view of
 usage that it tells, which is looked for each time (ADR 7). What consumes, or waits, is never kept.
 """
 
