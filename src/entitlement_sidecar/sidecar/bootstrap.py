@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +16,7 @@ from entitlement_sidecar.sidecar.adapters.file_snapshots import FileSnapshots
 from entitlement_sidecar.sidecar.adapters.grpc_authority import PlanStoreAuthority
 from entitlement_sidecar.sidecar.adapters.grpc_ingest import PlanStoreIngest
 from entitlement_sidecar.sidecar.adapters.grpc_snapshots import PlanStoreFeed, PlanStoreSnapshots
+from entitlement_sidecar.sidecar.adapters.sqlite_last_known import SqliteLastKnown
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import SqliteOutbox
 from entitlement_sidecar.sidecar.admin import Readiness
 from entitlement_sidecar.sidecar.config import FrontKind, SidecarConfig
@@ -41,7 +43,11 @@ from entitlement_sidecar.sidecar.rpc.usage import UsageServicer
 from entitlement_sidecar.sidecar.rpc.watched_files import WatchedFile, WatchedFiles
 from entitlement_sidecar.sidecar.snapshots.breaker import Breaking, BreakingKnower, Circuit
 from entitlement_sidecar.sidecar.snapshots.follower import Follower
+from entitlement_sidecar.sidecar.snapshots.freezing import Freezing, thaw_by_time
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
+from entitlement_sidecar.sidecar.snapshots.keeping import Keeping
+from entitlement_sidecar.sidecar.snapshots.key_learning import learn_again
+from entitlement_sidecar.sidecar.snapshots.last_known import LastKnown, NothingKept
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
 from entitlement_sidecar.sidecar.snapshots.ports import Feed, SnapshotSource
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
@@ -64,18 +70,31 @@ _CHANNEL_OPTIONS = (
 )
 
 
+Loop = Callable[[], Awaitable[None]]
+"""What runs beside the calls, until it is cancelled."""
+
+
 class Sidecar(msgspec.Struct, frozen=True):
-    """Everything that runs in one sidecar process."""
+    """Everything that runs in one sidecar process. `loops` run, by name, until the sidecar is drained."""
 
     front: Front
-    front_files: WatchedFiles
     http: HttpServer
-    follower: Follower
     loader: Loader
     readiness: Readiness
     shipper: Shipper | UnshippedUsage
     outbox: SqliteOutbox
+    keeping: Keeping
+    loops: dict[str, Loop]
     close: Callable[[], Awaitable[None]]
+
+
+class _Means(msgspec.Struct, frozen=True):
+    """What everything that stands behind the sidecar is read with."""
+
+    keyring: KeyRing
+    last_known: LastKnown
+    outbox: SqliteOutbox
+    clock: Clock
 
 
 class _Upstream(msgspec.Struct, frozen=True):
@@ -103,9 +122,14 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         outbox = SqliteOutbox(config.state_dir, max_bytes=config.max_outbox_bytes)
         stack.push_async_callback(outbox.close)
         stats = await outbox.stats()
-        upstream = await _upstream(config, outbox, clock, stack)
-        store, freshness = SnapshotStore(config.max_snapshot_bytes), Freshness(clock)
-        loader = Loader(store, upstream.sources, clock, upstream.planstore if config.redis else None)
+        keyring = KeyRing.load(config.trusted_keys) if config.trusted_keys else KeyRing()
+        last_known = _last_known(config, keyring, stack)
+        upstream = await _upstream(config, _Means(keyring, last_known, outbox, clock), stack)
+        store = SnapshotStore(config.max_snapshot_bytes, last_known, Freezing(clock))
+        freshness = Freshness(clock)
+        loader = Loader(
+            store, upstream.sources, clock, upstream.planstore if config.redis else None, last_known
+        )
         if upstream.file is not None:
             await _hold_everything(store, upstream.file)
         reporter = UsageReporter(outbox, lambda: store.catalogue, clock, stats.instance)
@@ -126,49 +150,65 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         # Probes decide nothing and carry no secrets; the kubelet and Prometheus ask from outside.
         http = HttpServer(probe_app(readiness), config.http, allow_remote=True)
         stack.callback(http.close)
+        keeping = Keeping(store, freshness, last_known)
+        shipper = upstream.shipper or UnshippedUsage(outbox, clock)
+        loops: dict[str, Loop] = {
+            "follower": Follower(upstream.feed, store, loader, freshness, upstream.planstore).run,
+            "last known": keeping.run,
+            "thaw": partial(thaw_by_time, store.thaw),
+            "shipper": shipper.run,
+            "files of the listener": front_files.run,
+        }
+        if upstream.learn_keys is not None and not keyring.pinned:
+            loops["keys"] = partial(learn_again, upstream.learn_keys)
         return Sidecar(
             front=front,
-            front_files=front_files,
             http=http,
-            follower=Follower(upstream.feed, store, loader, freshness, upstream.planstore),
             loader=loader,
             readiness=readiness,
-            shipper=upstream.shipper or UnshippedUsage(outbox, clock),
+            shipper=shipper,
             outbox=outbox,
+            keeping=keeping,
+            loops=loops,
             close=stack.pop_all().aclose,
         )
     raise AssertionError("unreachable")
 
 
-async def _upstream(
-    config: SidecarConfig, outbox: SqliteOutbox, clock: Clock, stack: AsyncExitStack
-) -> _Upstream:
+def _last_known(config: SidecarConfig, keyring: KeyRing, stack: AsyncExitStack) -> LastKnown:
+    """What was known last, and the keys that were trusted last until the plan store tells those of now."""
     if config.snapshot_file is not None:
-        file = FileSnapshots(config.snapshot_file, clock)
-        return _Upstream([file], file, LocalAuthority(clock), file=file)
-    keyring = KeyRing.load(config.trusted_keys) if config.trusted_keys else KeyRing()
-    upstream = await _planstore(config, keyring, outbox, clock, stack) if config.planstore else None
+        return NothingKept()
+    kept = SqliteLastKnown(config.state_dir, keyring, config.max_snapshot_bytes)
+    stack.push_async_callback(kept.close)
+    keyring.learn(kept.keys())
+    return kept
+
+
+async def _upstream(config: SidecarConfig, means: _Means, stack: AsyncExitStack) -> _Upstream:
+    if config.snapshot_file is not None:
+        file = FileSnapshots(config.snapshot_file, means.clock)
+        return _Upstream([file], file, LocalAuthority(means.clock), file=file)
+    upstream = await _planstore(config, means, stack) if config.planstore else None
     if config.redis_target is None:
         return cast("_Upstream", upstream)
-    return _with_redis(config.redis_target, keyring, upstream, clock, stack)
+    return _with_redis(config.redis_target, means, upstream, stack)
 
 
-async def _planstore(
-    config: SidecarConfig, keyring: KeyRing, outbox: SqliteOutbox, clock: Clock, stack: AsyncExitStack
-) -> _Upstream:
+async def _planstore(config: SidecarConfig, means: _Means, stack: AsyncExitStack) -> _Upstream:
     token = read_token(cast("Path", config.token_file), "--token-file")
     channel = grpc.aio.insecure_channel(config.planstore, options=_CHANNEL_OPTIONS)
     stack.push_async_callback(channel.close)
-    stats = await outbox.stats()
+    stats = await means.outbox.stats()
     holder = quota_pb2.Holder(instance=stats.instance, epoch=stats.epoch)
-    authority = UsageViews(PlanStoreAuthority(channel, token, holder), clock)
-    snapshots = PlanStoreSnapshots(channel, keyring, token)
-    breaking = BreakingKnower(snapshots, "plan_store", clock)
+    authority = UsageViews(PlanStoreAuthority(channel, token, holder), means.clock)
+    snapshots = PlanStoreSnapshots(channel, means.keyring, token, means.last_known)
+    breaking = BreakingKnower(snapshots, "plan_store", means.clock)
     return _Upstream(
         sources=[breaking],
-        feed=PlanStoreFeed(channel, keyring, token),
+        feed=PlanStoreFeed(channel, means.keyring, token, means.last_known),
         authority=authority,
-        shipper=Shipper(outbox, PlanStoreIngest(channel, token), clock),
+        shipper=Shipper(means.outbox, PlanStoreIngest(channel, token), means.clock),
         planstore=breaking,
         learn_keys=snapshots.learn_keys,
         circuits=(breaking.circuit,),
@@ -176,7 +216,7 @@ async def _planstore(
 
 
 def _with_redis(
-    target: RedisTarget, keyring: KeyRing, behind: _Upstream | None, clock: Clock, stack: AsyncExitStack
+    target: RedisTarget, means: _Means, behind: _Upstream | None, stack: AsyncExitStack
 ) -> _Upstream:
     """Redis in front of the plan store: nearer for snapshots, and the feed comes from it."""
     # Imported late: a sidecar without Redis does not pay its memory.
@@ -186,8 +226,8 @@ def _with_redis(
 
     redis = connect(target)
     stack.push_async_callback(redis.aclose)
-    breaking = Breaking(RedisSnapshots(redis, keyring), "redis", clock)
-    feed = RedisFeed(target, keyring, behind.learn_keys if behind else None)
+    breaking = Breaking(RedisSnapshots(redis, means.keyring, means.last_known), "redis", means.clock)
+    feed = RedisFeed(target, means.keyring, behind.learn_keys if behind else None)
     stack.push_async_callback(feed.aclose)
     if behind is None:
         return _Upstream([breaking], feed, NoAuthority(), circuits=(breaking.circuit,))

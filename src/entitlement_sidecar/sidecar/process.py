@@ -1,6 +1,7 @@
 """One sidecar process: start, run, stop. The order in which it drains is written here and nowhere else.
 
-start   outbox → sources → fronts (nothing is answered before the outbox can keep it)
+start   outbox → sources → catalogue, or the last known one → fronts (nothing is answered before the
+        outbox can keep it)
 stop    health NOT_SERVING → listeners stay 2 s → calls under way end → last commit →
         ship until the deadline → what is left stays on disk
 """
@@ -10,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
-from entitlement_sidecar.sidecar.bootstrap import Sidecar, build
+from entitlement_sidecar.sidecar.bootstrap import Loop, Sidecar, build
 from entitlement_sidecar.sidecar.config import SidecarConfig
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.telemetry.signals import stop_on_signals
+
+CATALOGUE_WITHIN = 0.5
+"""Seconds that a start waits for the catalogue; then the last known one has to do."""
 
 LINGER = 2.0
 """Seconds that listeners stay after the sidecar says that it is going away."""
@@ -53,16 +57,12 @@ async def serve(config: SidecarConfig, stopping: asyncio.Event, started: Started
     """
     sidecar = await build(config)
     try:
+        await sidecar.loader.begin(CATALOGUE_WITHIN)
         address = await sidecar.front.start()
         async with asyncio.TaskGroup() as group:
-            loops = [
-                group.create_task(_kept_running("follower", sidecar.follower.run)),
-                group.create_task(_kept_running("outbox metrics", partial(_watch_outbox, sidecar))),
-                group.create_task(_kept_running("shipper", sidecar.shipper.run)),
-                group.create_task(_kept_running("files of the listener", sidecar.front_files.run)),
-            ]
+            running: dict[str, Loop] = {**sidecar.loops, "outbox metrics": partial(_watch_outbox, sidecar)}
+            loops = [group.create_task(_kept_running(name, loop)) for name, loop in running.items()]
             http = group.create_task(sidecar.http.run_until_stopped(), name="http")
-            await sidecar.loader.load_catalogue()
             _log.info("serving on %s, probes on port %d", address, sidecar.http.port)
             if started is not None:
                 started(address, sidecar.http.port)
@@ -74,7 +74,7 @@ async def serve(config: SidecarConfig, stopping: asyncio.Event, started: Started
         await sidecar.close()
 
 
-async def _kept_running(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+async def _kept_running(name: str, loop: Loop) -> None:
     """Runs a loop again when it ends by a defect: a sidecar that can still answer must not end with it."""
     while True:
         try:
@@ -94,6 +94,7 @@ async def _drain(sidecar: Sidecar, loops: list[asyncio.Task[None]]) -> None:
     await sidecar.shipper.drain(SHIP_DEADLINE)
     for task in loops:
         task.cancel()
+    sidecar.keeping.note()
     stats = await sidecar.outbox.stats()
     _log.info("stopped; %d events stay in the outbox", stats.queued)
 

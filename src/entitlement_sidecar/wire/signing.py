@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
@@ -164,10 +165,12 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def add(self, key_id: str, public_bytes: bytes) -> None:
-        """Trusts one more key; a pinned ring stays as it is."""
-        if not self.pinned:
-            self._keys[key_id] = Ed25519PublicKey.from_public_bytes(public_bytes)
+    def learn(self, keys: Mapping[str, bytes]) -> None:
+        """Trusts these keys and no others any more; a pinned ring stays as it is, and none is told no key."""
+        if keys and not self.pinned:
+            self._keys = {
+                key_id: Ed25519PublicKey.from_public_bytes(raw) for key_id, raw in keys.items()
+            }
 
     @property
     def public_keys(self) -> dict[str, bytes]:

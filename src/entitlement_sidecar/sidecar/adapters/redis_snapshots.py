@@ -10,6 +10,7 @@ from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.sidecar.adapters.redis_client import AWAY, RedisClient, told
 from entitlement_sidecar.sidecar.adapters.verification import counted_refusals
+from entitlement_sidecar.sidecar.snapshots.last_known import LastKnown, NothingKept
 from entitlement_sidecar.sidecar.snapshots.ports import Fetched
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.wire.envelopes import open_catalogue, open_snapshot
@@ -33,9 +34,11 @@ MAX_BYTES = 8 << 20
 class RedisSnapshots:
     """One tenant at a time, verified."""
 
-    def __init__(self, redis: RedisClient, keyring: KeyRing) -> None:
+    def __init__(self, redis: RedisClient, keyring: KeyRing, last_known: LastKnown | None = None) -> None:
+        """`last_known` is told of the catalogue document."""
         self._redis = redis
         self._keyring = keyring
+        self._last_known = last_known or NothingKept()
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def snapshot(self, tenant_id: str, min_version: int = 0) -> Fetched | None:  # noqa: ARG002 - one hash
@@ -53,7 +56,9 @@ class RedisSnapshots:
         if envelope is None:
             return None
         with counted_refusals("redis"):
-            return open_catalogue(self._keyring, envelope)
+            document = open_catalogue(self._keyring, envelope)
+        self._last_known.keep_catalogue(envelope, document.version)
+        return document
 
     async def _envelope(self, key: str) -> bytes | None:
         try:

@@ -15,7 +15,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -51,6 +51,7 @@ MAX_WAITING = 16 << 20
 _APPLICATION_ID = 0x454E5453  # "ENTS"
 _SCHEMA_VERSION = 1
 _CATALOGUE = ""
+_NEVER = from_microseconds(0)
 _SQL = load_statements("sqlite_last_known.sql")
 _log = logging.getLogger(__name__)
 
@@ -65,12 +66,24 @@ class _Row(msgspec.Struct, frozen=True):
 
 
 class _Waiting(msgspec.Struct):
-    """What the next transaction takes. A row that is None is to be forgotten."""
+    """What the next transaction takes. A row that is None is to be forgotten; `written` ends with it."""
 
+    written: Future[None] = msgspec.field(default_factory=Future)
     rows: dict[str, _Row | None] = msgspec.field(default_factory=dict)
-    confirmed: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
+    confirmed: dict[tuple[str, int], int] = msgspec.field(default_factory=dict)
     keys: dict[str, bytes] | None = None
     size: int = 0
+
+    def keep(self, tenant_id: str, row: _Row) -> None:
+        """A version never gives way to an older one, here as on disk."""
+        waits = self.rows.get(tenant_id)
+        if waits is None or row.version >= waits.version:
+            self.rows[tenant_id] = row
+            self.size += len(row.envelope)
+
+    def confirm(self, tenant_id: str, version: int, at: int) -> None:
+        """The latest instant counts."""
+        self.confirmed[tenant_id, version] = max(at, self.confirmed.get((tenant_id, version), at))
 
 
 class SqliteLastKnown:
@@ -88,7 +101,7 @@ class SqliteLastKnown:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._waiting = _Waiting()
-        self._wanted, self._closing = threading.Event(), threading.Event()
+        self._wanted, self._hurry, self._closing = (threading.Event() for _ in range(3))
         self._failing = False
         self._file = _File(self._path)
         try:
@@ -106,13 +119,12 @@ class SqliteLastKnown:
             if self._waiting.size + len(envelope) > MAX_WAITING:
                 metrics.last_known_failures.inc()
                 return
-            self._waiting.size += len(envelope)
-            self._waiting.rows[tenant_id] = row
+            self._waiting.keep(tenant_id, row)
         self._wanted.set()
 
-    def keep_catalogue(self, envelope: bytes, version: int, compiled_at: datetime) -> None:
+    def keep_catalogue(self, envelope: bytes, version: int) -> None:
         """See `LastKnown`."""
-        self.keep(envelope, _CATALOGUE, version, compiled_at)
+        self.keep(envelope, _CATALOGUE, version, _NEVER)
 
     def keep_keys(self, keys: Mapping[str, bytes]) -> None:
         """See `LastKnown`."""
@@ -124,7 +136,8 @@ class SqliteLastKnown:
         """See `LastKnown`."""
         at = microseconds(as_of)
         with self._lock:
-            self._waiting.confirmed.update({tenant_id: (at, version) for tenant_id, version in held})
+            for tenant_id, version in held:
+                self._waiting.confirm(tenant_id, version, at)
         self._wanted.set()
 
     def forget(self, tenant_id: str) -> None:
@@ -168,6 +181,7 @@ class SqliteLastKnown:
     async def close(self) -> None:
         """Writes what waits, and lets go of the file. May be repeated."""
         self._closing.set()
+        self._hurry.set()
         self._wanted.set()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._writing.join)
@@ -176,10 +190,10 @@ class SqliteLastKnown:
 
     async def _read(self, tenant_id: str) -> _Row | None:
         with self._lock:
-            waits = tenant_id in self._waiting.rows
-            row = self._waiting.rows.get(tenant_id)
-        if waits:
-            return row
+            written = self._waiting.written if tenant_id in self._waiting.rows else None
+        if written is not None:
+            self._hurry.set()
+            await asyncio.wrap_future(written)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._reading, self._file.read, tenant_id)
         except sqlite3.Error:
@@ -191,8 +205,9 @@ class SqliteLastKnown:
         closing = False
         while not closing:
             self._wanted.wait()
-            self._closing.wait(WRITE_BEHIND)
+            self._hurry.wait(WRITE_BEHIND)
             self._wanted.clear()
+            self._hurry.clear()
             closing = self._closing.is_set()
             with self._lock:
                 taken, self._waiting = self._waiting, _Waiting()
@@ -200,8 +215,9 @@ class SqliteLastKnown:
                 self._file.write(taken)
                 metrics.last_known_bytes.set(self._file.make_room(self._max_bytes))
                 self._failing = False
-            except (sqlite3.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - who waits for it must not wait for ever
                 self._failed(error)
+            taken.written.set_result(None)
 
     def _failed(self, error: Exception) -> None:
         """On the writer, or before it runs."""
@@ -245,7 +261,7 @@ class _File:
                     db.execute(_SQL["forget"], (tenant_id,))
                 else:
                     db.execute(_SQL["keep"], (tenant_id, *msgspec.structs.astuple(row)))
-            confirmed = ((at, tenant_id, version) for tenant_id, (at, version) in waiting.confirmed.items())
+            confirmed = ((at, tenant_id, version) for (tenant_id, version), at in waiting.confirmed.items())
             db.executemany(_SQL["confirm"], confirmed)
         if self._bytes is not None:
             # More than it is where versions replaced others: counted anew before anything goes for it.

@@ -1,7 +1,8 @@
 """Notes now and then on disk how long what is held has been current.
 
-What was last known is then as old after a restart as it really is, and not as old as its last change: features
-that are denied once nothing has confirmed them for a day are not denied because a plan has not changed.
+After a restart, what was last known is then as old as it really is, and not as old as its last change:
+features that are denied once nothing has confirmed them for a day are not denied for a plan that has not
+changed.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class LastKnown(Protocol):
         """A tenant is held by this envelope, which was current at `confirmed_at`."""
         ...
 
-    def keep_catalogue(self, envelope: bytes, version: int, compiled_at: datetime) -> None:
+    def keep_catalogue(self, envelope: bytes, version: int) -> None:
         """The catalogue document, as it was signed."""
         ...
 
@@ -59,7 +59,7 @@ class NothingKept:
     def keep(self, envelope: bytes, tenant_id: str, version: int, confirmed_at: datetime) -> None:
         """Keeps nothing."""
 
-    def keep_catalogue(self, envelope: bytes, version: int, compiled_at: datetime) -> None:
+    def keep_catalogue(self, envelope: bytes, version: int) -> None:
         """Keeps nothing."""
 
     def keep_keys(self, keys: Mapping[str, bytes]) -> None:

@@ -81,7 +81,7 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """A tenant has a new version. `snapshot`, and the `envelope` that was signed, where the feed carries it."""
+    """A tenant has a new version. Where the feed carries it: `snapshot`, and the signed `envelope` of it."""
 
     position: Position
     tenant_id: str

@@ -57,7 +57,7 @@ async def test_a_feed_through_redis_asks_for_a_key_that_it_does_not_know(redis_d
     async def learn() -> None:
         nonlocal asked
         asked += 1
-        ring.add(NEW.key_id, NEW.public_bytes)
+        ring.learn({NEW.key_id: NEW.public_bytes})
 
     redis = Redis.from_url(redis_db)
     feed = RedisFeed(redis_target(redis_db), ring, learn)
