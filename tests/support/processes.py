@@ -76,7 +76,8 @@ class Process:
                 raise AssertionError(f"ended with {self._process.returncode} before {text!r}:\n{self.output}")
             return line
 
-        return until(found, text)
+        # A busy machine may take long to start an interpreter.
+        return until(found, text, timeout=60)
 
     def kill(self) -> None:
         """SIGKILL, and waits until it is gone."""
