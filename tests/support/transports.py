@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
-import redis
 from sqlalchemy import update
 
 from entitlement_sidecar.domain.clock import SystemClock
@@ -24,7 +23,7 @@ from entitlement_sidecar.planstore.db import (
     SnapshotOutboxRow,
     TenantSnapshotRow,
 )
-from entitlement_sidecar.planstore.snapshots import SignedSnapshots
+from entitlement_sidecar.planstore.snapshots import SignedSnapshots, redis_client
 from entitlement_sidecar.planstore.snapshots import feed as database_feed
 from entitlement_sidecar.planstore.snapshots.feed import Beats, FeedSignal, Sequencer
 from entitlement_sidecar.planstore.snapshots.publisher import RedisPublisher
@@ -154,7 +153,7 @@ class ThroughRedis:
     def __init__(self, store: Store, url: str, stack: AsyncExitStack) -> None:
         self.store = store
         self.url = url
-        self.redis = redis.Redis.from_url(url)
+        self.redis: Any = redis_client.connect(redis_target(url))
         self.writer = RedisFeedWriter(self.redis)
         self.clock = FakeClock()
         self.publisher = RedisPublisher(store.database, self.writer, store.key, store.shards, self.clock)
@@ -176,7 +175,11 @@ class ThroughRedis:
         return RedisSnapshots(client, self.store.ring if ring is None else ring)
 
     def cut(self) -> None:
-        self.redis.client_kill_filter(_type="normal", skipme=True)
+        if isinstance(self.redis, redis_client.Cluster):
+            for node in self.redis.get_primaries():
+                self.redis.client_kill_filter(_type="normal", skipme=True, target_nodes=node)
+        else:
+            self.redis.client_kill_filter(_type="normal", skipme=True)
 
     def replace(self, envelope: bytes, tenant: str = "acme") -> None:
         self.redis.hset(snapshot_key(tenant), "envelope", envelope)

@@ -13,6 +13,7 @@ from entitlement_sidecar.planstore.api import rpc_snapshots
 from entitlement_sidecar.planstore.db import Database, create_engine_for
 from entitlement_sidecar.planstore.db.migrate import migrate
 from entitlement_sidecar.planstore.snapshots import feed as database_feed
+from support.redis_servers import RedisClusterServers
 from support.transports import ByWatching, Store, ThroughRedis, Transport
 
 
@@ -61,6 +62,30 @@ def through_redis(store: Store, redis_db: str, stack: AsyncExitStack) -> Through
     return ThroughRedis(store, redis_db, stack)
 
 
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClusterServers]:
+    """A cluster of three nodes that the tests of this process share."""
+    servers = RedisClusterServers(tmp_path_factory.mktemp("cluster"))
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.stop()
+
+
+@pytest.fixture
+def cluster_db(redis_cluster: RedisClusterServers) -> str:
+    """The shared cluster, emptied."""
+    redis_cluster.flush()
+    return redis_cluster.url
+
+
+@pytest.fixture
+def through_cluster(store: Store, cluster_db: str, stack: AsyncExitStack) -> ThroughRedis:
+    """Tables, publisher, a cluster of Redis."""
+    return ThroughRedis(store, cluster_db, stack)
+
+
 @pytest.fixture
 def by_watching(
     store: Store, free_port: int, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
@@ -71,8 +96,8 @@ def by_watching(
     return ByWatching(store, free_port, stack)
 
 
-@pytest.fixture(params=["through_redis", "by_watching"])
+@pytest.fixture(params=["through_redis", "through_cluster", "by_watching"])
 def transport(request: pytest.FixtureRequest) -> Transport:
-    """Either way."""
+    """Each way."""
     chosen: Transport = request.getfixturevalue(request.param)
     return chosen

@@ -119,6 +119,10 @@ class RedisFeed:
                 except _LostPlaceError:
                     yield await self._begin()
         except AWAY as error:
+            await self._reads.forget()
+            # The others are as likely dead, and a cluster or its sentinels may name other servers by now.
+            with suppress(*AWAY):
+                await self._redis.aclose()
             raise SourceUnavailableError(told(error)) from error
         finally:
             await self._reads.forget()
