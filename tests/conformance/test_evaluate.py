@@ -61,6 +61,7 @@ class Deciding:
     def _known(self, now: datetime) -> tuple[CatalogueDocument, Snapshot | None]:
         whole = concept(ROOT / "decisions" / f"{self.case.concept}.yaml")
         document, snapshots = compile_file(whole.file, now)
+        document = msgspec.structs.replace(document, break_glass=self.case.break_glass())
         newer = self.case.raw.get("newer")
         if newer:
             features = dict(document.features)

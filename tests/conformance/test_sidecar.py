@@ -21,7 +21,7 @@ from entitlement_sidecar.wire.codec import decision_from_proto, to_json
 from entitlement_sidecar.wire.v1 import decision_pb2, decision_pb2_grpc
 from support.conformance import FILES, UNHEARD, Case, concept, mismatches, told
 
-NOT_FROM_A_FILE = ("away", "newer")
+NOT_FROM_A_FILE = ("away", "newer", "break_glass")
 """What a sidecar that runs from a file alone cannot be in."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import msgspec
 import yaml
 from jsonschema import Draft202012Validator
 
+from entitlement_sidecar.domain.break_glass import BreakGlass, BreakGlassAction
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
 from entitlement_sidecar.wire.snapshot_file import SnapshotFile, parse_snapshot_file
 
@@ -46,6 +47,21 @@ class Case(msgspec.Struct, frozen=True):
         for number, use in enumerate(self.raw.get("before", ())):
             request = self._request(use, use["consume"], f"before-{number}")
             yield instant(use.get("at")) or self.now, request, not use.get("denied", False)
+
+    def break_glass(self) -> tuple[BreakGlass, ...]:
+        """What an operator did in an emergency."""
+        return tuple(
+            BreakGlass(
+                id=raw["id"],
+                action=BreakGlassAction.OPEN if "open" in raw else BreakGlassAction.FREEZE,
+                since=instant(raw.get("since")) or self.now - timedelta(hours=1),
+                until=datetime.fromisoformat(raw["until"]),
+                reason="an incident",
+                feature=raw.get("open", ""),
+                tenant_id="" if raw.get("all") else self.tenant_id,
+            )
+            for raw in self.raw.get("break_glass", ())
+        )
 
     def request(self) -> CheckRequest:
         """What is asked."""
