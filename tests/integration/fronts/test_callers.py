@@ -206,6 +206,13 @@ async def test_a_watch_asks_for_credentials_too(channel: grpc.aio.Channel) -> No
     assert caught.value.code() is CODES.UNAUTHENTICATED
 
 
+async def test_what_is_not_served_is_told_to_callers_alone(channel: grpc.aio.Channel) -> None:
+    """A stranger learns nothing of what there is."""
+    for path in (SERVICE + "Unknown", "/other.Service/Call", "/entitlement.v1.UsageService/Reserve"):
+        assert (await ask(channel, path=path, token="secret"))[0] is CODES.UNIMPLEMENTED
+        assert (await ask(channel, path=path))[0] is CODES.UNAUTHENTICATED
+
+
 async def test_health_asks_nobody_who_they_are(channel: grpc.aio.Channel) -> None:
     """Probes have no credentials."""
     answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
@@ -331,7 +338,7 @@ async def test_a_socket_that_cannot_be_opened_is_named(
     """At the start nothing is served; later the others are, and it is opened once it can be."""
     folder = socket_folder / "later"
     tell(file, by_token("checkout", "secret") + by_socket("batch", folder / "s"))
-    site.callers.load()
+    await site.callers.load()
     with pytest.raises(ConfigurationError, match=r"caller 'batch': socket unix:.*create it with mode 0700"):
         await site.fronts.start()
 

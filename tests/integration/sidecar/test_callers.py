@@ -13,8 +13,9 @@ import pytest
 from entitlement_sidecar.domain.decision import Reason
 from entitlement_sidecar.domain.usage import UsageOutcome
 from entitlement_sidecar.wire.v1 import decision_pb2, decision_pb2_grpc, usage_pb2, usage_pb2_grpc
+from support.certificates import LOCAL, Authority
 from support.failures import failure
-from support.processes import Process, Sidecar
+from support.processes import Sidecar
 from support.waiting import until
 
 CATALOGUE = (Path(__file__).parent / "tenants.yaml").read_text("utf-8")
@@ -29,16 +30,29 @@ def callers(tenants: str = "[mine]") -> str:
     return f"callers:\n  - {{name: checkout, token_sha256: '{digest}', tenants: {tenants}}}\n"
 
 
-@pytest.fixture(scope="module", params=["fast", "aio"])
-def beside(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """A sidecar with one caller, which may ask about one of two tenants."""
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Sidecar]]:
+    """A sidecar of each front with one caller, which may ask about one of two tenants; started once."""
     folder = tmp_path_factory.mktemp("callers")
     (folder / "tenants.yaml").write_text(CATALOGUE + "  mine: {plan: pro}\n  theirs: {plan: pro}\n")
     (folder / "callers.yaml").write_text(callers())
     options = ("--snapshot-file", str(folder / "tenants.yaml"), "--callers", str(folder / "callers.yaml"))
-    sidecar = Sidecar(folder / "state", *options, front=request.param).start()
-    yield sidecar
-    sidecar.stop()
+    running: dict[str, Sidecar] = {}
+
+    def start(front: str) -> Sidecar:
+        if front not in running:
+            running[front] = Sidecar(folder / front, *options, front=front).start()
+        return running[front]
+
+    yield start
+    for sidecar in running.values():
+        sidecar.kill()
+
+
+@pytest.fixture(params=["fast", "aio"])
+def beside(request: pytest.FixtureRequest, known: Callable[[str], Sidecar]) -> Sidecar:
+    """That sidecar, on each front."""
+    return known(request.param)
 
 
 class Caller:
@@ -153,10 +167,12 @@ def test_answers_that_are_kept_are_given_to_nobody_else(beside: Sidecar) -> None
 
 
 @pytest.mark.parametrize("front", ["fast", "aio"])
-def test_a_running_sidecar_follows_its_callers_file(tmp_path: Path, front: str) -> None:
-    """A tenant that is taken away is refused within seconds, and its watch ends, without a restart."""
+def test_a_running_sidecar_follows_its_callers_file(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, front: str
+) -> None:
+    """Without a restart a tenant that is taken away is refused, its watch ends, and a socket is opened."""
     (tmp_path / "tenants.yaml").write_text(CATALOGUE + "  mine: {plan: pro}\n  theirs: {plan: pro}\n")
-    file = tmp_path / "callers.yaml"
+    file, path = tmp_path / "callers.yaml", tmp_path_factory.mktemp("s") / "s"
     file.write_text(callers())
     options = ("--snapshot-file", str(tmp_path / "tenants.yaml"), "--callers", str(file))
     sidecar = Sidecar(tmp_path / "state", *options, front=front).start()
@@ -166,39 +182,48 @@ def test_a_running_sidecar_follows_its_callers_file(tmp_path: Path, front: str) 
         next(following)
         assert caller.check("mine").allowed
         assert caller.check("mine").allowed
-        file.write_text(callers("[theirs]"))
+        more = f"  - {{name: reports, socket: {path}, mode: 0660, tenants: [mine]}}\n"
+        file.write_text(callers("[theirs]") + more)
 
-        ended = failure(lambda: next(following))
-
-        assert ended.code is grpc.StatusCode.PERMISSION_DENIED
+        assert failure(lambda: next(following)).code is grpc.StatusCode.PERMISSION_DENIED
+        until(lambda: sidecar.metric("entitlement_files_reloaded_total"), "the file to be in effect")
         assert caller.check("theirs").allowed
         assert failure(lambda: caller.check("mine")).code is grpc.StatusCode.PERMISSION_DENIED
+        assert path.stat().st_mode & 0o777 == 0o660
+        with grpc.insecure_channel(f"unix:{path}") as channel:
+            assert Caller(channel, "").check("mine").allowed
+            refused = failure(lambda: Caller(channel, "").check("theirs"))
+        assert refused.message == "caller 'reports' may not ask about tenant 'theirs'"
     finally:
         sidecar.stop()
+    assert not path.exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--socket-mode", "rw"], "--socket-mode 'rw': expected an octal mode"),
-        (["--socket-mode", "0660"], "--socket-mode and --socket-group are for --listen unix:/path"),
-        (["--socket-group", "users"], "--socket-mode and --socket-group are for --listen unix:/path"),
-        (["--tls-cert", "a.crt", "--front", "aio"], "TLS needs both: --tls-cert FILE and --tls-key FILE"),
-        (["--tls-key", "a.key", "--front", "aio"], "TLS needs both"),
-        (["--tls-client-ca", "ca.crt"], "--tls-client-ca needs --tls-cert FILE and --tls-key FILE"),
-        (["--tls-cert", "a.crt", "--tls-key", "a.key"], "the fast front has no TLS; add --front aio"),
-        (
-            ["--tls-cert", "/no.crt", "--tls-key", "/no.key", "--front", "aio"],
-            "--tls-cert /no.crt: No such file",
-        ),
-        (["--callers", "/no.yaml"], "--callers /no.yaml: No such file"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(tmp_path: Path, options: Sequence[str], says: str) -> None:
-    """Nothing starts; the message names the setting and what would be right."""
+def test_a_running_sidecar_takes_a_new_certificate(tmp_path: Path) -> None:
+    """It is shown from the next handshake on; the metric says when it ends."""
     (tmp_path / "tenants.yaml").write_text(CATALOGUE + "  mine: {plan: pro}\n")
-    state = ["--state-dir", str(tmp_path / "state"), "--snapshot-file", str(tmp_path / "tenants.yaml")]
-    process = Process(["sidecar", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *state, *options])
-    until(lambda: not process.running, "the process to end")
-    assert process.stop() == 2
-    assert says in process.output
+    old, new = Authority("old"), Authority("new")
+    certificate, key = old.signs(*LOCAL).write(tmp_path)
+    options = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    file = ("--snapshot-file", str(tmp_path / "tenants.yaml"))
+    sidecar = Sidecar(tmp_path / "state", *file, *options, front="aio").start()
+
+    def allowed(authority: Authority) -> bool:
+        credentials = grpc.ssl_channel_credentials(authority.pem)
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.secure_channel(f"127.0.0.1:{sidecar.port}", credentials, options=options) as channel:
+            answer: bool = Caller(channel, "").check("mine").allowed
+            return answer
+
+    try:
+        assert allowed(old)
+        ends = sidecar.metric("entitlement_tls_certificate_expires_seconds")
+        new.signs(*LOCAL, days=9).write(tmp_path)
+        until(
+            lambda: sidecar.metric("entitlement_tls_certificate_expires_seconds") > ends,
+            "the certificate to be read",
+        )
+        assert allowed(new)
+        assert failure(lambda: allowed(old)).code is grpc.StatusCode.UNAVAILABLE
+    finally:
+        sidecar.kill()

@@ -91,7 +91,7 @@ def secured(folder: Path) -> Iterator[Sidecar]:
     paths = (part for flag, name in options.items() for part in (flag, str(folder / name)))
     sidecar = Sidecar(folder / "state", *paths, front="aio").start()
     yield sidecar
-    sidecar.stop()
+    sidecar.kill()
 
 
 def credentials(folder: Path, *flags: str) -> list[str]:

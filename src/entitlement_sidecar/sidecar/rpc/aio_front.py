@@ -15,7 +15,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from entitlement_sidecar.domain.errors import UnsupportedError
+from entitlement_sidecar.domain.errors import UnauthenticatedError, UnsupportedError
 from entitlement_sidecar.sidecar.rpc.front import (
     DRAIN_DEADLINE,
     MAX_IN_FLIGHT,
@@ -128,12 +128,13 @@ class _Paths(grpc.GenericRpcHandler):
 
     def __init__(self, methods: Methods, admission: Admission, door: Door | None) -> None:
         self._known = {method.path: _rpc_handler(method, admission, door) for method in methods}
+        self._door = door
         self._contract = {f"/{s.full_name}/{m.name}" for s in SERVICES for m in s.methods}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         """The handler of a call."""
         path = str(handler_call_details.method)
-        return self._known.get(path) or _refusal(self._explain(path))
+        return self._known.get(path) or _refusal(self._explain(path), self._door)
 
     def _explain(self, path: str) -> UnsupportedError:
         if path in self._contract:
@@ -211,10 +212,15 @@ def _streaming(
     return call
 
 
-def _refusal(error: UnsupportedError) -> grpc.RpcMethodHandler[bytes, bytes]:
-    """Refuses a call of any kind before it is read."""
+def _refusal(error: UnsupportedError, door: Door | None) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """Refuses a call of any kind before it is read; what is served is told to callers alone."""
 
     async def call(_requests: AsyncIterator[bytes], context: _Context) -> None:
+        try:
+            if door is not None:
+                door.table(_authorization(context), _names(context))
+        except UnauthenticatedError as stranger:
+            await _abort(context, stranger)
         await _abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(call)

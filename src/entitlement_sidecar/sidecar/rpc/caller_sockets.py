@@ -50,7 +50,7 @@ class CallerSockets:
         Raises:
             ConfigurationError: The file is wrong, and nothing has changed; or a socket cannot be opened.
         """
-        self._callers.load()
+        await self._callers.load()
         await self._follow()
 
     async def _follow(self) -> None:

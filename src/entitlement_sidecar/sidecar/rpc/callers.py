@@ -7,6 +7,7 @@ included, before the caller is known and may have it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable
@@ -56,15 +57,18 @@ class Callers:
         self._known: dict[str, _Known] = {}
         self._by_digest: dict[bytes, _Known] = {}
         self._by_san: dict[str, _Known] = {}
-        self.load()
+        self._take(read_callers(path))
 
-    def load(self) -> None:
-        """Reads the file; it takes effect whole, for calls and watches under way too.
+    async def load(self) -> None:
+        """Reads the file again; it takes effect whole, for calls and watches under way too.
 
         Raises:
             ConfigurationError: It is wrong; nothing has changed.
         """
-        callers = read_callers(self.path)
+        # A long file takes longer to read than a call may wait.
+        self._take(await asyncio.to_thread(read_callers, self.path))
+
+    def _take(self, callers: list[Caller]) -> None:
         if not self._certificates and (one := next((c for c in callers if c.san), None)):
             raise ConfigurationError(
                 f"{SETTING} {self.path}: caller {one.name!r} has a san, and no client shows a certificate: "

@@ -71,7 +71,11 @@ class Permit:
                 await asyncio.wait((coming, lost), return_when=asyncio.FIRST_COMPLETED)
                 if lost.done():
                     self.require(tenant_id)
-                yield await coming
+                try:
+                    item = await coming
+                except StopAsyncIteration:
+                    return
+                yield item
         finally:
             await _ended(lost, coming)
 
