@@ -29,11 +29,12 @@ NOTES = """## `notes`
 | `billing:error:<kind>` | FEATURE_UNKNOWN, NOT_IN_PLAN, DENIED_BY_OVERRIDE, VALUE_NOT_ALLOWED |
 | `billing:error:undetermined:<feature>` | UNDETERMINED |
 | `billing:outage:<policy>:<rule>` | UNDETERMINED |
+| `billing:break-glass:<action>:<id>` | whatever an operator opened or froze |
 
 The policy of an outage note is `allow`, `deny`, `value` or `allowance`; the rule that chose it is the
 feature's own `policy`, its `placement`, the `default` of its kind, or `stale` data.
 
-An allowed answer without degradation has no note, but for overage.
+An allowed answer without degradation has no note, but for overage and [break-glass](../break-glass.md).
 """
 
 
