@@ -22,7 +22,7 @@ from statistics import median
 import msgspec
 from rich.console import Console
 
-from benchmarks import evaluating, h2load, load, outages, report
+from benchmarks import evaluating, h2load, load, memory, outages, report
 from benchmarks.echo_server import PATH as ECHO_PATH
 from benchmarks.load import Result
 from benchmarks.report import Row, Target
@@ -134,10 +134,13 @@ def _cold_starts(options: Options, folder: Path, cores: Cores) -> Iterator[Row]:
 
 
 def _outages(options: Options, folder: Path, cores: Cores) -> Iterator[Row]:
-    """Before anything else runs beside it; of the fast front where it is asked for."""
+    """What takes a plan store and a Redis; before anything else runs beside it, and of the last front."""
     with ExitStack() as stack:
         site = outages.build(folder / "site", cores, stack)
-        yield from outages.rows(site, options.fronts[-1], max(options.rounds, 3), options.seconds * 2)
+        front = options.fronts[-1]
+        yield from outages.cold_starts(site, front, options.rounds)
+        yield from outages.rows(site, front, max(options.rounds, 3), options.seconds * 2)
+        yield from memory.rows(site, front, folder)
 
 
 def _alone(file: Path) -> list[str]:

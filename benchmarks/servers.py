@@ -146,12 +146,18 @@ def _ready(port: int) -> bool:
 
 def kept_events(server: Server) -> int:
     """Events that a sidecar's outbox has committed, as its metrics say, also those that have left it."""
+    return int(metric(server, "entitlement_outbox_accepted_events"))
+
+
+def metric(server: Server, name: str) -> float:
+    """A metric of a sidecar that has no labels."""
     connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=5)
     try:
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
     finally:
         connection.close()
-    name = "entitlement_outbox_accepted_events "
-    line = next(line for line in text.splitlines() if line.startswith(name))
-    return int(float(line.removeprefix(name)))
+    found = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+    if not found:
+        raise SystemExit(f"{server.name}: there is no metric {name}")
+    return float(found[0].rpartition(" ")[2])

@@ -24,6 +24,9 @@ BATCH = 100
 _BOOLEAN = tuple(f"flag-{number}" for number in range(10))
 _DURABLE = tuple(f"durable-{number}" for number in range(5))
 _BUFFERED = tuple(f"buffered-{number}" for number in range(5))
+FEATURES = len(_BOOLEAN + _DURABLE + _BUFFERED)
+"""Of each tenant."""
+
 _FAR_AWAY = 10**12
 _PLENTY = 200
 """Batches that are prepared; a batch names other tenants than its neighbours."""
