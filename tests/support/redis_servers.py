@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import ssl
 import subprocess
 import threading
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +123,7 @@ class SentinelServers:
         quickly = ("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0")
         self.primary = RedisServer(folder / "primary", *quickly)
         self.replica = RedisServer(
-            folder / "replica", *quickly, "--replicaof", f"127.0.0.1 {self.primary.port}"
+            folder / "replica", *quickly, "--replicaof", "127.0.0.1", str(self.primary.port)
         )
         self.ports = [find_free_port() for _ in range(3)]
         self._folder = folder
@@ -153,11 +156,42 @@ class SentinelServers:
             return seen.get("num-other-sentinels") == 2 and seen.get("num-slaves") == 1
         return False
 
-    def stop(self) -> None:
-        """Stops all."""
-        for process in self._sentinels:
+    def wait_for_replica(self) -> None:
+        """Waits until the replica has all that the primary has."""
+        with (
+            closing(redis.Redis(port=self.primary.port)) as one,
+            closing(redis.Redis(port=self.replica.port)) as other,
+        ):
+
+            def follows() -> bool:
+                here: Any = one.info("replication")
+                there: Any = other.info("replication")
+                return bool(here["master_repl_offset"] == there["slave_repl_offset"])
+
+            until(follows, "the replica to follow", 60)
+
+    @contextmanager
+    def replica_apart(self) -> Iterator[None]:
+        """The replica gets no more of what is written; it goes on when the block ends."""
+        with closing(redis.Redis(port=self.replica.port)) as client:
+            process = int(client.info("server")["process_id"])  # type: ignore[index]
+        os.kill(process, signal.SIGSTOP)
+        try:
+            with closing(redis.Redis(port=self.primary.port)) as client:
+                client.client_kill_filter(_type="replica")
+            yield
+        finally:
+            os.kill(process, signal.SIGCONT)
+
+    def stop_sentinels(self, count: int) -> None:
+        """Stops the first ones."""
+        for process in self._sentinels[:count]:
             process.kill()
             process.wait()
+
+    def stop(self) -> None:
+        """Stops all."""
+        self.stop_sentinels(3)
         self.primary.stop()
         self.replica.stop()
 
