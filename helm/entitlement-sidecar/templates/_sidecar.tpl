@@ -35,6 +35,10 @@ A chart that gives the dependency an alias passes `.Subcharts.ALIAS` instead of 
     - name: ENTITLEMENTS_TRUSTED_KEYS
       value: /run/entitlements/keys/keys
     {{- end }}
+    {{- if $values.callers.configMap }}
+    - name: ENTITLEMENTS_CALLERS
+      value: /run/entitlements/callers/callers.yaml
+    {{- end }}
     {{- with $values.redis }}{{ if .secret }}
     {{- include "entitlement-sidecar.secretVariable" (list "ENTITLEMENTS_REDIS" .secret .key) | nindent 4 }}
     {{- end }}{{ end }}
@@ -68,6 +72,9 @@ A chart that gives the dependency an alias passes `.Subcharts.ALIAS` instead of 
     {{- if $values.trustedKeys.configMap }}
     - {name: entitlement-keys, mountPath: /run/entitlements/keys, readOnly: true}
     {{- end }}
+    {{- if $values.callers.configMap }}
+    - {name: entitlement-callers, mountPath: /run/entitlements/callers, readOnly: true}
+    {{- end }}
 {{- end }}
 
 {{- define "entitlement-sidecar.volumes" -}}
@@ -91,6 +98,13 @@ A chart that gives the dependency an alias passes `.Subcharts.ALIAS` instead of 
     name: {{ .configMap }}
     items:
       - {key: {{ .key }}, path: keys}
+{{- end }}{{ end }}
+{{- with $values.callers }}{{ if .configMap }}
+- name: entitlement-callers
+  configMap:
+    name: {{ .configMap }}
+    items:
+      - {key: {{ .key }}, path: callers.yaml}
 {{- end }}{{ end }}
 {{- end }}
 

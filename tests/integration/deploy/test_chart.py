@@ -54,6 +54,7 @@ def test_the_plan_store_renders(values: Values) -> None:
     [
         {},
         {"trustedKeys": {"configMap": "keys"}},
+        {"callers": {"configMap": "callers"}},
         {"redis": {"secret": ""}, "front": "aio"},
         {
             "state": {
@@ -63,7 +64,7 @@ def test_the_plan_store_renders(values: Values) -> None:
             }
         },
     ],
-    ids=["as shipped", "pinned keys", "no redis", "own volume"],
+    ids=["as shipped", "pinned keys", "callers", "no redis", "own volume"],
 )
 def test_an_application_that_includes_the_sidecar_renders(sidecar: Values, tmp_path: Path) -> None:
     """Given a chart that depends on this one, then its pod with the sidecar is valid."""
