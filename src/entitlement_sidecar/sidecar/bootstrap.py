@@ -138,13 +138,7 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         decisions = Decisions(knowing, upstream.authority, consumptions)
         stack.push_async_callback(decisions.finish)
         atomic = AtomicBatches(decisions, knowing, upstream.authority, consumptions)
-        watching, memo = Watching(decisions, knowing), AnswerMemo()
-
-        def serve(permit: Permit | None = None) -> Methods:
-            kept = memo.apart() if permit else memo
-            entitlements = EntitlementServicer(decisions, atomic, watching, permit, kept)
-            return [*entitlements.methods(), *UsageServicer(reporter, permit).methods()]
-
+        serve = _serving(decisions, atomic, Watching(decisions, knowing), reporter)
         front, front_files = _front(config, serve)
         readiness = Readiness(store, freshness, clock, upstream.circuits)
         # Probes decide nothing and carry no secrets; the kubelet and Prometheus ask from outside.
@@ -243,6 +237,20 @@ async def _hold_everything(store: SnapshotStore, file: FileSnapshots) -> None:
     store.put_catalogue(await file.catalogue())
     for fetched in file.everything():
         store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed=True))
+
+
+def _serving(
+    decisions: Decisions, atomic: AtomicBatches, watching: Watching, reporter: UsageReporter
+) -> Callable[[Permit | None], Methods]:
+    """Makes the methods of one caller, or of everybody."""
+    memo = AnswerMemo()
+
+    def serve(permit: Permit | None) -> Methods:
+        kept = memo.apart() if permit else memo
+        entitlements = EntitlementServicer(decisions, atomic, watching, permit, kept)
+        return [*entitlements.methods(), *UsageServicer(reporter, permit).methods()]
+
+    return serve
 
 
 def _front(config: SidecarConfig, serve: Callable[[Permit | None], Methods]) -> tuple[Front, WatchedFiles]:
