@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.faulty_site import FaultySite
 from support.processes import Planstore, Sidecar, Site
 from support.refusals import assert_explained
 from support.waiting import until
@@ -73,3 +74,18 @@ def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             assert process is not None
             assert process.running
             assert_explained(process.output)
+
+
+@pytest.fixture(scope="module")
+def _faulty_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySite]:
+    """Started once for the tests of a file."""
+    with ExitStack() as stack:
+        catalogue = Path(__file__).parent / "faulty_catalogue.yaml"
+        yield FaultySite(tmp_path_factory.mktemp("site"), catalogue, stack)
+
+
+@pytest.fixture
+def faulty_site(_faulty_site: FaultySite) -> FaultySite:
+    """Processes with proxies between them that break on demand; whole and current when a test begins."""
+    _faulty_site.heal()
+    return _faulty_site

@@ -6,9 +6,7 @@ Each test names how the answers say it (reason, degradation, source) and the met
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -31,8 +29,6 @@ from support.waiting import until
 
 pytestmark = pytest.mark.xdist_group("failure-matrix")  # the processes are started once, by one worker
 
-CATALOGUE = Path(__file__).parent / "catalogue.yaml"
-
 Fault = Callable[[FaultProxy], None]
 """How one way to a server fails."""
 
@@ -46,18 +42,10 @@ HANGS: dict[str, Fault] = {
 AWAY: dict[str, Fault] = {"refused": lambda proxy: proxy.refuse(), **HANGS}
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySite]:
-    """The processes of this file."""
-    with ExitStack() as ending:
-        yield FaultySite(tmp_path_factory.mktemp("site"), CATALOGUE, ending)
-
-
 @pytest.fixture
-def site(shared: FaultySite) -> FaultySite:
-    """The same, whole and current at the beginning of each test."""
-    shared.heal()
-    return shared
+def site(faulty_site: FaultySite) -> FaultySite:
+    """What is broken here."""
+    return faulty_site
 
 
 def answers_while(beside: Sidecar, tenant: str, waiting: Callable[[], object]) -> list[object]:

@@ -168,6 +168,9 @@ class FaultProxy:
         self._tasks.add(task)
         try:
             await link.carry(self.target_port)
+        except asyncio.CancelledError:
+            # The proxy ends. Passed on, the library would log it as a failure.
+            link.reset()
         finally:
             self._links.discard(link)
             self._tasks.discard(task)
