@@ -63,8 +63,10 @@ def says(said: str, parts: Sequence[str]) -> None:
     ("options", "parts"),
     [
         (["--planstore", "http://planstore:7411"], ["--planstore: expected HOST:PORT"]),
-        (["--redis", f"redis://:{SECRET}@redis:port/0"], ["--redis: expected redis://HOST:PORT/DATABASE"]),
-        (["--redis", f"http://:{SECRET}@redis/0"], ["--redis: expected redis://HOST:PORT/DATABASE"]),
+        (["--redis", "redis://redis:port/0"], ["--redis: expected redis://HOST:PORT/DATABASE"]),
+        (["--redis", "http://redis/0"], ["--redis: expected redis://HOST:PORT/DATABASE"]),
+        (["--redis", f"redis://:{SECRET}@redis:port/0"], ["--redis: no password", "--redis-password-file"]),
+        (["--redis", "redis://app@redis/0"], ["--redis names a user", "--redis-password-file"]),
         (["--listen", "everywhere"], ["--listen 'everywhere': expected HOST:PORT"]),
     ],
     ids=lambda value: value[-1].replace(SECRET, "") if isinstance(value, list) else None,

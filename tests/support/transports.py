@@ -39,7 +39,7 @@ from entitlement_sidecar.testing.clock import FakeClock
 from entitlement_sidecar.wire.catalogue_file import parse_catalogue
 from entitlement_sidecar.wire.envelopes import open_snapshot
 from entitlement_sidecar.wire.redis_keys import snapshot_key
-from entitlement_sidecar.wire.redis_target import redis_target
+from entitlement_sidecar.wire.redis_target import RedisTarget, redis_target
 from entitlement_sidecar.wire.signing import KeyRing, SigningKey
 from entitlement_sidecar.wire.v1 import snapshot_pb2_grpc
 
@@ -150,10 +150,10 @@ class Transport(Protocol):
 class ThroughRedis:
     """The publisher, run step by step, and what reads Redis."""
 
-    def __init__(self, store: Store, url: str, stack: AsyncExitStack) -> None:
+    def __init__(self, store: Store, redis: str | RedisTarget, stack: AsyncExitStack) -> None:
         self.store = store
-        self.url = url
-        self.redis: Any = redis_client.connect(redis_target(url))
+        self.target = redis_target(redis) if isinstance(redis, str) else redis
+        self.redis: Any = redis_client.connect(self.target)
         self.writer = RedisFeedWriter(self.redis)
         self.clock = FakeClock()
         self.publisher = RedisPublisher(store.database, self.writer, store.key, store.shards, self.clock)
@@ -165,12 +165,12 @@ class ThroughRedis:
         self.publisher.step()
 
     def feed(self, ring: KeyRing | None = None) -> RedisFeed:
-        feed = RedisFeed(redis_target(self.url), self.store.ring if ring is None else ring)
+        feed = RedisFeed(self.target, self.store.ring if ring is None else ring)
         self._stack.push_async_callback(feed.aclose)
         return feed
 
     def source(self, ring: KeyRing | None = None) -> RedisSnapshots:
-        client = connect(redis_target(self.url))
+        client = connect(self.target)
         self._stack.push_async_callback(client.aclose)
         return RedisSnapshots(client, self.store.ring if ring is None else ring)
 

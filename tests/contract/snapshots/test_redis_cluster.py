@@ -98,7 +98,7 @@ async def test_publishers_at_once_agree_in_a_cluster(
     through_cluster: ThroughRedis, store: Store, stack: AsyncExitStack
 ) -> None:
     """Two publishers: nothing is lost, and they do not take the feed from each other again and again."""
-    other = ThroughRedis(store, through_cluster.url, stack)
+    other = ThroughRedis(store, through_cluster.target, stack)
     through_cluster.publish()
     before = [through_cluster.writer.state(shard).epoch for shard in range(SHARDS)]
     done = threading.Event()

@@ -105,7 +105,7 @@ async def test_a_crash_of_redis_while_another_replica_publishes_loses_no_change(
 ) -> None:
     """Entries that take the numbers of lost ones do not hide that those are lost."""
     store = transport.store
-    other = ThroughRedis(store, transport.url, stack)
+    other = ThroughRedis(store, transport.target, stack)
     disk = Disk(transport, monkeypatch)
     publish_some = RedisPublisher._publish_some
 

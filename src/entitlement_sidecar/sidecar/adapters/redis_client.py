@@ -51,8 +51,11 @@ def connect(target: RedisTarget, timeout: float = TIMEOUT) -> RedisClient:
 
 def told(error: BaseException) -> str:
     """A failure in a line, without what the server may repeat of others."""
+    if isinstance(error, RedisClusterException) and error.__cause__ is not None:
+        # No node could be asked for the map: the last one's reason says more.
+        error = error.__cause__
     if isinstance(error, AuthenticationError | NoPermissionError):
-        # A setting is wrong: the server's, or the file's, own words say which. They hold no password.
+        # A setting is wrong: the server's own words, or the file's, say which. They hold no password.
         return f"Redis: {type(error).__name__}: {error}"
     return f"Redis: {type(error).__name__}"
 
