@@ -79,6 +79,7 @@ class Sidecar(msgspec.Struct, frozen=True):
 
     front: Front
     http: HttpServer
+    follower: Follower
     loader: Loader
     readiness: Readiness
     shipper: Shipper | UnshippedUsage
@@ -146,8 +147,9 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         stack.callback(http.close)
         keeping = Keeping(store, freshness, last_known)
         shipper = upstream.shipper or UnshippedUsage(outbox, clock)
+        follower = Follower(upstream.feed, store, loader, freshness, upstream.planstore)
         loops: dict[str, Loop] = {
-            "follower": Follower(upstream.feed, store, loader, freshness, upstream.planstore).run,
+            "follower": follower.run,
             "last known": keeping.run,
             "thaw": partial(thaw_by_time, store.thaw),
             "shipper": shipper.run,
@@ -158,6 +160,7 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         return Sidecar(
             front=front,
             http=http,
+            follower=follower,
             loader=loader,
             readiness=readiness,
             shipper=shipper,
