@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from entitlement_sidecar.planstore.db import Database, RedisFeedStateRow, SnapshotOutboxRow
 from entitlement_sidecar.planstore.snapshots.feed import FeedSignal, Sequencer
-from entitlement_sidecar.planstore.snapshots.publisher import Publisher
+from entitlement_sidecar.planstore.snapshots.publisher import PASSED_BY, POLL, Publisher
 from entitlement_sidecar.sidecar.snapshots.ports import Beat, Changed
 from entitlement_sidecar.wire.envelopes import HeartbeatValue, open_heartbeat
 from entitlement_sidecar.wire.redis_keys import feed_key, heartbeat_key, snapshot_key
@@ -264,3 +264,22 @@ async def test_a_publisher_outlives_a_redis_that_is_away(
         publisher.stop()
 
     assert transport.redis.hget(snapshot_key("acme"), "version") == b"1"
+
+
+async def test_changes_that_somebody_else_has_locked_are_looked_at_again_at_once(
+    postgres_database: Database, redis_db: str, stack: AsyncExitStack
+) -> None:
+    """The sequencer locks a new change for a moment: it is passed by, and wanted soon, not by polling."""
+    store = Store(postgres_database)
+    transport = ThroughRedis(store, redis_db, stack)
+    transport.publish()
+    store.change()
+
+    with postgres_database.writing() as session:
+        session.scalars(select(SnapshotOutboxRow).with_for_update()).all()
+        after = transport.publisher.step()
+    nothing_left = transport.publisher.step()
+
+    assert after == PASSED_BY < POLL
+    assert nothing_left is None
+    assert waiting(postgres_database) == 0

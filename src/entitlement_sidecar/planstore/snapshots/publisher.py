@@ -49,6 +49,10 @@ from entitlement_sidecar.wire.signing import SigningKey
 POLL = 0.1
 """Seconds between two looks for changes of other replicas; changes of this one wake the publisher."""
 
+PASSED_BY = 0.01
+"""Seconds after which rows that somebody else had locked are looked at again: the sequencer is woken by the
+same change and holds them for milliseconds, and they must not wait for `POLL`."""
+
 BEAT_EVERY = 1.0
 """Seconds between two heartbeats."""
 
@@ -131,14 +135,15 @@ class RedisPublisher:
     def step(self) -> float | None:
         """Publishes what waits, and beats when it is time; first refills what is lost, a batch at most.
 
-        Returns the seconds after which it wants to go on with that; None when nothing is lost.
+        Returns the seconds after which it wants to go on: with that, or with changes that it passed by
+        because somebody else had locked them; None when there is neither.
 
         Raises:
             redis.RedisError: Redis is away; nothing was marked that it does not have.
         """
-        self._count_waiting()
+        waiting = self._count_waiting()
         try:
-            more = self._restored()
+            restored = more = self._restored()
             while more:
                 self._choose_instant()
                 more = self._publish_some()
@@ -149,13 +154,17 @@ class RedisPublisher:
         except redis.RedisError:
             metrics.publish_failures.inc()
             raise
+        if restored and waiting and self._count_waiting():
+            return PASSED_BY
         return self._refill.wait()
 
-    def _count_waiting(self) -> None:
+    def _count_waiting(self) -> int:
         """Before Redis is asked for anything: the number matters most while it does not answer."""
         with self._database.reading() as session:
-            waiting = select(func.count()).where(SnapshotOutboxRow.published_at.is_(None))
-            metrics.unpublished_changes.set(session.scalar(waiting) or 0)
+            query = select(func.count()).where(SnapshotOutboxRow.published_at.is_(None))
+            waiting = session.scalar(query) or 0
+        metrics.unpublished_changes.set(waiting)
+        return waiting
 
     def _restored(self) -> bool:
         """Whether every shard is what the database knows, or has been made so now."""
