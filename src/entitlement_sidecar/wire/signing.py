@@ -168,9 +168,7 @@ class KeyRing:
     def learn(self, keys: Mapping[str, bytes]) -> None:
         """Trusts these keys and no others any more; a pinned ring stays as it is, and none is told no key."""
         if keys and not self.pinned:
-            self._keys = {
-                key_id: Ed25519PublicKey.from_public_bytes(raw) for key_id, raw in keys.items()
-            }
+            self._keys = {key_id: Ed25519PublicKey.from_public_bytes(raw) for key_id, raw in keys.items()}
 
     @property
     def public_keys(self) -> dict[str, bytes]:
