@@ -41,6 +41,10 @@ A chart that gives the dependency an alias passes `.Subcharts.ALIAS` instead of 
     {{- end }}
     {{- with $values.redis }}{{ if .secret }}
     {{- include "entitlement-sidecar.secretVariable" (list "ENTITLEMENTS_REDIS" .secret .key) | nindent 4 }}
+    {{- if .passwordKey }}
+    - name: ENTITLEMENTS_REDIS_PASSWORD_FILE
+      value: /run/entitlements-redis/{{ .passwordKey }}
+    {{- end }}
     {{- end }}{{ end }}
     - name: ENTITLEMENTS_STATE_DIR
       value: /var/lib/entitlements
@@ -69,6 +73,9 @@ A chart that gives the dependency an alias passes `.Subcharts.ALIAS` instead of 
     - {name: entitlement-state, mountPath: /var/lib/entitlements}
     - {name: entitlement-tmp, mountPath: /tmp}
     - {name: entitlement-token, mountPath: /run/entitlements/token, readOnly: true}
+    {{- if $values.redis.secret }}
+    - {name: entitlement-redis, mountPath: /run/entitlements-redis, readOnly: true}
+    {{- end }}
     {{- if $values.trustedKeys.configMap }}
     - {name: entitlement-keys, mountPath: /run/entitlements/keys, readOnly: true}
     {{- end }}
@@ -92,6 +99,12 @@ A chart that gives the dependency an alias passes `.Subcharts.ALIAS` instead of 
     defaultMode: 0444
     items:
       - {key: {{ $values.token.key }}, path: token}
+{{- with $values.redis }}{{ if .secret }}
+- name: entitlement-redis
+  secret:
+    secretName: {{ .secret }}
+    defaultMode: 0444
+{{- end }}{{ end }}
 {{- with $values.trustedKeys }}{{ if .configMap }}
 - name: entitlement-keys
   configMap:

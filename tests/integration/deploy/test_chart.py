@@ -33,7 +33,7 @@ def with_store(**more: object) -> Values:
     "values",
     [
         with_store(),
-        with_store(replicas=1, redis={"secret": "redis"}),
+        with_store(replicas=1, redis={"secret": "redis", "passwordKey": "password"}),
         with_store(
             podAnnotations={"a": "b"}, nodeSelector={"disk": "ssd"}, tolerations=[{"operator": "Exists"}]
         ),
@@ -56,6 +56,7 @@ def test_the_plan_store_renders(values: Values) -> None:
         {"trustedKeys": {"configMap": "keys"}},
         {"callers": {"configMap": "callers"}},
         {"redis": {"secret": ""}, "front": "aio"},
+        {"redis": {"secret": "redis", "passwordKey": "password"}},
         {
             "state": {
                 "ephemeral": {
@@ -64,7 +65,7 @@ def test_the_plan_store_renders(values: Values) -> None:
             }
         },
     ],
-    ids=["as shipped", "pinned keys", "callers", "no redis", "own volume"],
+    ids=["as shipped", "pinned keys", "callers", "no redis", "redis with a password", "own volume"],
 )
 def test_an_application_that_includes_the_sidecar_renders(sidecar: Values, tmp_path: Path) -> None:
     """Given a chart that depends on this one, then its pod with the sidecar is valid."""
