@@ -146,3 +146,12 @@ async def test_a_lost_feed_is_taken_up_again_and_empties_nothing() -> None:
     await asyncio.gather(running, return_exceptions=True)
     assert site.connections == 2
     assert site.version() == 1
+
+
+async def test_a_feed_that_refuses_is_left_alone_for_as_long_as_it_says() -> None:
+    """And not all sidecars come back at that instant."""
+    site = Site()
+    site.script = [SourceUnavailableError("too many watch already", retry_after=5.0)]
+    assert 5.0 <= await site.follower._follow() <= 10.0
+    site.script = [SourceUnavailableError("reset")]
+    assert await site.follower._follow() == 0.0

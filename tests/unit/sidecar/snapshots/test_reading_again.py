@@ -226,3 +226,24 @@ async def test_a_defect_in_reading_one_keeps_no_other_from_being_read() -> None:
     await eventually(lambda: read.count("broken") > 2)
     assert read.count("fine") == 1
     waiting.cancel()
+
+
+async def test_what_nothing_is_known_of_is_read_at_a_bounded_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a change is known of, or what somebody asks for, does not wait behind it."""
+    monkeypatch.setattr(backlog, "LATER_TOGETHER", 3)
+    monkeypatch.setattr(backlog, "LATER_PER_SECOND", 0.001)
+    read: list[str] = []
+
+    async def reading(name: str) -> None:
+        read.append(name)
+
+    waiting = Backlog(reading, lambda name: name in read)
+    waiting.open()
+    for number in range(10):
+        waiting.add_later(f"t{number}")
+        waiting.add_later(f"t{number}")
+    await eventually(lambda: len(read) == 3)
+    waiting.add("t9")
+    await eventually(lambda: "t9" in read)
+    assert read == ["t0", "t1", "t2", "t9"]
+    waiting.cancel()
