@@ -15,7 +15,8 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisClusterException, RedisError
+from redis.exceptions import ConnectionError as NoConnectionError
+from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
 
 from entitlement_sidecar.wire.redis_credentials import credentials
 from entitlement_sidecar.wire.redis_target import RedisKind, RedisTarget
@@ -50,12 +51,12 @@ def connect(target: RedisTarget, timeout: float = TIMEOUT) -> RedisClient:
 
 
 def told(error: BaseException) -> str:
-    """A failure in a line, without what the server may repeat of others."""
+    """A failure in a line. What a server says of a command is left out: it may repeat what was sent."""
     if isinstance(error, RedisClusterException) and error.__cause__ is not None:
         # No node could be asked for the map: the last one's reason says more.
         error = error.__cause__
-    if isinstance(error, AuthenticationError | NoPermissionError):
-        # A setting is wrong: the server's own words, or the file's, say which. They hold no password.
+    if isinstance(error, NoConnectionError | NoPermissionError):
+        # Which server it is, or which setting is wrong: user, password or ACL. None of it is secret.
         return f"Redis: {type(error).__name__}: {error}"
     return f"Redis: {type(error).__name__}"
 

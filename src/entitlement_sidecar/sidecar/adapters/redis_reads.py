@@ -64,19 +64,26 @@ class _Together:
 class _OneByOne:
     """Each shard in a call of its own, all of them at once."""
 
-    def __init__(self, redis: RedisClient) -> None:
+    def __init__(self, redis: RedisCluster) -> None:
         self._redis = redis
         self._reading: dict[int, asyncio.Task[dict[int, Found]]] = {}
 
     async def next(self, cursors: Cursors) -> dict[int, Found]:
         for shard in cursors.keys() - self._reading.keys():
             one = {shard: cursors[shard]}
-            self._reading[shard] = asyncio.create_task(_read(self._redis, one))
+            self._reading[shard] = asyncio.create_task(self._read(one))
         done, _ = await asyncio.wait(self._reading.values(), return_when=asyncio.FIRST_COMPLETED)
         found: dict[int, Found] = {}
         for shard in [shard for shard, task in self._reading.items() if task in done]:
             found |= self._reading.pop(shard).result()
         return found
+
+    async def _read(self, cursors: Cursors) -> dict[int, Found]:
+        await self._redis.initialize()
+        [shard] = cursors
+        # Named, because the client would ask another node, perhaps one that is away, for the keys of an XREAD.
+        node = self._redis.get_node_from_key(feed_key(shard))
+        return await _read(self._redis, cursors, target_nodes=node)
 
     async def forget(self) -> None:
         reading = list(self._reading.values())
@@ -86,12 +93,11 @@ class _OneByOne:
         await asyncio.gather(*reading, return_exceptions=True)
 
 
-async def _read(redis: RedisClient, cursors: Cursors) -> dict[int, Found]:
-    streams: dict[str, bytes] = {}
-    for shard, (feed_id, beat_id) in cursors.items():
-        streams[feed_key(shard)] = feed_id
-        streams[heartbeat_key(shard)] = beat_id
-    answer: Any = await redis.xread(streams, count=COUNT, block=BLOCK_MS)  # type: ignore[arg-type]  # names and ids
+async def _read(redis: RedisClient, cursors: Cursors, **where: Any) -> dict[int, Found]:  # noqa: ANN401 - the node
+    keys = [key for shard in cursors for key in (feed_key(shard), heartbeat_key(shard))]
+    places = [place for both in cursors.values() for place in both]
+    streams: list[str | bytes] = ["STREAMS", *keys, *places]
+    answer: Any = await redis.execute_command("XREAD", "COUNT", COUNT, "BLOCK", BLOCK_MS, *streams, **where)
     pairs = answer.items() if isinstance(answer, dict) else answer or ()
     held = {key: _flat(entries) for key, entries in pairs}
     return {
