@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
@@ -206,3 +207,24 @@ async def test_it_is_written_without_being_closed(on_disk: Open, tmp_path: Path)
 
     until(written, "the snapshot to be on disk")
     assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_reader_that_leaves_takes_nothing_away(on_disk: Open) -> None:
+    """Neither from others that wait for the same to be written, nor what is kept afterwards."""
+    kept = on_disk()
+    kept.keep(sealed(2), "acme", 2, NOW)
+    leaves, stays = (asyncio.create_task(version_of(kept)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaves.cancel()
+    async with asyncio.timeout(60):
+        assert await stays == 2
+        kept.keep(sealed(3), "acme", 3, NOW)
+        assert await version_of(kept) == 3
+
+
+async def test_a_file_that_cannot_be_opened_ends_no_start(tmp_path: Path, on_disk: Open) -> None:
+    """Whatever lies in its place: it is only that nothing is known from before."""
+    (tmp_path / FILE_NAME).mkdir()
+    kept = on_disk()
+    assert kept.keys() == {}
+    assert await kept.snapshot("acme") is None

@@ -48,6 +48,9 @@ WRITE_BEHIND = 0.5
 MAX_WAITING = 16 << 20
 """Bytes that may wait for the disk; what comes beyond is counted, and not kept."""
 
+PATIENCE = 2.0
+"""Seconds that one read may take: a disk that hangs must not keep a check from its outage policy."""
+
 _APPLICATION_ID = 0x454E5453  # "ENTS"
 _SCHEMA_VERSION = 1
 _CATALOGUE = ""
@@ -100,7 +103,7 @@ class SqliteLastKnown:
         self._keyring = keyring
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._waiting = _Waiting()
+        self._waiting, self._taken = _Waiting(), _Waiting()
         self._wanted, self._hurry, self._closing = (threading.Event() for _ in range(3))
         self._failing = False
         self._file = _File(self._path)
@@ -154,7 +157,7 @@ class SqliteLastKnown:
         """The public keys that were trusted last, by id. Read at once: for the start."""
         try:
             return self._file.keys()
-        except sqlite3.Error:
+        except (sqlite3.Error, OSError):
             metrics.last_known_failures.inc()
             return {}
 
@@ -189,17 +192,24 @@ class SqliteLastKnown:
         self._file.close()
 
     async def _read(self, tenant_id: str) -> _Row | None:
-        with self._lock:
-            written = self._waiting.written if tenant_id in self._waiting.rows else None
-        if written is not None:
-            self._hurry.set()
-            await asyncio.wrap_future(written)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._reading, self._file.read, tenant_id)
-        except sqlite3.Error:
+            async with asyncio.timeout(PATIENCE):
+                await self._until_written(tenant_id)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._reading, self._file.read, tenant_id)
+        except (sqlite3.Error, TimeoutError):
             # Whether the file can be used further is for the writer to find out.
             metrics.last_known_failures.inc()
             return None
+
+    async def _until_written(self, tenant_id: str) -> None:
+        with self._lock:
+            behind = (self._waiting, self._taken)
+            written = next((one.written for one in behind if tenant_id in one.rows), None)
+        if written is not None:
+            self._hurry.set()
+            # A reader that leaves must not take the end away from the others, nor from the writer.
+            await asyncio.shield(asyncio.wrap_future(written))
 
     def _write(self) -> None:
         closing = False
@@ -210,13 +220,16 @@ class SqliteLastKnown:
             self._hurry.clear()
             closing = self._closing.is_set()
             with self._lock:
-                taken, self._waiting = self._waiting, _Waiting()
+                taken = self._taken = self._waiting
+                self._waiting = _Waiting()
             try:
                 self._file.write(taken)
                 metrics.last_known_bytes.set(self._file.make_room(self._max_bytes))
                 self._failing = False
             except Exception as error:  # noqa: BLE001 - who waits for it must not wait for ever
                 self._failed(error)
+            with self._lock:
+                self._taken = _Waiting()
             taken.written.set_result(None)
 
     def _failed(self, error: Exception) -> None:
