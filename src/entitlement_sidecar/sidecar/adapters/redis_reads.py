@@ -81,7 +81,7 @@ class _OneByOne:
     async def _read(self, cursors: Cursors) -> dict[int, Found]:
         await self._redis.initialize()
         [shard] = cursors
-        # Named, because the client would ask another node, perhaps one that is away, for the keys of an XREAD.
+        # Named, because the client would ask another node, perhaps one that is away, which keys it has.
         node = self._redis.get_node_from_key(feed_key(shard))
         return await _read(self._redis, cursors, target_nodes=node)
 
