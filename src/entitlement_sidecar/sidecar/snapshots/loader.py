@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import EntitlementsError, TenantUnknownError
@@ -97,6 +98,7 @@ class Loader:
         floor = self._store.floor(tenant_id)
         wanted = max(min_version, floor)
         for source in self._order(knowing_first=fresh or self._store.is_disowned(tenant_id)):
+            asked = self.clock.monotonic()
             try:
                 fetched = await source.snapshot(tenant_id, wanted)
             except TenantUnknownError:
@@ -112,7 +114,7 @@ class Loader:
             if fetched is None or await self._is_set_back(fetched) or fetched.snapshot.version < wanted:
                 continue
             covered = 0 < beginnings == self.beginnings
-            held = self._hold(fetched, followed=covered and self._is_newest(fetched))
+            held = self._hold(fetched, asked, followed=covered and self._is_newest(fetched))
             if fetched.true_at is not None or not fresh:
                 return held
         return self._store.get(tenant_id) or await self._recalled(tenant_id)
@@ -133,11 +135,21 @@ class Loader:
         """What was last known, while nobody can say more. Nobody confirms it now: it is as old as it is."""
         fetched = await self._last_known.snapshot(tenant_id)
         if self._store.get(tenant_id) is None and fetched is not None:
-            self._store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed=False))
+            received = self._heard_at(fetched.true_at)
+            self._store.put(HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, False, received))
             metrics.snapshot_lookups.labels("disk").inc()
         elif fetched is None:
             metrics.snapshot_lookups.labels("none").inc()
         return self._store.get(tenant_id)
+
+    def _heard_at(self, true_at: datetime | None) -> float | None:
+        """An instant of the disk's on the monotonic clock: from here on no jump makes it look younger.
+
+        One that is still to come was noted before the wall clock was set back, nobody knows how long ago.
+        """
+        if true_at is None:
+            return None
+        return self.clock.monotonic() - abs((self.clock.now() - true_at).total_seconds())
 
     def disown(self, tenant_id: str) -> None:
         """A source that knows says that there is no such tenant."""
@@ -163,9 +175,10 @@ class Loader:
             return True
         return self._store.is_named(fetched.snapshot.tenant_id, fetched.snapshot.version)
 
-    def _hold(self, fetched: Fetched, *, followed: bool) -> HeldTenant | None:
+    def _hold(self, fetched: Fetched, asked: float, *, followed: bool) -> HeldTenant | None:
+        """`asked`: a monotonic instant at which the source had not answered yet."""
         metrics.snapshot_lookups.labels(fetched.source.name.lower()).inc()
-        received = None if fetched.true_at is None else self.clock.monotonic()
+        received = None if fetched.true_at is None else asked
         tenant = HeldTenant(fetched.snapshot, fetched.source, fetched.true_at, followed, received)
         self._store.put(tenant, fetched.envelope)
         return self._store.get(fetched.snapshot.tenant_id)

@@ -42,8 +42,8 @@ class HeldTenant(msgspec.Struct, weakref=True):
     """One tenant as it is held.
 
     `followed`: the feed covers it since it was read, so that the feed's freshness is its own.
-    `confirmed_at`: its source said so itself at that instant; None when it cannot know. `received`: when it
-    said so on this process' monotonic clock.
+    `confirmed_at`: its source said so itself at that instant; None when it cannot know. `received`: no
+    later, on this process' monotonic clock.
     `told`: what decisions were last told of it, good for one generation of freshness and of the catalogue.
     `size`: bytes of memory that it takes.
     """
@@ -171,7 +171,8 @@ class SnapshotStore:
         while self._bytes > self._max_bytes and len(self._tenants) > 1:
             longest_ago = next(iter(self._tenants))
             self._let_go(longest_ago)
-            self._forget_floor(longest_ago)
+            if longest_ago not in self._loading:
+                self._forget_floor(longest_ago)
             metrics.snapshots_evicted.inc()
 
     def _let_go(self, tenant_id: str) -> bool:

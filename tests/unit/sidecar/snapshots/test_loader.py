@@ -190,3 +190,19 @@ async def test_a_tenant_that_appears_while_it_is_asked_for_is_not_locked_out() -
     far.gate.set()
     assert await loading is not None
     assert not store.is_unknown("acme", clock.monotonic())
+
+
+async def test_an_answer_is_as_old_as_its_question() -> None:
+    """The plan store may have looked long before its answer came."""
+    far = Shelf(snapshot("acme"), authoritative=True)
+    far.gate = asyncio.Event()
+    _, loader, clock = build(far)
+    loading = asyncio.create_task(loader.load("acme"))
+    while not far.asked:
+        await asyncio.sleep(0)
+    clock.advance(1)
+    asked_since = clock.monotonic()
+    far.gate.set()
+    held = await loading
+    assert held is not None
+    assert not held.confirmed_since(asked_since)

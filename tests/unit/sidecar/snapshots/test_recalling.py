@@ -9,6 +9,7 @@ import pytest
 from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.errors import SourceUnavailableError, TenantUnknownError
+from entitlement_sidecar.sidecar.decisions.basis import Knowledge
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.keeping import Keeping
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
@@ -179,3 +180,30 @@ async def test_a_start_with_a_source_has_its_catalogue(site: Site) -> None:
     site.disk.keep_catalogue(seal_catalogue(KEY, document(version=9), CONFIRMED), 9)
     await site.loader.begin(patience=5.0)
     assert site.store.catalogue.version == 7
+
+
+def age_of(site: Site, held: HeldTenant) -> float:
+    """Seconds since it was confirmed, as decisions are told."""
+    return Knowledge(site.store, site.freshness, site.clock).age(held)
+
+
+async def test_a_clock_that_was_set_back_before_the_start_makes_nothing_young(site: Site) -> None:
+    """What was confirmed in the future was confirmed nobody knows when."""
+    site.disk.keep(sealed(3), "acme", 3, site.clock.now())
+    site.planstore.away = True
+    site.clock.jump(-3600)
+    held = await site.held()
+    assert age_of(site, held) == 3600
+    site.clock.advance(3500)
+    assert age_of(site, held) == 7100
+
+
+async def test_a_clock_that_is_set_back_after_the_start_makes_nothing_young(site: Site) -> None:
+    """Time since it was read counts by the monotonic clock."""
+    site.disk.keep(sealed(3), "acme", 3, site.clock.now())
+    site.planstore.away = True
+    site.clock.advance(60)
+    held = await site.held()
+    site.clock.jump(-3600)
+    site.clock.advance(5)
+    assert age_of(site, held) == 65

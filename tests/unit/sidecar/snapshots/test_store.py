@@ -168,3 +168,20 @@ def test_a_newer_version_is_not_confirmed_by_what_was_known_of_an_older_one() ->
     found = store.get("acme")
     assert found is not None
     assert (found.confirmed_at, found.received, found.followed) == (None, None, False)
+
+
+def test_a_floor_outlives_what_is_evicted_while_it_is_read() -> None:
+    """A slow old read must not land as current, only because others took the room meanwhile."""
+    store = SnapshotStore(max_bytes=1)
+    store.put(held(5))
+    store.begin_load("acme")
+    store.raise_floor("acme", 6, NOW)
+    store.put(held(1, "umbrella"))
+    assert store.get("acme") is None
+    store.put(held(5))
+    found = store.get("acme")
+    assert found is not None
+    assert not found.followed
+    store.put(held(1, "umbrella"))
+    store.end_load("acme")
+    assert store.floor("acme") == 0
