@@ -36,6 +36,9 @@ DEPTH = 16
 FIXED_RATE = 2000.0
 """Calls a second at which the tail is measured."""
 
+_OUTAGES = 5
+"""Rounds of outages at least: a tail of a few seconds varies more than a rate."""
+
 _HEADROOM = 1.25
 """A server is asked at the fixed rate only when it can do this much more: below, the tail is the queue."""
 
@@ -139,7 +142,7 @@ def _outages(options: Options, folder: Path, cores: Cores) -> Iterator[Row]:
         site = outages.build(folder / "site", cores, stack)
         front = options.fronts[-1]
         yield from outages.cold_starts(site, front, options.rounds)
-        yield from outages.rows(site, front, max(options.rounds, 3), options.seconds * 2)
+        yield from outages.rows(site, front, max(options.rounds, _OUTAGES), options.seconds * 2)
         yield from memory.rows(site, front, folder)
 
 
