@@ -7,12 +7,25 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 import redis
 
 from support.redis_server import RedisServer, find_free_port
+
+if TYPE_CHECKING:
+    from support.distribution import OneByOne
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneByOne:
+    """Shares tests out; see there."""
+    # Imported late: only who runs several workers has use for it.
+    from support.distribution import OneByOne  # noqa: PLC0415
+
+    return OneByOne(config, log)
 
 
 @pytest.fixture

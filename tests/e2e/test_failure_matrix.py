@@ -27,8 +27,6 @@ from support.faulty_site import (
 from support.processes import Sidecar
 from support.waiting import until
 
-pytestmark = pytest.mark.xdist_group("failure-matrix")  # the processes are started once, by one worker
-
 Fault = Callable[[FaultProxy], None]
 """How one way to a server fails."""
 

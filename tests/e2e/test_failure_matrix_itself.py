@@ -34,8 +34,6 @@ from support.faulty_site import (
 from support.processes import Sidecar
 from support.waiting import until
 
-pytestmark = pytest.mark.xdist_group("failure-matrix-itself")  # the processes are started once, by one worker
-
 KILLS = 3
 SEED = 20262
 

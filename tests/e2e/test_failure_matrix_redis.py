@@ -16,8 +16,6 @@ from support.faulty_site import CURRENT, PATIENCE, FaultySite, await_told
 from support.redis_server import RedisServer
 from support.waiting import until
 
-pytestmark = pytest.mark.xdist_group("failure-matrix-redis")  # the processes are started once, by one worker
-
 DENIED = CURRENT._replace(allowed=False, reason=Reason.NOT_IN_PLAN)
 """What the small plan answers: what the large one had allowed, nobody may be told again."""
 

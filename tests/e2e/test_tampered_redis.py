@@ -21,8 +21,6 @@ from support.processes import ENTITLEMENTS, Planstore, Sidecar, clean_environmen
 from support.redis_server import RedisServer
 from support.waiting import until
 
-pytestmark = pytest.mark.xdist_group("tampered-redis")  # the processes are started once, by one worker
-
 CATALOGUE = Path(__file__).parent / "catalogue.yaml"
 FEED_SHARDS = 4
 

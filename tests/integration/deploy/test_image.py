@@ -31,7 +31,6 @@ def built(dockerfile: list[list[Step]], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("image")  # built once, by one worker
 def test_the_image_holds_a_command_that_runs(built: Builder, tmp_path: Path) -> None:
     """Given the builder's last step, when `entitlements` runs from what is copied on, then it works."""
     program = built.below("/opt/entitlements/bin/entitlements")
@@ -44,7 +43,6 @@ def test_the_image_holds_a_command_that_runs(built: Builder, tmp_path: Path) -> 
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("image")  # built once, by one worker
 def test_the_image_can_migrate(built: Builder, tmp_path: Path) -> None:
     """Migrations travel inside the package: an image has no source tree."""
     program = built.below("/opt/entitlements/bin/entitlements")
@@ -60,7 +58,6 @@ def test_the_image_can_migrate(built: Builder, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("image")  # built once, by one worker
 def test_the_image_holds_no_installer(built: Builder) -> None:
     """What is not there cannot be used by an intruder."""
     programs = {path.name for path in built.below("/opt/entitlements/bin").iterdir()}
