@@ -8,7 +8,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
 import redis
 
 from entitlement_sidecar.domain.decision import Reason
