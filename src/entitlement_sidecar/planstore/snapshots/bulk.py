@@ -114,13 +114,14 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
 
 def next_tenants(
-    session: Session, wanted: ColumnElement[bool], cursor: Cursor, now: datetime, limit: int = BATCH
+    session: Session, wanted: ColumnElement[bool], cursor: Cursor, now: datetime, limit: int = 0
 ) -> tuple[Sequence[str], Cursor | None]:
     """The next few tenants whose snapshot row is wanted, active ones first; no cursor: there are no more.
 
+    `limit`: how many at most, else `BATCH`.
     `wanted` must no longer hold for what was done: the second half of the walk meets the active ones again.
     """
-    row = TenantSnapshotRow
+    row, limit = TenantSnapshotRow, limit or BATCH
     query = select(row.tenant_id).where(row.tenant_id > cursor.after, wanted).order_by(row.tenant_id)
     if cursor.active:
         query = query.where(_active(now))
