@@ -43,6 +43,11 @@ class Knowledge(msgspec.Struct, frozen=True):
             return followed or tenant.confirmed_at
         return max(followed, tenant.confirmed_at)
 
+    def true_at(self, tenant: HeldTenant) -> datetime | None:
+        """As `as_of`, but no later than the catalogue that decides with it was last confirmed."""
+        as_of, catalogue = self.as_of(tenant), self.store.catalogue_as_of
+        return as_of if as_of is None or catalogue is None else min(as_of, catalogue)
+
     def age(self, tenant: HeldTenant) -> float:
         """Seconds since `as_of`; infinite where it never was confirmed."""
         as_of = self.as_of(tenant)

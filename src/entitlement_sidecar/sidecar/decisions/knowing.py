@@ -92,7 +92,7 @@ class Knowing:
             self._store.catalogue,
             tenant.snapshot,
             tenant.source if tenant.source is Source.DISK else source,
-            self.knowledge.as_of(tenant),
+            self.knowledge.true_at(tenant),
             stale=age > STALE_AFTER or not self._store.catalogue_current,
             stale_for=age,
             resolver=tenant.resolver,

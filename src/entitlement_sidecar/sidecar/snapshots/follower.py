@@ -37,6 +37,9 @@ from entitlement_sidecar.telemetry import metrics
 _CATALOGUE = ""
 """The catalogue's name in the backlog: no tenant has it."""
 
+_REASONS = 8
+"""Reasons told of one outage at most."""
+
 _pause = wait_random_exponential(multiplier=0.1, max=5)
 _log = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ class Follower:
         self._freshness = freshness
         # Tenacity keeps the count that its wait strategy reads.
         self._attempts = RetryCallState(Retrying(), None, (), {})
+        self._told: set[str] = set()
         self._following = False
         self.backlog = Backlog(self._read_again, self._settled)
         self.revalidation = Revalidation(store, loader, self.backlog, confirmer)
@@ -83,9 +87,10 @@ class Follower:
                 if isinstance(event, Beat):
                     # Not sooner: a feed that begins and is lost again and again must not do so in haste.
                     self._attempts.attempt_number = 1
+                    self._told.clear()
                 self.apply(event)
         except EntitlementsError as error:
-            _log.warning("feed lost, going on with what is held: %s", error)
+            self._tell(str(error))
             wait = error.retry_after if isinstance(error, RetryableError) else None
             # Not all sidecars that were refused come back at the same instant.
             return random.uniform(1, 2) * (wait or 0.0)  # noqa: S311 - spreads calls, hides nothing
@@ -97,6 +102,15 @@ class Follower:
             self.revalidation.close()
             self.backlog.close()
         return 0.0
+
+    def _tell(self, why: str) -> None:
+        """Each reason once in an outage, however long it lasts."""
+        is_news = why not in self._told and len(self._told) < _REASONS
+        _log.log(
+            logging.WARNING if is_news else logging.DEBUG, "feed lost, going on with what is held: %s", why
+        )
+        if is_news:
+            self._told.add(why)
 
     def apply(self, event: FeedEvent) -> None:
         """Applies one event."""
@@ -141,17 +155,19 @@ class Follower:
         self._store.raise_floor(event.tenant_id, event.version, freshness.as_of, freshness.received)
 
     def _catalogue_changed(self, event: CatalogueChanged) -> None:
+        # First: a freeze may hold the document back.
+        self._store.raise_catalogue_floor(event.version, self._freshness.as_of)
         if event.document is not None:
             self._store.put_catalogue(event.document)
             self._store.trust_catalogue()
-        if self._store.raise_catalogue_floor(event.version):
+        if not self._settled(_CATALOGUE):
             self.backlog.add(_CATALOGUE)
 
     def _began(self, event: Began) -> None:
         as_of, received = self._freshness.as_of, self._freshness.received
         self._freshness.begin(event.shards)
         self._loader.feed_began()
-        self._store.doubt_catalogue()
+        self._store.doubt_catalogue(as_of)
         # First: without it nothing can be decided.
         self.backlog.add(_CATALOGUE)
         self._confirm_later(self._store.unfollow_all(as_of, received))

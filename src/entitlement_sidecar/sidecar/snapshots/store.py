@@ -86,6 +86,7 @@ class SnapshotStore:
         self._catalogue_floor = 0
         self._catalogue_named = 0
         self._catalogue_doubted = False
+        self._catalogue_as_of: datetime | None = None
         self._max_bytes = max_bytes
         self._bytes = 0
         self._last_known = last_known or NothingKept()
@@ -327,8 +328,17 @@ class SnapshotStore:
         """Whether the feed may have missed a newer one since what is held was confirmed."""
         return self._catalogue_doubted
 
-    def doubt_catalogue(self) -> None:
-        """The feed may have missed a newer one: what is held counts as current when it was confirmed."""
+    @property
+    def catalogue_as_of(self) -> datetime | None:
+        """The last instant of which the catalogue held was confirmed; None: as of now, or nobody knows."""
+        return None if self.catalogue_current else self._catalogue_as_of
+
+    def doubt_catalogue(self, as_of: datetime | None = None) -> None:
+        """The feed may have missed a newer one: what is held counts as current when it was confirmed.
+
+        `as_of`: the last instant that the feed confirmed.
+        """
+        self._catalogue_as_of = as_of if self.catalogue_current else self._catalogue_as_of
         self._catalogue_doubted = True
         self._catalogue_named = 0
 
@@ -340,8 +350,13 @@ class SnapshotStore:
         """Whether the feed, since it began, has named a version, and none newer than this one."""
         return 0 < self._catalogue_named <= version
 
-    def raise_catalogue_floor(self, version: int) -> bool:
-        """Notes that a version of the catalogue exists. Says whether what is held is older."""
+    def raise_catalogue_floor(self, version: int, as_of: datetime | None = None) -> bool:
+        """Notes that a version of the catalogue exists. Says whether what is held is older.
+
+        It is current as of `as_of` then, the last instant that the feed confirmed.
+        """
+        if self.catalogue_current and version > self.catalogue.version:
+            self._catalogue_as_of = as_of
         self._catalogue_floor = max(self._catalogue_floor, version)
         self._catalogue_named = max(self._catalogue_named, version)
         return self.catalogue.version < version

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from datetime import timedelta
+
+import pytest
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.domain.snapshot import Snapshot
+from entitlement_sidecar.sidecar.decisions.basis import Knowledge
 from entitlement_sidecar.sidecar.snapshots.follower import Follower
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
@@ -155,3 +159,37 @@ async def test_a_feed_that_refuses_is_left_alone_for_as_long_as_it_says() -> Non
     assert 5.0 <= await site.follower._follow() <= 10.0
     site.script = [SourceUnavailableError("reset")]
     assert await site.follower._follow() == 0.0
+
+
+async def test_each_reason_is_told_once_in_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """However long it lasts: a heartbeat ends it."""
+    site = Site()
+    why = [SourceUnavailableError(text) for text in ("reset", "timeout", "reset", "reset")]
+    for event in (*why, Began(AT, 1), Beat(AT, site.clock.now()), *why):
+        site.script.append(event)
+        if isinstance(event, Exception):
+            await site.follower._follow()
+    told = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [text.partition(": ")[2] for text in told] == ["reset", "timeout"] * 2
+
+
+async def test_no_answer_is_truer_than_the_catalogue_that_decides() -> None:
+    """It was named, and is not read yet: later beats confirm the tenant, and not what its features are."""
+    site = Site()
+    site.shelf["acme"] = snapshot("acme", version=1)
+    site.follower.apply(Began(AT, 1))
+    site.follower.apply(CatalogueChanged(AT, 1, document(version=1)))
+    held = await site.loader.load("acme")
+    assert held is not None
+    before = site.clock.now()
+    site.follower.apply(Beat(AT, before))
+    site.follower.apply(CatalogueChanged(AT, 2))
+    later = before + timedelta(seconds=5)
+    site.follower.apply(Beat(AT, later))
+    knowledge = Knowledge(site.store, site.freshness, site.clock)
+    assert (knowledge.as_of(held), knowledge.true_at(held)) == (later, before)
+    site.follower.apply(CatalogueChanged(AT, 2, document(version=2)))
+    assert knowledge.true_at(held) == later
+    site.follower.apply(Began(AT, 1))
+    site.follower.apply(Beat(AT, later + timedelta(seconds=5)))
+    assert knowledge.true_at(held) == later

@@ -255,6 +255,7 @@ async def test_a_freeze_of_all_keeps_features_too(site: Site) -> None:
     assert list(site.store.catalogue.features) == ["sso"]
     assert site.store.catalogue.break_glass == (freeze, opening)
     assert not site.store.catalogue_current
+    assert site.store.catalogue_as_of == site.freshness.as_of
     assert site.store.catalogue_settled
     site.clock.advance(600)
     site.store.thaw()
