@@ -170,9 +170,9 @@ class ThroughRedis:
         return feed
 
     def source(self, ring: KeyRing | None = None) -> RedisSnapshots:
-        client = connect(self.target)
+        client = connect(self.target, PATIENCE)
         self._stack.push_async_callback(client.aclose)
-        return RedisSnapshots(client, self.store.ring if ring is None else ring)
+        return RedisSnapshots(client, self.store.ring if ring is None else ring, patience=PATIENCE)
 
     def cut(self) -> None:
         if isinstance(self.redis, redis_client.Cluster):

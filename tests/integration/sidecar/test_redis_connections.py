@@ -88,10 +88,10 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 
 
 def source_of(url: str, stack: AsyncExitStack) -> RedisSnapshots:
-    """A sidecar's source."""
-    client = connect(redis_target(url))
+    """A sidecar's source, with time for a busy machine."""
+    client = connect(redis_target(url), PATIENCE)
     stack.push_async_callback(client.aclose)
-    return RedisSnapshots(client, KeyRing())
+    return RedisSnapshots(client, KeyRing(), patience=PATIENCE)
 
 
 async def test_both_processes_speak_tls(
@@ -155,7 +155,9 @@ async def test_many_reads_look_for_the_server_together(
     black_holes: list[FaultProxy], stack: AsyncExitStack, form: str
 ) -> None:
     """Given many reads at once, then each node or sentinel is asked by one of them."""
-    source = source_of(FORMS[form].format(*(proxy.port for proxy in black_holes)), stack)
+    client = connect(redis_target(FORMS[form].format(*(proxy.port for proxy in black_holes))))
+    stack.push_async_callback(client.aclose)
+    source = RedisSnapshots(client, KeyRing())
     reads = [asyncio.create_task(source.snapshot(f"tenant-{n}")) for n in range(50)]
     most = 0
     while not all(read.done() for read in reads):
@@ -177,10 +179,9 @@ async def test_a_feed_that_never_answers_is_away(black_holes: list[FaultProxy]) 
 
 
 async def test_reads_past_the_limit_wait_for_their_turn(
-    redis_server: RedisServer, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, stack: AsyncExitStack
 ) -> None:
     """Given more reads at once than connections may be open, then all are answered, over few connections."""
-    monkeypatch.setattr(redis_snapshots, "PATIENCE", PATIENCE)
     with FaultProxy(redis_server.port).start() as proxy:
         source = source_of(f"redis://127.0.0.1:{proxy.port}/0", stack)
 

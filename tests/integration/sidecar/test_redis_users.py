@@ -25,7 +25,7 @@ from entitlement_sidecar.wire.redis_keys import snapshot_key
 from entitlement_sidecar.wire.redis_target import RedisTarget, redis_target
 from support.redis_server import RedisServer
 from support.redis_servers import RedisClusterServers
-from support.transports import Reader, Store, ThroughRedis
+from support.transports import PATIENCE, Reader, Store, ThroughRedis
 
 PAGE = Path(__file__).parents[3] / "docs/howto/connect-to-redis.md"
 RULES = {
@@ -108,9 +108,9 @@ def feed_of(target: RedisTarget, store: Store, stack: AsyncExitStack) -> RedisFe
 
 def source_of(target: RedisTarget, store: Store, stack: AsyncExitStack) -> RedisSnapshots:
     """A sidecar's source."""
-    client = connect(target)
+    client = connect(target, PATIENCE)
     stack.push_async_callback(client.aclose)
-    return RedisSnapshots(client, store.ring)
+    return RedisSnapshots(client, store.ring, patience=PATIENCE)
 
 
 def test_the_documentation_gives_both_users() -> None:

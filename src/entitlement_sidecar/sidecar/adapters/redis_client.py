@@ -31,10 +31,10 @@ RedisClient = Redis | RedisCluster
 
 
 def connect(target: RedisTarget, timeout: float = TIMEOUT) -> RedisClient:
-    """A client whose every answer may take `timeout` seconds. Connects when it is first used."""
+    """A client that waits `timeout` seconds to connect, and for each answer. Connects when first used."""
     options = {
         "socket_timeout": timeout,
-        "socket_connect_timeout": TIMEOUT,
+        "socket_connect_timeout": timeout,
         "credential_provider": credentials(target),
         **target.encryption(),
     }
@@ -67,8 +67,8 @@ def _never() -> Retry:
 
 def _named_by_sentinels(target: RedisTarget, options: dict[str, Any]) -> Redis:
     asking = {
-        "socket_timeout": TIMEOUT,
-        "socket_connect_timeout": TIMEOUT,
+        "socket_timeout": options["socket_timeout"],
+        "socket_connect_timeout": options["socket_connect_timeout"],
         "retry": _never(),
         **target.encryption(),
     }

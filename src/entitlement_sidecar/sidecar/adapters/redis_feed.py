@@ -97,7 +97,7 @@ class RedisFeed:
         self._learn_keys = learn_keys
         self._keys_wanted = False
         self._keys_asked_at = -KEYS_EVERY
-        self._catalogue = RedisSnapshots(self._redis, keyring)
+        self._catalogue = RedisSnapshots(self._redis, keyring, patience=SOCKET_TIMEOUT)
         self._shards: dict[int, _Shard] = {}
 
     async def aclose(self) -> None:

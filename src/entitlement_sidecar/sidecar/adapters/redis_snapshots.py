@@ -34,11 +34,19 @@ MAX_BYTES = 8 << 20
 class RedisSnapshots:
     """One tenant at a time, verified."""
 
-    def __init__(self, redis: RedisClient, keyring: KeyRing, last_known: LastKnown | None = None) -> None:
-        """`last_known` is told of the catalogue document."""
+    def __init__(
+        self,
+        redis: RedisClient,
+        keyring: KeyRing,
+        last_known: LastKnown | None = None,
+        *,
+        patience: float = PATIENCE,
+    ) -> None:
+        """`last_known` is told of the catalogue document; one read may take `patience` seconds in all."""
         self._redis = redis
         self._keyring = keyring
         self._last_known = last_known or NothingKept()
+        self._patience = patience
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def snapshot(self, tenant_id: str, min_version: int = 0) -> Fetched | None:  # noqa: ARG002 - one hash
@@ -62,7 +70,7 @@ class RedisSnapshots:
 
     async def _envelope(self, key: str) -> bytes | None:
         try:
-            async with asyncio.timeout(PATIENCE), self._turns:
+            async with asyncio.timeout(self._patience), self._turns:
                 return await self._read(key)
         except AWAY as error:
             metrics.source_errors.labels("redis").inc()
