@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import logging
 import random
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 AT_ONCE = 8
@@ -37,7 +38,7 @@ class Backlog:
     def __init__(self, read: Callable[[str], Awaitable[object]], settled: Callable[[str], bool]) -> None:
         self._read = read
         self._settled = settled
-        self._urgent: dict[str, None] = {}
+        self._urgent: OrderedDict[str, None] = OrderedDict()
         self._due: dict[str, float] = {}
         self._order: list[tuple[float, str]] = []
         self._failures: dict[str, int] = {}
@@ -105,9 +106,7 @@ class Backlog:
     def _next(self) -> str | None:
         """What to read now; where nothing is, a timer is set for the first that will be."""
         if self._urgent:
-            name = next(iter(self._urgent))
-            del self._urgent[name]
-            return name
+            return self._urgent.popitem(last=False)[0]
         loop = asyncio.get_running_loop()
         while self._order:
             due, name = self._order[0]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
@@ -136,11 +136,11 @@ class Follower:
         self.revalidation.open()
         if not self._settled(_CATALOGUE):
             self.backlog.add(_CATALOGUE)
-        self._confirm_later(self._store.tenants())
+        self._confirm_later([one for one in self._store.tenants() if not self._store.is_settled(one)])
 
-    def _confirm_later(self, tenants: Iterable[str]) -> None:
-        for tenant_id in tenants:
-            if not self._settled(tenant_id) and not self.revalidation.add_later(tenant_id):
+    def _confirm_later(self, tenants: Sequence[str]) -> None:
+        if not self.revalidation.add_later(tenants):
+            for tenant_id in tenants:
                 self.backlog.add_later(tenant_id)
 
     def _unfollowed(self, tenant_id: str) -> None:

@@ -8,6 +8,7 @@ changed.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.last_known import LastKnown
@@ -15,6 +16,9 @@ from entitlement_sidecar.sidecar.snapshots.store import SnapshotStore
 
 EVERY = 30.0
 """Seconds between two notes: as much older may what was last known seem after a crash."""
+
+AT_ONCE = 1_000
+"""Tenants noted before checks have their turn."""
 
 
 class Keeping:
@@ -29,10 +33,19 @@ class Keeping:
         """Notes it until cancelled."""
         while True:
             await asyncio.sleep(EVERY)
-            self.note()
+            for _ in self._notes():
+                await asyncio.sleep(0)
 
     def note(self) -> None:
         """Notes it now."""
+        for _ in self._notes():
+            pass
+
+    def _notes(self) -> Iterator[None]:
         as_of = self._freshness.as_of
         if as_of is not None:
-            self._last_known.confirm(as_of, self._store.followed())
+            # All as of now: what is followed a moment later may not have been so then.
+            followed = self._store.followed()
+            for first in range(0, len(followed), AT_ONCE):
+                self._last_known.confirm(as_of, followed[first : first + AT_ONCE])
+                yield

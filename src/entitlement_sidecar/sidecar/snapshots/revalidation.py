@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -67,7 +68,8 @@ class Revalidation:
         self._loader = loader
         self._backlog = backlog
         self._confirmer = confirmer
-        self._soon: dict[str, None] = {}
+        # Not a plain one, of which the first is the dearer to find the more were taken out.
+        self._soon: OrderedDict[str, None] = OrderedDict()
         self._later: dict[str, None] = {}
         self._running: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -104,22 +106,26 @@ class Revalidation:
             self._plan(asyncio.get_running_loop().time() + GATHER)
         return True
 
-    def add_later(self, tenant_id: str) -> bool:
-        """Has one of many tenants confirmed. False: it is not for here to confirm, read it."""
-        if not self._confirms(tenant_id):
+    def add_later(self, tenants: Sequence[str]) -> bool:
+        """Has many tenants confirmed, or read where that is what they need. False: none is, read them.
+
+        It looks at none of them yet: checks wait meanwhile, and it may be everything held.
+        """
+        if not self._can_ask():
             return False
-        if self._open:
+        if self._open and tenants:
             if not self._later:
                 pause = random.uniform(0, SPREAD)  # noqa: S311 - spreads calls, hides nothing
                 self._later_from = asyncio.get_running_loop().time() + pause
-            self._later[tenant_id] = None
+            self._later |= dict.fromkeys(tenants)
             self._plan(self._later_from)
         return True
 
     def _confirms(self, tenant_id: str) -> bool:
-        if self._confirmer is None or asyncio.get_running_loop().time() < self._supported_from:
-            return False
-        return self._store.to_confirm(tenant_id) is not None
+        return self._can_ask() and self._store.to_confirm(tenant_id) is not None
+
+    def _can_ask(self) -> bool:
+        return self._confirmer is not None and asyncio.get_running_loop().time() >= self._supported_from
 
     def _plan(self, due: float) -> None:
         """Asks at an instant of the loop's clock, unless it is planned to ask sooner."""
@@ -143,22 +149,23 @@ class Revalidation:
             self._go_on()
 
     def _take(self) -> dict[str, _Asked]:
-        """What to ask about next; what was settled or named meanwhile is left out."""
+        """What to ask about next; what was settled meanwhile is left out, and what was named is read."""
         asked: dict[str, _Asked] = {}
         while len(asked) < AT_ONCE and (tenant_id := self._next()) is not None:
             held = self._store.to_confirm(tenant_id)
             if held is not None:
                 asked[tenant_id] = _Asked(held, self._store.floor(tenant_id))
+            elif not self._store.is_settled(tenant_id):
+                self._backlog.add_later(tenant_id)
         return asked
 
     def _next(self) -> str | None:
-        waiting = self._soon
-        if not waiting and asyncio.get_running_loop().time() >= self._later_from:
-            waiting = self._later
-        tenant_id = next(iter(waiting), None)
-        if tenant_id is not None:
-            del waiting[tenant_id]
-        return tenant_id
+        if self._soon:
+            return self._soon.popitem(last=False)[0]
+        if self._later and asyncio.get_running_loop().time() >= self._later_from:
+            # The last is the one that was looked at last: most likely it is looked at next.
+            return self._later.popitem()[0]
+        return None
 
     def _ended(self, _: asyncio.Task[None]) -> None:
         self._running = None
@@ -224,7 +231,7 @@ class Revalidation:
         # No sooner than the plan store has asked for, and not all sidecars at that instant.
         self._rest(max(longest / 2, wait), max(longest, 2 * wait))
         if self._open:
-            self._soon |= dict.fromkeys(asked)
+            self._soon.update(dict.fromkeys(asked))
 
     def _leave_to_backlog(self, asked: Mapping[str, _Asked]) -> None:
         self._supported_from = asyncio.get_running_loop().time() + UNSUPPORTED_FOR
