@@ -9,6 +9,7 @@ usage that it tells, which is looked for each time (ADR 7). What consumes, or wa
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Protocol
 
 from entitlement_sidecar.sidecar.decisions.basis import Basis
@@ -40,7 +41,8 @@ class AnswerMemo:
     """Serialised answers, and what each rests on."""
 
     def __init__(self) -> None:
-        self._entries: dict[bytes, tuple[bytes, Basis]] = {}
+        # Not a plain one, of which the first is the dearer to find the more were taken out.
+        self._entries: OrderedDict[bytes, tuple[bytes, Basis]] = OrderedDict()
         self._askers = 0
         self._hits = metrics.memo_lookups.labels("hit")
         self._misses = metrics.memo_lookups.labels("miss")
@@ -68,7 +70,7 @@ class AnswerMemo:
         self._entries.pop(payload, None)
         self._entries[payload] = (answer, basis)
         if len(self._entries) > MAX_ENTRIES:
-            del self._entries[next(iter(self._entries))]
+            self._entries.popitem(last=False)
 
     def apart(self) -> Memo:
         """Room in it for one asker alone: what others were answered is not found there."""

@@ -14,6 +14,7 @@ from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.sidecar.decisions.basis import Knowledge
+from entitlement_sidecar.sidecar.snapshots import follower
 from entitlement_sidecar.sidecar.snapshots.follower import Follower
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
@@ -43,6 +44,7 @@ class Site:
         self.shelf: dict[str, Snapshot] = {}
         self.loader = Loader(self.store, [self], self.clock)
         self.follower = Follower(self, self.store, self.loader, self.freshness)
+        self.document: CatalogueDocument | None = None
         self.script: list[FeedEvent | Exception] = []
         self.connections = 0
 
@@ -52,8 +54,8 @@ class Site:
         return None if found is None or found.version < min_version else Fetched(found, Source.REDIS)
 
     async def catalogue(self) -> CatalogueDocument | None:
-        """Nothing."""
-        return None
+        """What the test has put there."""
+        return self.document
 
     async def events(self) -> AsyncIterator[FeedEvent]:
         """The script, once; then silence."""
@@ -193,3 +195,20 @@ async def test_no_answer_is_truer_than_the_catalogue_that_decides() -> None:
     site.follower.apply(Began(AT, 1))
     site.follower.apply(Beat(AT, later + timedelta(seconds=5)))
     assert knowledge.true_at(held) == later
+
+
+async def test_the_catalogue_is_read_while_the_feed_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emergency has to get through, most of all in an outage."""
+    monkeypatch.setattr(follower, "CATALOGUE_EVERY", 0.001)
+    site = Site()
+    site.script = [Began(AT, 1), *(SourceUnavailableError("reset") for _ in range(100))]
+    running = asyncio.create_task(site.follower.run())
+    async with asyncio.timeout(60):
+        while site.connections < 2:
+            await asyncio.sleep(0.001)
+        site.document = document(version=5)
+        while site.store.catalogue.version != 5:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert site.script
