@@ -22,11 +22,14 @@ COLUMNS = (
     "until",
     "ended_at",
     "created_by",
+    "ended_by",
     "reason",
 )
 
 _PATH = "/api/billing/break-glass"
 _PAGE = 1000
+_LONGEST = 7 * 86400
+"""Seconds; the plan store has the same limit."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 _tenant = click.option("--tenant", default="", metavar="TENANT", help="For this tenant.")
@@ -130,4 +133,7 @@ def _seconds(text: str) -> int:
         raise click.BadParameter(
             f"{text!r}: expected a number and s, m, h or d, such as 2h", param_hint="--for"
         )
-    return int(found[1]) * _SECONDS[found[2]]
+    seconds = int(found[1]) * _SECONDS[found[2]]
+    if seconds > _LONGEST:
+        raise click.BadParameter(f"{text!r}: expected at most {_LONGEST // 86400}d", param_hint="--for")
+    return seconds

@@ -85,6 +85,11 @@ def _tells(name: str, value: object) -> bool:
     return name in _ALWAYS or (value is not False and value != 0)
 
 
+def warnings_of(decision: Any) -> str:  # noqa: ANN401 - a Decision; its import costs --help
+    """The warnings of a decision, in a cell."""
+    return ", ".join(f"{one.kind.name} {one.detail}".strip() for one in decision.warnings)
+
+
 def _print(decision: Any, output: str) -> None:  # noqa: ANN401 - a Decision; its import costs --help
     from entitlement_sidecar.domain.catalogue import FeatureKind  # noqa: PLC0415
 
@@ -92,7 +97,7 @@ def _print(decision: Any, output: str) -> None:  # noqa: ANN401 - a Decision; it
     record["kind"] = FeatureKind(decision.kind) if decision.kind else None
     if output == "table":
         record["provenance"] = ", ".join(f"{one.kind.name} {one.id}" for one in decision.provenance)
-        record["warnings"] = ", ".join(f"{one.kind.name} {one.detail}".strip() for one in decision.warnings)
+        record["warnings"] = warnings_of(decision)
         record["notes"] = ", ".join(decision.notes)
         record["credits"] = ", ".join(
             f"{one.grant} {one.remaining} of {one.amount}" for one in decision.credits

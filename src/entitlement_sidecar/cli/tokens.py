@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from urllib.parse import quote
 import click
 
 from entitlement_sidecar.cli.output import output_option, print_record, print_records
+from entitlement_sidecar.cli.private_file import new_private_file
 from entitlement_sidecar.cli.targets import connect, planstore_options
 
 ROLES = ("viewer", "operator", "billing-admin", "sidecar", "emitter", "ai-agent")
@@ -117,19 +117,9 @@ def _keeping(to: Path | None) -> Iterator[Callable[[dict[str, Any]], dict[str, A
         written = True
         return {key: value for key, value in answer.items() if key != "secret"} | {"written_to": str(to)}
 
-    with _new_file(to) as file:
+    with new_private_file(to) as file:
         try:
             yield keep
         finally:
             if not written:
                 to.unlink(missing_ok=True)
-
-
-def _new_file(path: Path) -> Any:  # noqa: ANN401 - a text file
-    try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
-    except FileExistsError:
-        why = "is there already, and is not overwritten; name a new file"
-    except OSError as error:
-        why = str(error.strerror)
-    raise click.BadParameter(f"{path}: {why}", param_hint="--to")

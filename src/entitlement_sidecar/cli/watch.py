@@ -6,10 +6,11 @@ import json
 
 import click
 
+from entitlement_sidecar.cli.check import warnings_of
 from entitlement_sidecar.cli.output import plain, print_records
 from entitlement_sidecar.cli.targets import Whole, sidecar_credentials, sidecar_options
 
-_COLUMNS = ("feature", "allowed", "reason", "value", "limit", "used", "remaining")
+_COLUMNS = ("feature", "allowed", "reason", "value", "limit", "used", "remaining", "warnings")
 
 
 @click.command("watch", epilog="Ends with Ctrl-C, or with --once after the first state.")
@@ -48,4 +49,5 @@ def watch(*, tenant: str, after_version: int, once: bool, output: str, sidecar: 
 
 
 def _row(decision: object) -> dict[str, object]:
-    return {name: getattr(decision, name) for name in _COLUMNS[1:]}
+    row = {name: getattr(decision, name) for name in _COLUMNS[1:]}
+    return {**row, "warnings": warnings_of(decision)}

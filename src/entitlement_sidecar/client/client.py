@@ -136,8 +136,20 @@ class _Client:
 
     def _away(self, call: grpc.Call) -> str:
         """Says that nobody is there; empty where the sidecar itself has answered."""
-        unreachable = call.code() is grpc.StatusCode.UNAVAILABLE and "connect" in (call.details() or "")
-        return f"no sidecar answers at {self.target}: is it running?" if unreachable else ""
+        told = call.details() or ""
+        if call.code() is not grpc.StatusCode.UNAVAILABLE or "connect" not in told:
+            return ""
+        if "verif" in told.lower():
+            return (
+                f"the certificate shown at {self.target} is not accepted: another authority has signed it, "
+                "it has ended, or it is for another name"
+            )
+        if "closed" in told or "reset" in told:
+            return (
+                f"what listens at {self.target} closes the connection: it may ask for TLS, or for a "
+                "certificate of an authority that it trusts"
+            )
+        return f"no sidecar answers at {self.target}: is it running?"
 
 
 def _decision(reply: decision_pb2.CheckEntitlementResponse) -> Decision:

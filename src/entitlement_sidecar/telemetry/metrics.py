@@ -47,7 +47,7 @@ calls_denied = Counter(
 files_reloaded = Counter(
     "entitlement_files_reloaded",
     "Changes of the listener's files while it runs, by file (callers or tls) and outcome: done, or refused "
-    "(it is wrong, and what was there before stays in use).",
+    "(it is wrong and not taken over; the log says what).",
     ["file", "outcome"],
     registry=REGISTRY,
 )

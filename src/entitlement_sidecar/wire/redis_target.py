@@ -32,6 +32,7 @@ _FLAGS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0"
 _VERIFYING = frozenset({"none", "optional", "required"})
 _TLS = frozenset({"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"})
 """What may be said of TLS behind `?`: the client's other options belong to this product."""
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 class RedisKind(StrEnum):
@@ -77,8 +78,8 @@ def redis_target(url: str, password_file: Path | None = None, setting: str = SET
     """What a setting means.
 
     Raises:
-        ConfigurationError: Malformed, or the password is not where it belongs; names the setting, and
-            repeats nothing of it, since it may hold a password.
+        ConfigurationError: Malformed, the password is not where it belongs, or a file cannot be read; names
+            the setting, and repeats nothing else of it, since it may hold a password.
     """
     try:
         parts = urlsplit(url)
@@ -90,6 +91,7 @@ def redis_target(url: str, password_file: Path | None = None, setting: str = SET
             "redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/PRIMARY/DATABASE; "
             f"rediss… for TLS, with {', '.join(sorted(_TLS))} behind ?"
         ) from error
+    _check_files(target, setting)
     if password_file is not None:
         read_password(password_file)
     elif target.username:
@@ -134,6 +136,17 @@ def _refuse_password(parts: SplitResult, setting: str) -> None:
             f"{setting}: no password belongs into a URL, which others may see: "
             f"put it into a file and give {PASSWORD_SETTING} FILE"
         )
+
+
+def _check_files(target: RedisTarget, setting: str) -> None:
+    """Reads the files of TLS: a client says of a missing one no more than that it cannot connect."""
+    for option in _TLS_FILES:
+        path = str((target.tls or {}).get(option, ""))
+        try:
+            if path:
+                Path(path).read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"{setting}: {option}={path}: {error.strerror}") from error
 
 
 def _parsed(parts: SplitResult, options: dict[str, str]) -> RedisTarget:

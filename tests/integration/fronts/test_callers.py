@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from entitlement_sidecar.domain.errors import ConfigurationError
+from entitlement_sidecar.domain.errors import ConfigurationError, UnauthenticatedError
 from entitlement_sidecar.sidecar.rpc.aio_front import AioFront
 from entitlement_sidecar.sidecar.rpc.caller_sockets import CallerSockets
 from entitlement_sidecar.sidecar.rpc.callers import Callers
@@ -333,7 +333,7 @@ async def test_whoever_opens_a_callers_socket_is_that_caller(
 
 
 async def test_a_socket_that_cannot_be_opened_is_named(
-    site: Site, file: Path, socket_folder: Path, ending: AsyncExitStack
+    site: Site, file: Path, socket_folder: Path, ending: AsyncExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At the start nothing is served; later the others are, and it is opened once it can be."""
     folder = socket_folder / "later"
@@ -346,8 +346,12 @@ async def test_a_socket_that_cannot_be_opened_is_named(
     again = Site(type(site.fronts._main), file, Asked())
     ending.push_async_callback(again.fronts.stop)
     await again.fronts.start()
-    tell(file, by_token("checkout", "secret") + by_socket("batch", folder / "s"))
+    tell(file, by_token("reports", "other") + by_socket("batch", folder / "s"))
     await again.watched.look()
+    assert "all else in the file is in effect" in caplog.text
+    with pytest.raises(UnauthenticatedError):
+        again.callers.table("Bearer secret")
+    assert again.callers.table("Bearer other")
     make_room(folder)
     await again.watched.look()
     assert await over(folder / "s") == b"batch"

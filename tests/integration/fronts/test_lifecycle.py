@@ -175,3 +175,15 @@ def test_folders_that_anyone_writes_to_are_refused(socket_folder: Path) -> None:
 
     with pytest.raises(ConfigurationError, match="every user may write"):
         parse_listener(f"unix:{socket_folder}/grpc.sock", allow_remote=False)
+
+
+def test_folders_that_a_group_writes_to_are_refused(socket_folder: Path) -> None:
+    """A group that may call must not be able to answer in the sidecar's place; a sticky bit is enough."""
+    address = f"unix:{socket_folder}/grpc.sock"
+    socket_folder.chmod(0o770)
+    with pytest.raises(ConfigurationError, match=r"its group may write .*, or 0750 where its group calls"):
+        parse_listener(address, allow_remote=False)
+
+    for mode in (0o750, 0o1770):
+        socket_folder.chmod(mode)
+        assert str(parse_listener(address, allow_remote=False)) == address

@@ -37,6 +37,19 @@ async def test_unknown_health_names_are_not_found(channel: grpc.aio.Channel) -> 
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_listing_health_is_refused_and_is_no_defect(
+    channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anybody may ask for it, so it must neither show what is inside nor fill the log."""
+    listing = channel.unary_unary("/grpc.health.v1.Health/List")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await listing(b"")
+
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "by its name" in str(caught.value.details())
+    assert "NotImplementedError" not in caplog.text
+
+
 async def test_watchers_of_health_hear_of_the_drain(channel: grpc.aio.Channel, front: Front) -> None:
     """A watch is told when the front begins to drain, and does not hold the drain up."""
     watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())

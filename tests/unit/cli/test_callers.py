@@ -12,6 +12,7 @@ from entitlement_sidecar.cli.main import run
 from entitlement_sidecar.sidecar.rpc.callers_file import read_callers
 from support.certificates import LOCAL, Authority
 from support.processes import Sidecar
+from support.waiting import until
 
 CATALOGUE = """\
 catalogue: alone
@@ -48,6 +49,23 @@ def test_a_token_is_printed_once_with_its_entry(
     assert (caller.name, caller.tenants) == ("checkout", tenants)
     assert caller.token_sha256 == hashlib.sha256(token.encode()).digest()
     assert token not in printed.err
+
+
+def test_a_token_goes_into_a_file_that_nobody_else_reads(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It is not printed then, and no file is overwritten."""
+    file = tmp_path / "checkout.token"
+    assert run(["callers", "token", "checkout", "--to", str(file)]) == 0
+    printed = capsys.readouterr()
+    token = file.read_text().strip()
+    assert (file.stat().st_mode & 0o777, printed.out) == (0o600, "")
+    assert hashlib.sha256(token.encode()).hexdigest() in printed.err
+
+    assert run(["callers", "token", "checkout", "--to", str(file)]) == 2
+    printed = capsys.readouterr()
+    assert "is there already" in printed.err
+    assert (file.read_text().strip(), "token_sha256" in printed.err) == (token, False)
 
 
 @pytest.mark.parametrize("arguments", [["Check Out"], ["checkout", "--tenant", "*"]])
@@ -119,3 +137,17 @@ def test_commands_show_who_asks(
     """Token, certificate and authority are read from files; what is missing is refused with its reason."""
     sidecar = ["--sidecar", f"127.0.0.1:{secured.port}"]
     assert run([*command, *sidecar, *credentials(folder, *flags)]) == code
+
+
+def test_a_certificate_that_is_not_accepted_is_named(
+    secured: Sidecar, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody answers: it is the certificates that do not fit, and the message does not say otherwise."""
+    (tmp_path / "other.crt").write_bytes(Authority("other").pem)
+    asked = ["check", "acme", "sso", "--sidecar", f"127.0.0.1:{secured.port}"]
+
+    def told(text: str, *options: str) -> bool:
+        return run([*asked, *options]) == 3 and text in capsys.readouterr().err
+
+    until(lambda: told("certificate shown at", "--sidecar-ca", str(tmp_path / "other.crt")), "the authority")
+    until(lambda: told("it may ask for TLS"), "a sidecar with TLS")

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from entitlement_sidecar.client import AsyncEntitlementsClient, EntitlementsClient, RetryableError
-from entitlement_sidecar.domain.decision import Decision, Provenance, ProvenanceKind, Reason
+from entitlement_sidecar.domain.decision import (
+    Decision,
+    DecisionWarning,
+    Provenance,
+    ProvenanceKind,
+    Reason,
+    WarningKind,
+)
 from entitlement_sidecar.domain.explain import Step
 from entitlement_sidecar.wire.codec import decision_to_proto
 from entitlement_sidecar.wire.v1 import decision_pb2
@@ -91,6 +98,16 @@ def test_a_watch_prints_each_state(command: Run, sidecar: AnsweringSidecar) -> N
     assert states[0]["entitlements"]["calls"]["reason"] == "QUOTA_EXCEEDED"
     assert sidecar.watches[0].after_version == 3
     assert "shutting down" in result.err
+
+
+def test_a_watch_shows_what_is_open_in_an_emergency(command: Run, sidecar: AnsweringSidecar) -> None:
+    """An answer under break-glass is marked in the table too."""
+    until = DecisionWarning(WarningKind.BREAK_GLASS, "2026-01-01T00:00:00Z")
+    opened = Decision(allowed=True, reason=Reason.ENABLED, warnings=(until,))
+    entitlement = decision_pb2.Entitlement(feature="sso", decision=decision_to_proto(opened))
+    sidecar.states = [decision_pb2.WatchEntitlementsResponse(snapshot_version=1, entitlements=[entitlement])]
+
+    assert "BREAK_GLASS 2026-01-01T00:00:00Z" in command("watch", "acme", "--once").out
 
 
 def test_a_watch_may_end_after_one_state(command: Run) -> None:

@@ -29,6 +29,15 @@ def test_an_id_is_one_segment_of_the_path(
     assert [call.path for call in planstore.calls] == [f"/api/billing/organizations/acme/{path}"]
 
 
+@pytest.mark.parametrize("life", ["8d", "169h", "1", "2w", "0s"])
+def test_a_life_that_break_glass_cannot_have_is_named(entitlements: Run, at: list[str], life: str) -> None:
+    """By the option that was typed, before anything is sent."""
+    result = entitlements("break-glass", "open", "sso", "--all", "--reason", "x", "--for", life, *at)
+    assert result.code == 2
+    assert "--for" in result.err
+    assert repr(life) in result.err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -29,11 +29,11 @@ def password_file(tmp_path: Path) -> Path:
         ("redis://redis:7000/3", RedisTarget(kind=RedisKind.SERVER, nodes=(("redis", 7000),), database=3)),
         ("redis://[::1]:7000", RedisTarget(kind=RedisKind.SERVER, nodes=(("::1", 7000),))),
         (
-            "rediss://redis?ssl_ca_certs=/ca.crt&ssl_check_hostname=no",
+            "rediss://redis?ssl_ca_certs=/dev/null&ssl_check_hostname=no",
             RedisTarget(
                 kind=RedisKind.SERVER,
                 nodes=(("redis", 6379),),
-                tls={"ssl_ca_certs": "/ca.crt", "ssl_check_hostname": False},
+                tls={"ssl_ca_certs": "/dev/null", "ssl_check_hostname": False},
             ),
         ),
         (
@@ -114,6 +114,14 @@ def test_a_password_in_a_url_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(ConfigurationError, match="--redis-password-file") as refused:
         redis_target(url)
     assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
+def test_files_of_tls_that_cannot_be_read_are_named(option: str, tmp_path: Path) -> None:
+    """Given a file that is not there, then a start says which, before any connection fails."""
+    missing = tmp_path / "missing.pem"
+    with pytest.raises(ConfigurationError, match=rf"--redis: {option}={missing}: No such file"):
+        redis_target(f"rediss://redis?{option}={missing}")
 
 
 def test_a_user_needs_a_password(password_file: Path) -> None:

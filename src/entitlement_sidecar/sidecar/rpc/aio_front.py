@@ -67,7 +67,7 @@ class AioFront:
         self._methods = methods
         self._exposure = exposure
         self._admission = Admission(max_in_flight)
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         self._server: grpc.aio.Server | None = None
         self._listener = Listener()
 
@@ -121,6 +121,14 @@ class AioFront:
         await self._server.stop(None)
         self._server = None
         self._listener.remove()
+
+
+class _Health(health.aio.HealthServicer):
+    """Health of each service by its name."""
+
+    async def List(self, _request: object, context: _Context) -> None:  # noqa: N802 - the RPC
+        """Refused in words: the library has none for it, and would log a defect for every such call."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask for one service by its name: Check or Watch")
 
 
 class _Paths(grpc.GenericRpcHandler):

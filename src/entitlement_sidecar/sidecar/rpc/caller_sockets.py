@@ -48,10 +48,14 @@ class CallerSockets:
         """Reads the callers file again, closes the sockets that it no longer has, and opens those it has now.
 
         Raises:
-            ConfigurationError: The file is wrong, and nothing has changed; or a socket cannot be opened.
+            ConfigurationError: The file is wrong, and nothing has changed; or a socket cannot be opened, and
+                all else has: who was taken out of the file must not stay because of a folder.
         """
         await self._callers.load()
-        await self._follow()
+        try:
+            await self._follow()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error} (all else in the file is in effect)") from error
 
     async def _follow(self) -> None:
         if self._leaving:

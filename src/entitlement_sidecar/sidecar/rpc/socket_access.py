@@ -81,7 +81,7 @@ def _give(path: Path, group: str) -> None:
 def check_place(path: Path) -> None:
     """Looks at a socket's folder, and at what lies where the socket is to be.
 
-    A folder that everybody may write to is right where its sticky bit keeps them from each other's files.
+    A folder that others may write to is right where its sticky bit keeps them from each other's files.
 
     Raises:
         ValueError: Somebody else could put a socket of theirs in its place, or something is there already.
@@ -95,8 +95,12 @@ def check_place(path: Path) -> None:
             f"the folder {path.parent} belongs to user {folder.st_uid}, who could replace the socket; "
             "use a folder of this user, with mode 0700"
         )
-    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
-        raise ValueError(f"every user may write to {path.parent}; use a folder with mode 0700")
+    if folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not folder.st_mode & stat.S_ISVTX:
+        who = "every user" if folder.st_mode & stat.S_IWOTH else "its group"
+        raise ValueError(
+            f"{who} may write to {path.parent}, and could replace the socket; use a folder with mode 0700, "
+            "or 0750 where its group calls"
+        )
     _check_left_behind(path)
 
 

@@ -52,7 +52,7 @@ class WatchedFile:
     def _refuse(self, wrong: str) -> None:
         if wrong != self._wrong:
             metrics.files_reloaded.labels(self._what, "refused").inc()
-            _log.error("not taken over, and looked at again: %s", wrong)
+            _log.error("wrong, not taken over, and looked at again: %s", wrong)
         self._wrong = wrong
 
     def _stamp(self) -> _Stamp:
