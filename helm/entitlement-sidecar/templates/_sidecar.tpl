@@ -50,6 +50,9 @@ A chart that gives the dependency an alias passes `.Subcharts.ALIAS` instead of 
       value: /var/lib/entitlements
     - name: ENTITLEMENTS_FRONT
       value: {{ $values.front }}
+    - name: ENTITLEMENTS_MAX_SNAPSHOT_BYTES
+      # Without int64 a template writes large numbers as 6.7e+07.
+      value: {{ int64 $values.maxSnapshotBytes | quote }}
     - name: ENTITLEMENTS_LOG_LEVEL
       value: {{ $values.logLevel }}
   ports:

@@ -117,6 +117,15 @@ def test_every_container_is_confined(tmp_path: Path) -> None:
         assert "memory" in container["resources"]["limits"]
 
 
+def test_snapshots_fit_into_the_memory_of_the_sidecar(tmp_path: Path) -> None:
+    """What is held leaves room for the process, so that many tenants do not end it."""
+    (sidecar,) = deployment(chart.render_example({}, tmp_path))["initContainers"]
+    snapshots = int(variables(sidecar)["ENTITLEMENTS_MAX_SNAPSHOT_BYTES"]["value"])
+    limit = sidecar["resources"]["limits"]["memory"]
+    assert limit.endswith("Mi")
+    assert snapshots + (160 << 20) <= int(limit.removesuffix("Mi")) << 20
+
+
 def test_passwords_are_never_arguments(tmp_path: Path) -> None:
     """Arguments are visible to every user of a node: URLs with passwords come from Secrets."""
     store = deployment(chart.render(chart.CHART, with_store(redis={"secret": "redis"})))
