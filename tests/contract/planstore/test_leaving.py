@@ -31,13 +31,15 @@ def config(database_url: str, tmp_path: Path) -> PlanstoreConfig:
 
 
 async def ask(http: int, port: int) -> tuple[int, int, int]:
-    """Liveness, readiness, and the health of all services."""
+    """Liveness, readiness, and the health of all services, which nobody lists."""
     async with (
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{http}", timeout=10) as client,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         stub: Any = health_pb2_grpc.HealthStub(channel)
         answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        with pytest.raises(grpc.aio.AioRpcError, match="by its name"):
+            await channel.unary_unary("/grpc.health.v1.Health/List")(b"", timeout=10)
         return (
             (await client.get("/livez")).status_code,
             (await client.get("/readyz")).status_code,
