@@ -20,6 +20,7 @@ from entitlement_sidecar.domain.errors import EntitlementsError, RetryableError
 from entitlement_sidecar.sidecar.snapshots.backlog import Backlog
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
+from entitlement_sidecar.sidecar.snapshots.meanwhile import Meanwhile
 from entitlement_sidecar.sidecar.snapshots.ports import (
     Beat,
     Began,
@@ -36,9 +37,6 @@ from entitlement_sidecar.telemetry import metrics
 
 _CATALOGUE = ""
 """The catalogue's name in the backlog: no tenant has it."""
-
-CATALOGUE_EVERY = 10.0
-"""Seconds at least between two reads of the catalogue while the feed is lost."""
 
 _REASONS = 8
 """Reasons told of one outage at most."""
@@ -66,7 +64,7 @@ class Follower:
         # Tenacity keeps the count that its wait strategy reads.
         self._attempts = RetryCallState(Retrying(), None, (), {})
         self._told: set[str] = set()
-        self._catalogue_from: float | None = None
+        self._meanwhile = Meanwhile(store, loader, confirmer)
         self._following = False
         self.backlog = Backlog(self._read_again, self._settled)
         self.revalidation = Revalidation(store, loader, self.backlog, confirmer)
@@ -80,7 +78,7 @@ class Follower:
                 metrics.feed_interruptions.inc()
                 await asyncio.sleep(max(wait, _pause(self._attempts)))
                 self._attempts.attempt_number += 1
-                await self._catalogue_meanwhile()
+                await self._meanwhile.step()
         finally:
             self.revalidation.cancel()
             self.backlog.cancel()
@@ -93,7 +91,7 @@ class Follower:
                     # Not sooner: a feed that begins and is lost again and again must not do so in haste.
                     self._attempts.attempt_number = 1
                     self._told.clear()
-                    self._catalogue_from = None
+                    self._meanwhile.feed_is_back()
                 self.apply(event)
         except EntitlementsError as error:
             self._tell(str(error))
@@ -108,16 +106,6 @@ class Follower:
             self.revalidation.close()
             self.backlog.close()
         return 0.0
-
-    async def _catalogue_meanwhile(self) -> None:
-        """What an operator does in an emergency must reach a sidecar that has lost the feed, too."""
-        now = asyncio.get_running_loop().time()
-        if self._catalogue_from is not None and now >= self._catalogue_from:
-            await self._loader.load_catalogue()
-            self._catalogue_from = None
-        if self._catalogue_from is None:
-            pause = random.uniform(CATALOGUE_EVERY, 2 * CATALOGUE_EVERY)  # noqa: S311 - spreads calls, hides nothing
-            self._catalogue_from = now + pause
 
     def _tell(self, why: str) -> None:
         """Each reason once in an outage, however long it lasts."""

@@ -56,6 +56,12 @@ class Confirmed(msgspec.Struct, frozen=True):
     outdated: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
 
+    def outcome(self, tenant_id: str) -> str:
+        """What became of one tenant's: confirmed, outdated or unknown."""
+        if tenant_id in self.unknown:
+            return "unknown"
+        return "outdated" if tenant_id in self.outdated else "confirmed"
+
 
 class Confirmer(Protocol):
     """Knows which versions are the newest, of many tenants at once: the plan store."""

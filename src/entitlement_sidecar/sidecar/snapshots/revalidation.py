@@ -22,7 +22,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from entitlement_sidecar.domain.errors import EntitlementsError, RetryableError, UnsupportedError
+from entitlement_sidecar.domain.errors import (
+    EntitlementsError,
+    RetryableError,
+    SourceUnavailableError,
+    UnsupportedError,
+)
 from entitlement_sidecar.sidecar.snapshots.backlog import Backlog
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
 from entitlement_sidecar.sidecar.snapshots.ports import Confirmed, Confirmer
@@ -47,7 +52,27 @@ LONGEST_PAUSE = 10.0
 UNSUPPORTED_FOR = 60.0
 """Seconds that a plan store which cannot confirm many at once is not asked to again."""
 
+FEW_GONE = 10
+"""Tenants that may be gone at once, however few were asked about."""
+
 _log = logging.getLogger(__name__)
+
+
+async def believable(confirmer: Confirmer, versions: Mapping[str, int]) -> Confirmed:
+    """What became of versions, unless it is that most tenants are gone at once.
+
+    A plan store that was given another database knows nobody. To drop what is held on such a word would lock
+    everybody out.
+
+    Raises:
+        UnsupportedError, SourceUnavailableError: See `Confirmer`; the latter also for what is not believed.
+    """
+    told = await confirmer.confirm(versions)
+    if len(told.unknown) <= max(FEW_GONE, len(versions) // 2):
+        return told
+    gone = f"the plan store knows {len(told.unknown)} of {len(versions)} tenants no more"
+    _log.error("%s: not believed; is its database the right one?", gone)
+    raise SourceUnavailableError(gone)
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -182,7 +207,7 @@ class Revalidation:
         beginnings, began = self._loader.beginnings, self._loader.clock.monotonic()
         versions = {tenant_id: one.held.snapshot.version for tenant_id, one in asked.items()}
         try:
-            told = await confirmer.confirm(versions)
+            told = await believable(confirmer, versions)
         except UnsupportedError as error:
             _log.info("%s", error)
             self._leave_to_backlog(asked)
@@ -199,25 +224,24 @@ class Revalidation:
             self._rest(PAUSE, 2 * PAUSE)
             covered = 0 < beginnings == self._loader.beginnings
             for tenant_id, one in asked.items():
-                metrics.revalidations.labels(self._learn(tenant_id, one, told)).inc()
-                if tenant_id not in told.outdated and tenant_id not in told.unknown:
+                outcome = told.outcome(tenant_id)
+                metrics.revalidations.labels(outcome).inc()
+                if outcome == "confirmed":
                     self._confirm(one.held, told, began, covered=covered)
+                else:
+                    self._learn(tenant_id, one, told)
 
-    def _learn(self, tenant_id: str, asked: _Asked, told: Confirmed) -> str:
-        """Acts on what is not the newest; the outcome. What was learned meanwhile from elsewhere stays."""
-        if tenant_id not in told.outdated and tenant_id not in told.unknown:
-            return "confirmed"
+    def _learn(self, tenant_id: str, asked: _Asked, told: Confirmed) -> None:
+        """Acts on what is not the newest. What was learned meanwhile from elsewhere stays."""
         same = self._store.to_confirm(tenant_id) is asked.held
         if tenant_id in told.outdated:
             if same:
                 self._backlog.add(tenant_id)
-            return "outdated"
-        if same and self._store.floor(tenant_id) > asked.floor:
+        elif same and self._store.floor(tenant_id) > asked.floor:
             # The feed has named it meanwhile: someone who just paid must not stay locked out.
             self.add(tenant_id)
         elif same:
             self._loader.disown(tenant_id)
-        return "unknown"
 
     def _confirm(self, held: HeldTenant, told: Confirmed, began: float, *, covered: bool) -> None:
         # What was replaced or named meanwhile is known better by now.

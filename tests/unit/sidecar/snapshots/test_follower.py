@@ -14,7 +14,7 @@ from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.sidecar.decisions.basis import Knowledge
-from entitlement_sidecar.sidecar.snapshots import follower
+from entitlement_sidecar.sidecar.snapshots import meanwhile
 from entitlement_sidecar.sidecar.snapshots.follower import Follower
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
@@ -199,7 +199,7 @@ async def test_no_answer_is_truer_than_the_catalogue_that_decides() -> None:
 
 async def test_the_catalogue_is_read_while_the_feed_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """An emergency has to get through, most of all in an outage."""
-    monkeypatch.setattr(follower, "CATALOGUE_EVERY", 0.001)
+    monkeypatch.setattr(meanwhile, "EVERY", 0.001)
     site = Site()
     site.script = [Began(AT, 1), *(SourceUnavailableError("reset") for _ in range(100))]
     running = asyncio.create_task(site.follower.run())

@@ -154,6 +154,20 @@ async def test_what_does_not_exist_is_dropped() -> None:
     assert site.held().followed
 
 
+async def test_that_most_are_gone_at_once_is_not_believed() -> None:
+    """A plan store that was given another database would lock everybody out."""
+    site = Site(*(f"t{number}" for number in range(30)))
+    everybody = dict(site.plan_store.newest)
+    site.plan_store.newest.clear()
+    site.tell(Began(AT, 1))
+    await eventually(lambda: len(site.plan_store.questions) > 2)
+    assert len(site.store) == 30
+
+    site.plan_store.newest |= everybody
+    await idle(site)
+    assert all(site.held(tenant).followed for tenant in everybody)
+
+
 async def test_what_the_feed_names_meanwhile_is_not_dropped() -> None:
     """Someone who just paid must not stay locked out."""
     site = Site("acme")
