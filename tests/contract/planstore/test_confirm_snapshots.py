@@ -8,9 +8,11 @@ from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import delete
 
 from entitlement_sidecar.planstore.api.rpc_auth import TokenInterceptor
 from entitlement_sidecar.planstore.api.rpc_snapshots import MAX_CONFIRMED, SnapshotServicer
+from entitlement_sidecar.planstore.db import CatalogueRow
 from entitlement_sidecar.planstore.snapshots.feed import Beats, FeedSignal, read_clock
 from entitlement_sidecar.wire.codec import from_timestamp
 from entitlement_sidecar.wire.status import from_rpc_error
@@ -55,12 +57,25 @@ def test_what_is_not_the_newest_is_named(shop: Any, stub: Any) -> None:
     assert before <= from_timestamp(told.true_at) <= read_clock(shop.database)
 
 
+def test_an_empty_database_says_of_nobody_that_they_do_not_exist(shop: Any, stub: Any) -> None:
+    """Most likely it is the wrong one, and sidecars would drop everybody."""
+    with shop.database.writing() as session:
+        session.execute(delete(CatalogueRow))
+    one = snapshot_pb2.GetSnapshotRequest(tenant_id="acme")
+    token = (("authorization", "Bearer of-this-test"),)
+    for call in (lambda: confirm(stub, ("acme", 1)), lambda: stub.GetSnapshot(one, metadata=token)):
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "no catalogue" in caught.value.details()
+
+
 def test_many_are_one_statement(shop: Any, stub: Any) -> None:
     """However many: the clock is read before it, in a transaction of its own."""
     shop.subscribe()
     confirm(stub, ("acme", 1))
     with recorded(shop.database.engine) as few:
-        confirm(stub, ("acme", 1))
+        confirm(stub, ("acme", 1), ("nobody", 1))
     with recorded(shop.database.engine) as many:
         told = confirm(stub, ("acme", 1), *((f"t{number}", 1) for number in range(MAX_CONFIRMED - 1)))
 

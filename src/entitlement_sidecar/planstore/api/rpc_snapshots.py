@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 
 import grpc
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.errors import (
     ConflictError,
     CursorTrimmedError,
     ExhaustedError,
     InvalidInputError,
+    SourceUnavailableError,
     TenantUnknownError,
     Violation,
 )
@@ -75,8 +77,9 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
             true_at = read_clock(self._database)
             with self._database.reading() as session:
                 row = session.get(TenantSnapshotRow, request.tenant_id)
-            if row is None:
-                raise TenantUnknownError(request.tenant_id)
+                if row is None:
+                    _require_catalogue(session)
+                    raise TenantUnknownError(request.tenant_id)
             if row.version < request.min_version:
                 raise ConflictError(f"the newest version of {request.tenant_id!r} is {row.version}")
             envelope = snapshot_pb2.SignedEnvelope.FromString(row.envelope)
@@ -94,6 +97,9 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
             true_at = read_clock(self._database)
             newest = self._newest_versions([held.tenant_id for held in request.held])
             unknown = [held.tenant_id for held in request.held if held.tenant_id not in newest]
+            if unknown:
+                with self._database.reading() as session:
+                    _require_catalogue(session)
             outdated = [
                 held.tenant_id
                 for held in request.held
@@ -211,6 +217,18 @@ def _wrong(held: Sequence[snapshot_pb2.HeldVersion]) -> Iterator[Violation]:
             yield Violation(f"held[{index}].tenant_id", expected("each tenant once", one.tenant_id))
         if one.version < 1:
             yield Violation(f"held[{index}].version", expected("1 or more", one.version))
+
+
+def _require_catalogue(session: Session) -> None:
+    """An empty database is most likely the wrong one: it must not be said of it that nobody exists.
+
+    Raises:
+        SourceUnavailableError: There is no catalogue.
+    """
+    if newest_catalogue(session) is None:
+        raise SourceUnavailableError(
+            "no catalogue has been applied yet: who exists cannot be said. Is it the right database?", 5.0
+        )
 
 
 def _message(
