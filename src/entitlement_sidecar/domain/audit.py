@@ -21,7 +21,7 @@ GENESIS = bytes(32)
 """What the first entry follows."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One change of state: who, as what, when, why, of what, from what to what.
 
     `sequence` is contiguous from 1. `before` and `after` are JSON as text, exactly as they were hashed.
@@ -55,7 +55,7 @@ class FindingKind(StrEnum):
     SIGNATURE = "signature"
 
 
-class Finding(msgspec.Struct, frozen=True):
+class Finding(msgspec.Struct, frozen=True, gc=False):
     """Something that does not fit: which entry, who wrote it, and what is wrong. `day` names an anchor."""
 
     kind: FindingKind

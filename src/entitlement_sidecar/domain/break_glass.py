@@ -31,7 +31,7 @@ class BreakGlassAction(IntEnum):
     FREEZE = 2
 
 
-class BreakGlass(msgspec.Struct, frozen=True):
+class BreakGlass(msgspec.Struct, frozen=True, gc=False):
     """One entry, in force during `[since, until)`.
 
     `tenant_id` empty is every tenant. `feature` is what is opened; a freeze has none.

@@ -81,14 +81,14 @@ class AfterStale(IntEnum):
     DENY = 2
 
 
-class Obligations(msgspec.Struct, frozen=True):
+class Obligations(msgspec.Struct, frozen=True, gc=False):
     """What the caller has to do besides obeying the answer (S4.6)."""
 
     evaluation_required: bool = False
     governance_required: bool = False
 
 
-class OutagePolicy(msgspec.Struct, frozen=True):
+class OutagePolicy(msgspec.Struct, frozen=True, gc=False):
     """How a feature answers when something behind the sidecar is away (DESIGN 6).
 
     `when_unknown` None means the default of the feature's kind. `serve_stale_for` is in seconds.
@@ -102,7 +102,7 @@ class OutagePolicy(msgspec.Struct, frozen=True):
     value: Any = None
 
 
-class Feature(msgspec.Struct, frozen=True):
+class Feature(msgspec.Struct, frozen=True, gc=False):
     """What is checked. `metric` names what its usage adds up to (metered, credits).
 
     `understood` False: a newer plan store says something of it that this version has no name for.
@@ -119,7 +119,7 @@ class Feature(msgspec.Struct, frozen=True):
     understood: bool = True
 
 
-class Metric(msgspec.Struct, frozen=True):
+class Metric(msgspec.Struct, frozen=True, gc=False):
     """What usage events add up to (S0.3)."""
 
     key: str
@@ -132,7 +132,7 @@ class Metric(msgspec.Struct, frozen=True):
     durability: Durability = Durability.DURABLE
 
 
-class Limit(msgspec.Struct, frozen=True):
+class Limit(msgspec.Struct, frozen=True, gc=False):
     """An amount per window. `amount` None is unlimited; 0 is legal and means never.
 
     Of seats it is how many subjects; a lifetime window is one in which they stay until they are released. Of
@@ -165,7 +165,7 @@ class Limit(msgspec.Struct, frozen=True):
         )
 
 
-class PlanEntitlement(msgspec.Struct, frozen=True):
+class PlanEntitlement(msgspec.Struct, frozen=True, gc=False):
     """A plan's or add-on's grant of one feature; which field applies depends on the feature's kind.
 
     Of metered features, seats and credits: without limits it is unlimited. `priority` as in a `Grant`.
@@ -178,7 +178,7 @@ class PlanEntitlement(msgspec.Struct, frozen=True):
     priority: int = 0
 
 
-class Price(msgspec.Struct, frozen=True):
+class Price(msgspec.Struct, frozen=True, gc=False):
     """An exact amount of a currency (ISO 4217)."""
 
     amount: Decimal
@@ -193,7 +193,7 @@ class BillingModel(IntEnum):
     HYBRID = 3
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, gc=False):
     """What tenants subscribe to (S4.1). `billing_period` is `month`, `year` or `none`.
 
     A tenant has one open subscription of each `product` at most.
@@ -210,7 +210,7 @@ class Plan(msgspec.Struct, frozen=True):
     product: str = DEFAULT_PRODUCT
 
 
-class AddOn(msgspec.Struct, frozen=True):
+class AddOn(msgspec.Struct, frozen=True, gc=False):
     """Something bought on top of a plan, any number of times."""
 
     key: str
@@ -218,7 +218,7 @@ class AddOn(msgspec.Struct, frozen=True):
     entitlements: tuple[PlanEntitlement, ...]
 
 
-class Catalogue(msgspec.Struct, frozen=True):
+class Catalogue(msgspec.Struct, frozen=True, gc=False):
     """Everything that a business sells, keyed by name."""
 
     name: str
@@ -228,7 +228,7 @@ class Catalogue(msgspec.Struct, frozen=True):
     add_ons: dict[str, AddOn]
 
 
-class CatalogueDocument(msgspec.Struct, frozen=True):
+class CatalogueDocument(msgspec.Struct, frozen=True, gc=False):
     """What belongs to no tenant, as sidecars hold it."""
 
     version: int

@@ -81,21 +81,21 @@ class WarningKind(IntEnum):
     BREAK_GLASS = 5
 
 
-class Provenance(msgspec.Struct, frozen=True):
+class Provenance(msgspec.Struct, frozen=True, gc=False):
     """One contributor, for example plan `pro@3`."""
 
     kind: ProvenanceKind
     id: str
 
 
-class DecisionWarning(msgspec.Struct, frozen=True):
+class DecisionWarning(msgspec.Struct, frozen=True, gc=False):
     """One warning; `detail` names a limit or an instant."""
 
     kind: WarningKind
     detail: str = ""
 
 
-class CreditUse(msgspec.Struct, frozen=True):
+class CreditUse(msgspec.Struct, frozen=True, gc=False):
     """One credit grant in the order in which credits burn. `burnt` is what this call took of it."""
 
     grant: str
@@ -110,7 +110,7 @@ class CreditUse(msgspec.Struct, frozen=True):
         return max(0, self.amount - self.used)
 
 
-class CheckRequest(msgspec.Struct, frozen=True):
+class CheckRequest(msgspec.Struct, frozen=True, gc=False):
     """One question, validated. `max_staleness` is in seconds; None accepts any age.
 
     `requested_value` is compared only when `has_requested_value` is set: JSON null is a value too.
@@ -130,7 +130,7 @@ class CheckRequest(msgspec.Struct, frozen=True):
     dimensions: dict[str, str] = {}
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One answer. A denial is an answer too, never an error.
 
     `kind` is a FeatureKind's number, 0 where the feature is not known. Numbers of metered features and

@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import msgspec
 
 
-class Violation(msgspec.Struct, frozen=True):
+class Violation(msgspec.Struct, frozen=True, gc=False):
     """One field that is wrong: its path, and what would be right."""
 
     field: str
@@ -57,7 +57,7 @@ class InvalidInputError(EntitlementsError):
         return cls([Violation(field, description)])
 
 
-class CatalogueProblem(msgspec.Struct, frozen=True):
+class CatalogueProblem(msgspec.Struct, frozen=True, gc=False):
     """One thing wrong in a catalogue document. `line` and `column` count from 1."""
 
     line: int

@@ -21,7 +21,7 @@ from entitlement_sidecar.domain.snapshot import LIVE, Grant, GrantEffect, Snapsh
 from entitlement_sidecar.domain.weighing import Lives, Standing, Weighed, lives_at, state_denial, weigh
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """One rule, what it is about, and what came of it. `applied`: it contributed; `decisive`: it decided."""
 
     rule: str
@@ -31,7 +31,7 @@ class Step(msgspec.Struct, frozen=True):
     decisive: bool = False
 
 
-class Question(msgspec.Struct, frozen=True):
+class Question(msgspec.Struct, frozen=True, gc=False):
     """What was asked, and everything that was known when it was decided."""
 
     held: Held

@@ -12,7 +12,7 @@ from entitlement_sidecar.domain.resolve import Resolution, Resolver, resolve
 from entitlement_sidecar.domain.snapshot import Snapshot
 
 
-class Held(msgspec.Struct, frozen=True):
+class Held(msgspec.Struct, frozen=True, gc=False):
     """What is held of one tenant, and how well it is known.
 
     `resolver` remembers how the snapshot resolves; None resolves anew each time.
@@ -35,7 +35,7 @@ class Held(msgspec.Struct, frozen=True):
         return resolve(snapshot, feature, now)
 
 
-class Case(msgspec.Struct, frozen=True):
+class Case(msgspec.Struct, frozen=True, gc=False):
     """One question with everything that is known before usage is."""
 
     held: Held

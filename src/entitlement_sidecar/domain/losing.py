@@ -20,7 +20,7 @@ from entitlement_sidecar.domain.values import alike, any_allows
 _OPENNESS = {WhenUnknown.DENY: 0, WhenUnknown.ALLOWANCE: 1, WhenUnknown.VALUE: 2, WhenUnknown.ALLOW: 3}
 
 
-class Having(msgspec.Struct, frozen=True):
+class Having(msgspec.Struct, frozen=True, gc=False):
     """A feature as some catalogue has it, and what a tenant has of it; None: there is no such feature."""
 
     feature: Feature | None = None
@@ -52,7 +52,7 @@ class Having(msgspec.Struct, frozen=True):
         return sum(amount or 0 for amount in amounts) if amounts and None not in amounts else None
 
 
-class Lost(msgspec.Struct, frozen=True):
+class Lost(msgspec.Struct, frozen=True, gc=False):
     """One thing that a tenant has and will not have, or will have less of.
 
     `what` is `feature`, `value`, `limit`, `credits` or `outage`; `limit` names a limit by its key.

@@ -18,7 +18,7 @@ from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.window import Window, window_at
 
 
-class LimitUsage(msgspec.Struct, frozen=True):
+class LimitUsage(msgspec.Struct, frozen=True, gc=False):
     """Usage of one limit in its current window, or of one credit grant.
 
     `used` includes what was just admitted, `taken` is what this call took of a credit grant. `carried` came
@@ -49,7 +49,7 @@ class LimitUsage(msgspec.Struct, frozen=True):
         return max(0, self.amount + self.carried - self.used - self.outstanding)
 
 
-class QuotaUsage(msgspec.Struct, frozen=True):
+class QuotaUsage(msgspec.Struct, frozen=True, gc=False):
     """What an authority answered.
 
     `admitted` None is a view that nothing was consumed for. `unavailable` says that no authority could be
@@ -69,7 +69,7 @@ class QuotaUsage(msgspec.Struct, frozen=True):
     allowance: bool = False
 
 
-class QuotaAsk(msgspec.Struct, frozen=True):
+class QuotaAsk(msgspec.Struct, frozen=True, gc=False):
     """Quota that a decision needs. `quantity` 0 only looks.
 
     `subject` is who wants a seat. `allowance`: nobody else can be asked, so the sidecar counts by itself.
@@ -82,7 +82,7 @@ class QuotaAsk(msgspec.Struct, frozen=True):
     allowance: bool = False
 
 
-class Spent(msgspec.Struct, frozen=True):
+class Spent(msgspec.Struct, frozen=True, gc=False):
     """How a window ended: everything used or forfeited in it, and what it had been carried."""
 
     used: int

@@ -36,7 +36,7 @@ from entitlement_sidecar.domain.weighing import (
 from entitlement_sidecar.domain.window import window_at
 
 
-class Resolution(msgspec.Struct, frozen=True):
+class Resolution(msgspec.Struct, frozen=True, gc=False):
     """What a tenant has of one feature during `[instant of asking, valid_until)`.
 
     `denied` is the reason where it has nothing. A counted feature without limits and buckets is unlimited.
@@ -78,7 +78,7 @@ class Resolver:
         return resolution
 
 
-class _Remembered(msgspec.Struct, frozen=True):
+class _Remembered(msgspec.Struct, frozen=True, gc=False):
     feature: Feature
     since: datetime
     resolution: Resolution

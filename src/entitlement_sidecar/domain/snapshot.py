@@ -32,7 +32,7 @@ LIVE = frozenset({SubscriptionState.TRIALING, SubscriptionState.ACTIVE, Subscrip
 """States in which grants apply."""
 
 
-class Phase(msgspec.Struct, frozen=True):
+class Phase(msgspec.Struct, frozen=True, gc=False):
     """One interval `[since, until)` of a subscription's life; `until` None is open-ended."""
 
     state: SubscriptionState
@@ -40,7 +40,7 @@ class Phase(msgspec.Struct, frozen=True):
     until: datetime | None = None
 
 
-class Subscription(msgspec.Struct, frozen=True):
+class Subscription(msgspec.Struct, frozen=True, gc=False):
     """One subscription. Phases are in order and do not overlap."""
 
     id: str
@@ -86,7 +86,7 @@ class GrantEffect(IntEnum):
     DENY = 3
 
 
-class Grant(msgspec.Struct, frozen=True):
+class Grant(msgspec.Struct, frozen=True, gc=False):
     """Something that grants, or denies, one feature during `[since, until)`.
 
     With a `subscription_id` it applies only while that subscription is live. Limits are those of metered
@@ -109,7 +109,7 @@ class Grant(msgspec.Struct, frozen=True):
     understood: bool = True
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """One tenant's compiled entitlements."""
 
     tenant_id: str

@@ -33,7 +33,7 @@ class UsageOutcome(IntEnum):
     INVALID = 8
 
 
-class UsageResult(msgspec.Struct, frozen=True):
+class UsageResult(msgspec.Struct, frozen=True, gc=False):
     """Outcome of one event; `reason` is for people, `retriable` for programs."""
 
     id: str
@@ -42,7 +42,7 @@ class UsageResult(msgspec.Struct, frozen=True):
     retriable: bool = False
 
 
-class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
+class UsageEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One immutable fact: something was used. `value` is in the metric's smallest unit."""
 
     id: str

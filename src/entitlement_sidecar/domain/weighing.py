@@ -36,7 +36,7 @@ class Standing(IntEnum):
     NOT_UNDERSTOOD = 7
 
 
-class Weighed(msgspec.Struct, frozen=True):
+class Weighed(msgspec.Struct, frozen=True, gc=False):
     """One grant and how it stands; `by` overrules it."""
 
     grant: Grant
@@ -44,7 +44,7 @@ class Weighed(msgspec.Struct, frozen=True):
     by: Grant | None = None
 
 
-class Life(msgspec.Struct, frozen=True):
+class Life(msgspec.Struct, frozen=True, gc=False):
     """A subscription at an instant: its phase, and the interval without a gap in which it is live."""
 
     subscription: Subscription

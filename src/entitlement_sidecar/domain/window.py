@@ -37,14 +37,14 @@ class WindowUnit(IntEnum):
 _NAMES = {unit: unit.name.lower() for unit in WindowUnit}
 
 
-class Window(msgspec.Struct, frozen=True):
+class Window(msgspec.Struct, frozen=True, gc=False):
     """One period. `end` is None for a window that never resets."""
 
     start: datetime
     end: datetime | None
 
 
-class WindowSpec(msgspec.Struct, frozen=True):
+class WindowSpec(msgspec.Struct, frozen=True, gc=False):
     """When usage starts again from zero.
 
     Attributes:

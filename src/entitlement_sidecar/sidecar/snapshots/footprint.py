@@ -13,16 +13,16 @@ from typing import Any
 from entitlement_sidecar.domain.catalogue import Limit
 from entitlement_sidecar.domain.snapshot import Grant, Snapshot, Subscription
 
-_TENANT = 750
+_TENANT = 700
 """What holds a snapshot, its places in the store, and what decisions were last told of it."""
 
 _STRING = 49
 """A string without its characters: those of names are one byte each."""
 
 _INSTANT = 48
-_SUBSCRIPTION, _PHASE = 120, 80
-_GRANT, _LIMIT = 230, 180
-_RESOLVED = 230
+_SUBSCRIPTION, _PHASE = 104, 64
+_GRANT, _LIMIT = 198, 148
+_RESOLVED = 190
 """How a grant's feature resolves is remembered."""
 
 
