@@ -24,7 +24,7 @@ __all__ = ["patient"]
 SIDECARS = 200
 TENANTS = [f"tenant-{number}" for number in range(20)]
 
-pytestmark = pytest.mark.usefixtures("patient")
+pytestmark = [pytest.mark.usefixtures("patient"), pytest.mark.timeout(500)]
 
 
 @pytest.fixture
