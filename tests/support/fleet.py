@@ -17,6 +17,7 @@ from entitlement_sidecar.sidecar.adapters import grpc_snapshots, redis_client, r
 from entitlement_sidecar.sidecar.adapters.grpc_snapshots import PlanStoreFeed, PlanStoreSnapshots
 from entitlement_sidecar.sidecar.adapters.redis_feed import RedisFeed
 from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots
+from entitlement_sidecar.sidecar.process import cancelled
 from entitlement_sidecar.sidecar.snapshots.follower import Follower
 from entitlement_sidecar.sidecar.snapshots.freshness import STALE_AFTER, Freshness
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
@@ -102,9 +103,7 @@ class Fleet:
         self.running = [asyncio.create_task(member.follower.run()) for member in self.members]
 
     async def _end(self) -> None:
-        for task in self.running:
-            task.cancel()
-        await asyncio.gather(*self.running, return_exceptions=True)
+        await cancelled(self.running)
 
 
 async def each(members: Sequence[Member], condition: Callable[[Member], bool], what: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from entitlement_sidecar.sidecar.bootstrap import Loop, Sidecar, build
@@ -27,6 +27,9 @@ LINGER = 2.0
 
 SHIP_DEADLINE = 5.0
 """Seconds that shipping may take while stopping."""
+
+CANCEL_AGAIN = 0.2
+"""Seconds after which a loop that did not hear that it has to end is told again."""
 
 RESTART_AFTER = 1.0
 """Seconds after which a loop that ended by a defect is started again."""
@@ -92,11 +95,23 @@ async def _drain(sidecar: Sidecar, loops: list[asyncio.Task[None]]) -> None:
     await sidecar.front.drain(LINGER)
     await sidecar.front.stop()
     await sidecar.shipper.drain(SHIP_DEADLINE)
-    for task in loops:
-        task.cancel()
+    await cancelled(loops)
     sidecar.keeping.note()
     stats = await sidecar.outbox.stats()
     _log.info("stopped; %d events stay in the outbox", stats.queued)
+
+
+async def cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancels tasks until all have ended.
+
+    Once is not enough: until Python 3.12, `asyncio.wait_for` (which the Redis client sends with) may take a
+    cancellation for itself when what it waits for ends at the same instant.
+    """
+    running = {task for task in tasks if not task.done()}
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN)
 
 
 async def _watch_outbox(sidecar: Sidecar) -> None:
