@@ -7,8 +7,8 @@ needs it: a call gives up in time, and the next one finds the way that the searc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any, cast
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
@@ -28,6 +28,8 @@ AWAY = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What a call raises when Redis did not answer as it should."""
 
 RedisClient = Redis | RedisCluster
+
+_T = TypeVar("_T")
 
 
 def connect(target: RedisTarget, timeout: float = TIMEOUT) -> RedisClient:
@@ -97,6 +99,26 @@ class _Shared:
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, _T]) -> _T:
+    """What the work answers in time. What takes longer is cancelled, and not waited for.
+
+    `asyncio.timeout` would wait: until Python 3.12, `asyncio.wait_for`, which the client sends with, may take
+    a cancellation for itself, and the work goes on.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task,), timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+    finally:
+        task.cancel()
+        task.add_done_callback(_retrieve)
 
 
 def _retrieve(search: asyncio.Future[Any]) -> None:

@@ -8,7 +8,7 @@ from typing import cast
 from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.errors import SourceUnavailableError
-from entitlement_sidecar.sidecar.adapters.redis_client import AWAY, RedisClient, told
+from entitlement_sidecar.sidecar.adapters.redis_client import AWAY, RedisClient, told, within
 from entitlement_sidecar.sidecar.adapters.verification import counted_refusals
 from entitlement_sidecar.sidecar.snapshots.last_known import LastKnown, NothingKept
 from entitlement_sidecar.sidecar.snapshots.ports import Fetched
@@ -70,11 +70,14 @@ class RedisSnapshots:
 
     async def _envelope(self, key: str) -> bytes | None:
         try:
-            async with asyncio.timeout(self._patience), self._turns:
-                return await self._read(key)
+            return await within(self._patience, self._in_turn(key))
         except AWAY as error:
             metrics.source_errors.labels("redis").inc()
             raise SourceUnavailableError(told(error)) from error
+
+    async def _in_turn(self, key: str) -> bytes | None:
+        async with self._turns:
+            return await self._read(key)
 
     async def _read(self, key: str) -> bytes | None:
         size = await self._redis.hstrlen(key, "envelope")
