@@ -5,7 +5,9 @@ Each change is a new version of the catalogue document, which carries what is in
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -109,15 +111,20 @@ class Expiring:
         self._database = database
         self._key = key
         self._clock = clock
+        self._in_force: Counter[BreakGlassAction] = Counter()
+        for action in _DONE:
+            gauge = metrics.break_glass_active.labels(action.name.lower())
+            gauge.set_function(partial(self._count, action))
+
+    def _count(self, action: BreakGlassAction) -> int:
+        return self._in_force[action]
 
     def step(self) -> bool:
         """Publishes the document without what has ended, where it names such; whether it did."""
         now = self._clock.now()
         with self._database.reading() as session:
             entries, row = entries_in_force(session, now), current_row(session)
-        for action in _DONE:
-            count = sum(one.action is action for one in entries)
-            metrics.break_glass_active.labels(action.name.lower()).set(count)
+        self._in_force = Counter(one.action for one in entries)
         # Where another key is in force, the plan store that has it does this.
         if row is None or entries_of(row) == entries or signer_of(row.envelope) != self._key.key_id:
             return False
