@@ -18,7 +18,7 @@ from entitlement_sidecar.wire.snapshot_codec import snapshot_from_proto, snapsho
 from entitlement_sidecar.wire.v1 import snapshot_pb2
 
 NOW = datetime(2026, 5, 20, 12, tzinfo=UTC)
-TENANTS = 200
+TENANTS = 60
 
 
 def _boolean(feature: str, number: int) -> Grant:
