@@ -19,7 +19,7 @@ from entitlement_sidecar.sidecar.config import SidecarConfig
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.telemetry.signals import stop_on_signals
 
-CATALOGUE_WITHIN = 0.5
+CATALOGUE_WITHIN = 0.3
 """Seconds that a start waits for the catalogue; then the last known one has to do."""
 
 LINGER = 2.0

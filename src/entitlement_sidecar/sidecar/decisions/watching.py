@@ -20,6 +20,9 @@ from entitlement_sidecar.domain.resolve import Resolution, resolve
 from entitlement_sidecar.sidecar.decisions.check import Decisions
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing
 
+LOOK_SOON = timedelta(seconds=2)
+"""After this a watch of a tenant that nobody could say anything of looks again."""
+
 LOOK_AGAIN = 60.0
 """Seconds after which a watch looks at the latest, should time alone change something sooner or later."""
 
@@ -92,7 +95,10 @@ class Watching:
         emergency = active(entries, tenant_id, now)
         changing = next_change(entries, tenant_id, now)
         if held.snapshot is None:
-            return held, (0, held.catalogue.version, held.tenant_unknown, emergency), changing
+            # Where nobody could say anything, nobody may tell of it either once somebody can.
+            soon = now + LOOK_SOON
+            until = changing if held.tenant_unknown else min(soon, changing or soon)
+            return held, (0, held.catalogue.version, held.tenant_unknown, emergency), until
         features = held.catalogue.features.values()
         resolutions = [resolve(held.snapshot, one, now) for one in features]
         refused = tuple(refuses_stale(one, held.stale_for) for one in features)
