@@ -32,6 +32,9 @@ _UNDER_WAY = 64
 _STEP = 0.02
 """Seconds after which a delayed byte notices that the fault has changed."""
 
+_SETTLE = 0.05
+"""Seconds in which what has begun gets to its end."""
+
 _PATIENCE = 10.0
 """Seconds that the proxy's thread may take to do what it is told."""
 
@@ -184,14 +187,16 @@ class FaultProxy:
             self._links.discard(link)
 
     async def _end(self) -> None:
+        # What the system has accepted by now takes some turns of the loop to get here, and is reset then.
+        self._fault = _Fault(refuse=True)
         await self._deafen()
+        await asyncio.sleep(_SETTLE)
         await self._cut(lambda _: True)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # Transports that were aborted close in the loop's next turn.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        # Transports that were aborted close in the loop's next turns.
+        await asyncio.sleep(_SETTLE)
 
 
 class _End:
