@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import click
 
-from entitlement_sidecar.cli.output import output_option, print_record, print_records, tell_more
-from entitlement_sidecar.cli.targets import Whole, connect, planstore_options, why_option
+from entitlement_sidecar.cli.durations import seconds_of
+from entitlement_sidecar.cli.output import output_option, print_record, print_records
+from entitlement_sidecar.cli.targets import Whole, connect, pages, planstore_options, why_option
 
 COLUMNS = (
     "id",
@@ -27,10 +27,8 @@ COLUMNS = (
 )
 
 _PATH = "/api/billing/break-glass"
-_PAGE = 1000
 _LONGEST = 7 * 86400
 """Seconds; the plan store has the same limit."""
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 _tenant = click.option("--tenant", default="", metavar="TENANT", help="For this tenant.")
 _all = click.option("--all", "everybody", is_flag=True, help="For every tenant.")
@@ -95,14 +93,7 @@ def freeze(
 def list_entries(*, ended: bool, limit: int, planstore: str, token_file: Path | None, output: str) -> None:
     """List what is in force, the newest first."""
     rest = connect(planstore, token_file)
-    found: list[dict[str, Any]] = []
-    cursor: str | None = ""
-    while cursor is not None and len(found) < limit:
-        asked = min(_PAGE, limit - len(found))
-        page = rest.get(_PATH, ended=str(ended).lower(), limit=asked, cursor=cursor)
-        found += page["break_glass"]
-        cursor = page["next_cursor"]
-    tell_more(len(found), cursor)
+    found = pages(rest, _PATH, "break_glass", limit, ended=str(ended).lower())
     print_records(found, COLUMNS, output)
 
 
@@ -128,12 +119,7 @@ def _body(*, tenant: str, everybody: bool, life: str, reason: str) -> dict[str, 
 
 
 def _seconds(text: str) -> int:
-    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
-    if found is None:
-        raise click.BadParameter(
-            f"{text!r}: expected a number and s, m, h or d, such as 2h", param_hint="--for"
-        )
-    seconds = int(found[1]) * _SECONDS[found[2]]
+    seconds = seconds_of(text, "--for", "2h")
     if seconds > _LONGEST:
         raise click.BadParameter(f"{text!r}: expected at most {_LONGEST // 86400}d", param_hint="--for")
     return seconds

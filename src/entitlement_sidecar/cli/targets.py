@@ -143,14 +143,26 @@ def organization_pages(
     rest: PlanstoreRest, tenant: str, name: str, limit: int, path: str = ""
 ) -> list[dict[str, Any]]:
     """Entries of a list of a tenant, page after page, up to `limit`; `name` is the list's member."""
+    from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415 - keeps --help quick
+
+    return pages(rest, organization(tenant, path or name), name, limit)
+
+
+def pages(
+    rest: PlanstoreRest,
+    path: str,
+    name: str,
+    limit: int,
+    **query: Any,  # noqa: ANN401 - what a query holds
+) -> list[dict[str, Any]]:
+    """Entries of a list, page after page, up to `limit`, saying where there are more. `name`: its member."""
     from entitlement_sidecar.cli.output import tell_more  # noqa: PLC0415 - keeps --help quick
-    from entitlement_sidecar.cli.rest import organization  # noqa: PLC0415
 
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while len(found) < limit:
         asked = min(_PAGE, limit - len(found))
-        page = rest.get(organization(tenant, path or name), limit=asked, cursor=cursor)
+        page = rest.get(path, limit=asked, cursor=cursor, **query)
         found += page[name]
         cursor = page.get("next_cursor")
         if cursor is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import quote
 
 import click
 
+from entitlement_sidecar.cli.durations import seconds_of
 from entitlement_sidecar.cli.output import output_option, print_record, print_records
 from entitlement_sidecar.cli.private_file import new_private_file
 from entitlement_sidecar.cli.targets import connect, planstore_options
@@ -20,7 +20,6 @@ COLUMNS = ("id", "name", "role", "tenants", "state", "expires_at", "last_used_at
 PAGE = 1000
 
 _PATH = "/api/billing/tokens"
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @click.group("tokens")
@@ -59,7 +58,7 @@ def create(
     """Make a token called NAME, which is never given twice. Its secret is shown this once."""
     body: dict[str, Any] = {"name": name, "role": role, "tenants": list(tenants)}
     if expires_in is not None:
-        body["expires_in"] = _seconds(expires_in)
+        body["expires_in"] = seconds_of(expires_in, "--expires-in", "90d")
     rest = connect(planstore, token_file)
     with _keeping(to) as keep:
         answer = rest.post(_PATH, body)
@@ -90,15 +89,6 @@ def revoke(token_id: str, planstore: str, token_file: Path | None, output: str) 
     """End the token ID for good. Every plan store refuses it within 5 seconds."""
     path = f"{_PATH}/{quote(token_id, safe='')}/revoke"
     print_record(connect(planstore, token_file).post(path, {}), output)
-
-
-def _seconds(text: str) -> int:
-    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
-    if found is None:
-        raise click.BadParameter(
-            f"{text!r}: expected a number and s, m, h or d, such as 90d", param_hint="--expires-in"
-        )
-    return int(found[1]) * _SECONDS[found[2]]
 
 
 @contextmanager

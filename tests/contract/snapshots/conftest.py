@@ -43,6 +43,13 @@ def postgres_database(postgres_dsn: str) -> Iterator[Database]:
     database.close()
 
 
+@pytest.fixture(params=["sqlite_database", "postgres_database"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """A migrated, empty database of either kind."""
+    chosen: Database = request.getfixturevalue(request.param)
+    return chosen
+
+
 @pytest.fixture
 def store(sqlite_database: Database) -> Store:
     """A plan store with a catalogue in force."""

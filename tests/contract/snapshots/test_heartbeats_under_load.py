@@ -16,13 +16,6 @@ from entitlement_sidecar.wire.redis_keys import feed_key, snapshot_key
 from support.transports import Store, ThroughRedis
 
 
-@pytest.fixture(params=["sqlite_database", "postgres_database"])
-def database(request: pytest.FixtureRequest) -> Database:
-    """A migrated, empty database of either kind."""
-    chosen: Database = request.getfixturevalue(request.param)
-    return chosen
-
-
 class Load:
     """Commits a change after every batch, and holds each heartbeat against what Redis has then."""
 

@@ -56,13 +56,6 @@ def at_once(*work: Callable[[], object]) -> None:
             done.result(60)
 
 
-@pytest.fixture(params=["sqlite_database", "postgres_database"])
-def database(request: pytest.FixtureRequest) -> Database:
-    """A migrated, empty database of either kind."""
-    chosen: Database = request.getfixturevalue(request.param)
-    return chosen
-
-
 async def test_publishers_at_once_give_contiguous_sequences(
     database: Database, redis_db: str, stack: AsyncExitStack
 ) -> None:

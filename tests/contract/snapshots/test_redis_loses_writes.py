@@ -63,13 +63,6 @@ def once(method: Callable[..., Any], before: Callable[[], None] | None, number: 
     return called
 
 
-@pytest.fixture(params=["sqlite_database", "postgres_database"])
-def database(request: pytest.FixtureRequest) -> Database:
-    """A migrated, empty database of either kind."""
-    chosen: Database = request.getfixturevalue(request.param)
-    return chosen
-
-
 @pytest.fixture
 def transport(database: Database, redis_db: str, stack: AsyncExitStack) -> ThroughRedis:
     """A publisher that has published a tenant."""

@@ -24,13 +24,6 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refill, "PER_SECOND", BATCH)
 
 
-@pytest.fixture(params=["sqlite_database", "postgres_database"])
-def database(request: pytest.FixtureRequest) -> Database:
-    """A migrated, empty database of either kind."""
-    chosen: Database = request.getfixturevalue(request.param)
-    return chosen
-
-
 @pytest.fixture
 def lost(database: Database, redis_db: str, stack: AsyncExitStack) -> ThroughRedis:
     """A publisher whose Redis was emptied after all was published."""

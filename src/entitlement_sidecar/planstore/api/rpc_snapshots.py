@@ -30,6 +30,7 @@ from entitlement_sidecar.planstore.snapshots.feed import (
     Place,
     SealedBeat,
     entries_after,
+    feed_shards,
     newest_catalogue,
     oldest_kept,
     place,
@@ -225,7 +226,7 @@ def _require_catalogue(session: Session) -> None:
     Raises:
         SourceUnavailableError: There is no catalogue.
     """
-    if newest_catalogue(session) is None:
+    if feed_shards(session) is None:
         raise SourceUnavailableError(
             "no catalogue has been applied yet: who exists cannot be said. Is it the right database?", 5.0
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -48,6 +49,19 @@ def open_reader(path: Path) -> sqlite3.Connection:
         check_same_thread=False,
         timeout=_READ_TIMEOUT,
     )
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All of the block or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # some failures have rolled back already
+            db.execute("ROLLBACK")
+        raise
 
 
 def set_aside(path: Path) -> Path:

@@ -32,6 +32,7 @@ from entitlement_sidecar.sidecar.adapters.sqlite_files import (
     open_private,
     open_reader,
     set_aside,
+    transaction,
 )
 from entitlement_sidecar.sidecar.adapters.verification import counted_refusals
 from entitlement_sidecar.sidecar.snapshots.ports import Fetched
@@ -265,7 +266,7 @@ class _File:
     def write(self, waiting: _Waiting) -> None:
         """Takes everything in one transaction."""
         db = self.open()
-        with _transaction(db):
+        with transaction(db):
             if waiting.keys is not None:
                 db.execute(_SQL["forget_keys"])
                 db.executemany(_SQL["keep_key"], waiting.keys.items())
@@ -333,7 +334,7 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA cache_size = -1000")
         if is_new:
-            with _transaction(db):
+            with transaction(db):
                 for statement in filter(str.strip, _SQL["schema"].split(";")):
                     db.execute(statement)
                 db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -342,23 +343,6 @@ def _open(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-class _transaction:  # noqa: N801 - reads as a statement
-    """All of it or nothing."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._db.execute("COMMIT")
-            return
-        with suppress(sqlite3.Error):  # some failures have rolled back already
-            self._db.execute("ROLLBACK")
 
 
 def _count(db: sqlite3.Connection) -> int:

@@ -21,7 +21,12 @@ import msgspec
 
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
-from entitlement_sidecar.sidecar.adapters.sqlite_files import CorruptFileError, load_statements, open_private
+from entitlement_sidecar.sidecar.adapters.sqlite_files import (
+    CorruptFileError,
+    load_statements,
+    open_private,
+    transaction,
+)
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Call, Kept, judge
 from entitlement_sidecar.sidecar.usage.outbox import Batch, SequencedEvent
 from entitlement_sidecar.wire.codec import event_from_proto
@@ -265,14 +270,8 @@ class OutboxFile:
             # NORMAL leaves fsync to the next checkpoint: a killed process loses nothing, a lost machine may.
             self._pragma("synchronous", "FULL" if durable else "NORMAL")
             self._durable = durable
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._db):
             yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):  # some failures have rolled back already
-                self._db.execute("ROLLBACK")
-            raise
         self._measure()
 
     def _measure(self) -> None:
