@@ -33,7 +33,7 @@ _STEP = 0.02
 """Seconds after which a delayed byte notices that the fault has changed."""
 
 _SETTLE = 0.05
-"""Seconds in which what has begun gets to its end."""
+"""Seconds in which transports that were aborted get to their end."""
 
 _PATIENCE = 10.0
 """Seconds that the proxy's thread may take to do what it is told."""
@@ -64,7 +64,7 @@ class FaultProxy:
         self._fault = _Fault()
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listening: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         # Bound and never listening: it keeps the port while connections are refused.
         self._holder = _bound(0)
         self.port: int = self._holder.getsockname()[1]
@@ -150,33 +150,37 @@ class FaultProxy:
 
     async def _listen(self) -> None:
         if self._listening is None:
-            listener = _bound(self.port)
-            self._listening = await asyncio.start_server(self._accept, sock=listener)
+            self._listening = _bound(self.port)
+            self._listening.listen()
+            self._loop.add_reader(self._listening, self._accept, self._listening)
 
     async def _deafen(self) -> None:
+        """Who is in the system's queue by now is reset by the system."""
         if self._listening is not None:
+            self._loop.remove_reader(self._listening)
             self._listening.close()
             self._listening = None
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._fault.refuse:
-            # It was in the queue when nobody listened any more.
-            _reset(writer)
-            return
-        link = _Link(self._how, _End(reader, writer))
+    def _accept(self, listening: socket.socket) -> None:
+        # Not asyncio.start_server: between its accepting and its telling so, `close` could miss a connection.
+        with suppress(OSError):
+            client, _ = listening.accept()
+            client.setblocking(False)
+            task = self._loop.create_task(self._serve(client))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, client: socket.socket) -> None:
+        link = _Link(self._how, _End(*await asyncio.open_connection(sock=client)))
         link.lossy = self._fault.vanish
+        if self._fault.refuse:
+            link.reset()
+            return
         self._links.add(link)
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine of a running loop has a task
-        self._tasks.add(task)
         try:
             await link.carry(self.target_port)
-        except asyncio.CancelledError:
-            # The proxy ends. Passed on, the library would log it as a failure.
-            link.reset()
         finally:
             self._links.discard(link)
-            self._tasks.discard(task)
 
     def _how(self) -> _Fault:
         return self._fault
@@ -187,10 +191,10 @@ class FaultProxy:
             self._links.discard(link)
 
     async def _end(self) -> None:
-        # What the system has accepted by now takes some turns of the loop to get here, and is reset then.
         self._fault = _Fault(refuse=True)
         await self._deafen()
-        await asyncio.sleep(_SETTLE)
+        # Whom `_serve` has not begun with would otherwise never be closed.
+        await asyncio.sleep(0)
         await self._cut(lambda _: True)
         for task in list(self._tasks):
             task.cancel()

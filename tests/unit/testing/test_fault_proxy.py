@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -209,8 +211,34 @@ def test_a_server_that_is_away_resets(free_port: int) -> None:
     """Who connects to a proxy whose server is not there is cut, and the proxy lives."""
     with FaultProxy(free_port).start() as proxy:
         for _ in range(2):
-            with connected(proxy) as peer, pytest.raises(ConnectionResetError):
+            # It may be cut so soon that connecting has not returned.
+            with pytest.raises(ConnectionResetError), connected(proxy) as peer:
                 peer.recv(1)
+
+
+def test_closing_while_they_come(echo: Echo) -> None:
+    """Whoever connects while the proxy closes is reset or refused, and nothing stays open."""
+    for _ in range(20):
+        proxy = FaultProxy(echo.port).start()
+        coming = threading.Thread(target=connect_until_refused, args=(proxy,))
+        coming.start()
+        until(lambda: proxy.connections > 0, "somebody to be connected")
+        proxy.close()
+        coming.join(PATIENCE)
+        gc.collect()
+        assert not coming.is_alive()
+
+
+def connect_until_refused(proxy: FaultProxy) -> None:
+    """Keeps what it has connected open, so that every end is the proxy's doing."""
+    with ExitStack() as open_ones:
+        while True:
+            try:
+                open_ones.enter_context(connected(proxy))
+            except ConnectionResetError:
+                continue
+            except ConnectionRefusedError:
+                return
 
 
 def test_closing_resets_and_may_be_repeated(echo: Echo) -> None:
