@@ -49,7 +49,9 @@ def test_another_server_takes_over(
     interruptions = beside.metric("entitlement_feed_interruptions_total")
     first.stop()
     # Where another takes over at once, no answer need ever say STALE.
-    until(lambda: beside.metric("entitlement_feed_interruptions_total") > interruptions, "the feed to break", 40)
+    until(
+        lambda: beside.metric("entitlement_feed_interruptions_total") > interruptions, "the feed to break", 40
+    )
     until(lambda: beside.check("acme", "sso").allowed and fresh(beside), "answers to be fresh again", 60)
     store.subscribe("acme", "small")
 
