@@ -14,6 +14,18 @@ from typing import Any
 import msgspec
 
 from entitlement_sidecar.domain.break_glass import BreakGlass
+from entitlement_sidecar.domain.registry import (
+    DEFAULT_CLOSE_AFTER,
+    DEFAULT_MAX_AGE,
+    DEFAULT_MAX_FUTURE,
+    AfterClose,
+    Emitter,
+    Granularity,
+    Retention,
+    TaskMetrics,
+    UsageRule,
+    WhenFull,
+)
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
 
 DEFAULT_SERVE_STALE_FOR = 24 * 3600.0
@@ -120,7 +132,12 @@ class Feature(msgspec.Struct, frozen=True, gc=False):
 
 
 class Metric(msgspec.Struct, frozen=True, gc=False):
-    """What usage events add up to (S0.3)."""
+    """What usage events add up to (S0.3).
+
+    `terminal`: an event of it ends its correlation id (S0.9). `counts_to_quota`: also what is not billable
+    does. `max_age` and `max_future` bound, in seconds, when an event may have happened before and after it
+    was recorded. A window is closed `close_after` seconds after its end.
+    """
 
     key: str
     domain: str
@@ -130,6 +147,14 @@ class Metric(msgspec.Struct, frozen=True, gc=False):
     classification: Classification = Classification.BILLABLE
     feature: str = ""
     durability: Durability = Durability.DURABLE
+    granularity: Granularity = Granularity.EVENT
+    terminal: bool = False
+    counts_to_quota: bool = False
+    when_full: WhenFull = WhenFull.REFUSE
+    max_age: float = DEFAULT_MAX_AGE
+    max_future: float = DEFAULT_MAX_FUTURE
+    close_after: float = DEFAULT_CLOSE_AFTER
+    after_close: AfterClose = AfterClose.ADJUST
 
 
 class Limit(msgspec.Struct, frozen=True, gc=False):
@@ -219,23 +244,30 @@ class AddOn(msgspec.Struct, frozen=True, gc=False):
 
 
 class Catalogue(msgspec.Struct, frozen=True, gc=False):
-    """Everything that a business sells, keyed by name."""
+    """Everything that a business sells, keyed by name. `rules` are in the order in which they are tried."""
 
     name: str
     features: dict[str, Feature]
     metrics: dict[str, Metric]
     plans: dict[str, Plan]
     add_ons: dict[str, AddOn]
+    emitters: dict[str, Emitter] = {}
+    rules: tuple[UsageRule, ...] = ()
+    task_metrics: TaskMetrics = TaskMetrics()
+    retention: Retention = Retention()
 
 
 class CatalogueDocument(msgspec.Struct, frozen=True, gc=False):
-    """What belongs to no tenant, as sidecars hold it."""
+    """What belongs to no tenant, as sidecars hold it. Without `emitters` everyone may report usage."""
 
     version: int
     features: dict[str, Feature]
     metrics: dict[str, Metric]
     feed_shards: int = 1
     break_glass: tuple[BreakGlass, ...] = ()
+    emitters: dict[str, Emitter] = {}
+    rules: tuple[UsageRule, ...] = ()
+    task_metrics: TaskMetrics = TaskMetrics()
 
     def metric_of(self, feature: Feature) -> Metric | None:
         """The metric that a feature's consumption is recorded under."""

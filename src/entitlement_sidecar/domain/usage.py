@@ -34,16 +34,27 @@ class UsageOutcome(IntEnum):
 
 
 class UsageResult(msgspec.Struct, frozen=True, gc=False):
-    """Outcome of one event; `reason` is for people, `retriable` for programs."""
+    """Outcome of one event; `reason` is for people, `retriable` and `rule` for programs.
+
+    `rule` names what decided, empty where nothing stood against it; `registry_version` is that of the
+    catalogue it was judged by; `classification` is what it counts as.
+    """
 
     id: str
     outcome: UsageOutcome
     reason: str = ""
     retriable: bool = False
+    rule: str = ""
+    registry_version: int = 0
+    classification: Classification | None = None
 
 
 class UsageEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One immutable fact: something was used. `value` is in the metric's smallest unit."""
+    """One immutable fact: something was used. `value` is in the metric's smallest unit.
+
+    A correction names in `corrects` the event that it voids, or whose value it amends. A rollup stands for
+    `count` events, whose sum is its value. `rule` is what decided the classification.
+    """
 
     id: str
     tenant_id: str
@@ -65,9 +76,15 @@ class UsageEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     feature: str = ""
     lease_id: str = ""
     id_generated: bool = False
+    corrects: str = ""
+    voids: bool = False
+    reason: str = ""
+    count: int = 1
+    rule: str = ""
 
     def digest(self) -> bytes:
         """32 bytes that are equal for equal facts (S0.5)."""
+        correction = (self.corrects, self.voids) if self.corrects else ()
         return _hash(
             self.metric,
             self.value,
@@ -80,6 +97,7 @@ class UsageEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             self.dimensions,
             self.consumption_id,
             self.feature,
+            *correction,
         )
 
 

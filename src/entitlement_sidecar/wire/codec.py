@@ -300,6 +300,11 @@ def event_to_proto(event: UsageEvent) -> usage_pb2.UsageEvent:
         feature=event.feature,
         lease_id=event.lease_id,
         id_generated=event.id_generated,
+        corrects=event.corrects,
+        voids=event.voids,
+        reason=event.reason,
+        count=event.count if event.count != 1 else 0,
+        rule=event.rule,
     )
 
 
@@ -330,16 +335,35 @@ def event_from_proto(message: usage_pb2.UsageEvent) -> UsageEvent:
         feature=message.feature,
         lease_id=message.lease_id,
         id_generated=message.id_generated,
+        corrects=message.corrects,
+        voids=message.voids,
+        reason=message.reason,
+        count=message.count or 1,
+        rule=message.rule,
     )
 
 
 def result_to_proto(result: UsageResult) -> usage_pb2.UsageResult:
     """Translates an outcome."""
     return usage_pb2.UsageResult(
-        id=result.id, outcome=int(result.outcome), reason=result.reason, retriable=result.retriable
+        id=result.id,
+        outcome=int(result.outcome),
+        reason=result.reason,
+        retriable=result.retriable,
+        rule=result.rule,
+        registry_version=result.registry_version,
+        classification=int(result.classification or 0),
     )
 
 
 def result_from_proto(message: usage_pb2.UsageResult) -> UsageResult:
     """Translates an outcome."""
-    return UsageResult(message.id, UsageOutcome(message.outcome), message.reason, message.retriable)
+    return UsageResult(
+        id=message.id,
+        outcome=UsageOutcome(message.outcome),
+        reason=message.reason,
+        retriable=message.retriable,
+        rule=message.rule,
+        registry_version=message.registry_version,
+        classification=Classification(message.classification) if message.classification else None,
+    )

@@ -47,7 +47,16 @@ from entitlement_sidecar.planstore.db.subscription_tables import (
     SubscriptionRow,
 )
 from entitlement_sidecar.planstore.db.unit_of_work import Database
-from entitlement_sidecar.planstore.db.usage_tables import UsageEventKeyRow, UsageEventRow, UsageLedgerRow
+from entitlement_sidecar.planstore.db.usage_tables import (
+    UsageClassificationRow,
+    UsageEventKeyRow,
+    UsageEventRow,
+    UsageLedgerRow,
+    UsageQuarantineRow,
+    UsageRetentionRow,
+    UsageSinkRow,
+    UsageSourceRow,
+)
 
 __all__ = [
     "AddOnRow",
@@ -78,8 +87,13 @@ __all__ = [
     "SubscriptionHistoryRow",
     "SubscriptionRow",
     "TenantSnapshotRow",
+    "UsageClassificationRow",
     "UsageEventKeyRow",
     "UsageEventRow",
     "UsageLedgerRow",
+    "UsageQuarantineRow",
+    "UsageRetentionRow",
+    "UsageSinkRow",
+    "UsageSourceRow",
     "create_engine_for",
 ]

@@ -7,7 +7,9 @@ from sqlalchemy import Connection, Engine, text
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.planstore.db.base import Base
 
-APPEND_ONLY = frozenset({"audit_anchors", "audit_log", "subscription_history", "usage_events"})
+APPEND_ONLY = frozenset(
+    {"audit_anchors", "audit_log", "subscription_history", "usage_classifications", "usage_events"}
+)
 """Tables whose rows are read and added, and never changed or removed (DESIGN 9). Triggers say so too."""
 
 _LOCK = 0x656E7469746C65

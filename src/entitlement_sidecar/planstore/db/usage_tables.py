@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import BigInteger, Index
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from entitlement_sidecar.planstore.db.base import Base, BigKey
@@ -15,12 +16,23 @@ class UsageEventRow(Base):
 
     `id` is a surrogate that grows with arrival (the cursor of lists); identity is (tenant, event id).
     `instance`, `epoch` and `sequence` say which sidecar kept it; empty and 0 where none did.
+    `classification` and `rule` are what the registry of `registry_version` made of it when it arrived; a
+    `UsageClassificationRow` may say otherwise since. `corrects` is the original of a correction, which
+    `voids` it or amends its value; `count` how many events a rollup stands for.
     """
 
     __tablename__ = "usage_events"
     __table_args__ = (
         Index("ix_usage_events_tenant_id", "tenant_id", "id"),
         Index("ix_usage_events_tenant_metric", "tenant_id", "metric", "occurred_at"),
+        Index("ix_usage_events_tenant_correlation", "tenant_id", "correlation_id"),
+        Index(
+            "ix_usage_events_corrections",
+            "tenant_id",
+            "corrects",
+            postgresql_where=text("corrects <> ''"),
+            sqlite_where=text("corrects <> ''"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
@@ -43,6 +55,104 @@ class UsageEventRow(Base):
     epoch: Mapped[int] = mapped_column(BigInteger)
     sequence: Mapped[int] = mapped_column(BigInteger)
     payload: Mapped[bytes]
+    rule: Mapped[str] = mapped_column(server_default="")
+    registry_version: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    count: Mapped[int] = mapped_column(BigInteger, server_default="1")
+    corrects: Mapped[str] = mapped_column(server_default="")
+    voids: Mapped[bool] = mapped_column(server_default=text("false"))
+    dimensions: Mapped[dict[str, Any]] = mapped_column(JSON, server_default="{}")
+
+
+class UsageClassificationRow(Base):
+    """What an event was classified as after its arrival, append-only; of several the last holds (S0.9)."""
+
+    __tablename__ = "usage_classifications"
+    __table_args__ = (Index("ix_usage_classifications_event", "tenant_id", "event_id"),)
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    tenant_id: Mapped[str]
+    event_id: Mapped[str]
+    classification: Mapped[int]
+    rule: Mapped[str]
+    registry_version: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str]
+    recorded_at: Mapped[datetime]
+
+
+class UsageQuarantineRow(Base):
+    """An event that is kept for operators and does not count (S0.7): `payload` is the whole message.
+
+    `rule` says why. `state` is `held`, `released` (it was judged again, and is in the ledger) or `discarded`.
+    """
+
+    __tablename__ = "usage_quarantine"
+    __table_args__ = (
+        CheckConstraint("state IN ('held', 'released', 'discarded')", name="state_known"),
+        Index("ix_usage_quarantine_held", "state", "received_at"),
+    )
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    event_id: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[bytes]
+    metric: Mapped[str]
+    emitter: Mapped[str]
+    rule: Mapped[str]
+    reason: Mapped[str]
+    registry_version: Mapped[int] = mapped_column(BigInteger)
+    occurred_at: Mapped[datetime]
+    received_at: Mapped[datetime]
+    instance: Mapped[str]
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    payload: Mapped[bytes]
+    state: Mapped[str] = mapped_column(server_default="held")
+    resolved_at: Mapped[datetime | None]
+    resolved_by: Mapped[str] = mapped_column(server_default="")
+
+
+class UsageSourceRow(Base):
+    """What came from one start of one sidecar: conservation, and what is missing (DESIGN 8).
+
+    `received` is a JSON list of [first, last] of the sequences that were settled here or declared, in order
+    and without overlaps. Each of them is counted once, by its first outcome: they are as many as `stored` +
+    `duplicates` + `conflicts` + `quarantined` + `refused` + `declared`.
+    """
+
+    __tablename__ = "usage_sources"
+
+    instance: Mapped[str] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    accepted_total: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    dead_total: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    stored: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    duplicates: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    conflicts: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    quarantined: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    refused: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    declared: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    received: Mapped[str] = mapped_column(Text, server_default="[]")
+    first_seen_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+
+
+class UsageSinkRow(Base):
+    """How far a sink of accepted events has got: `cursor` is the sink's own text."""
+
+    __tablename__ = "usage_sinks"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    cursor: Mapped[str]
+    events: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    updated_at: Mapped[datetime]
+
+
+class UsageRetentionRow(Base):
+    """Since when raw events of a classification are kept: those before were removed, as configured."""
+
+    __tablename__ = "usage_retention"
+
+    classification: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    removed_before: Mapped[datetime]
 
 
 class UsageEventKeyRow(Base):
@@ -56,11 +166,11 @@ class UsageEventKeyRow(Base):
 
 
 class UsageLedgerRow(Base):
-    """What the events of one metric add up to in one window, per subscription (S0.2).
+    """What the events of one metric and one classification add up to in one window, per subscription (S0.2).
 
     Derived: it can be rebuilt from the events. `window_kind` is the window's key; `state` is `open`,
-    `closed` or `adjusted`; `watermark` is the highest `usage_events.id` counted. `subscription_id` is empty
-    for usage without a subscription.
+    `closed` or `adjusted` (changed since it was closed, or by a correction); `watermark` is the highest
+    `usage_events.id` counted. `subscription_id` is empty for usage without a subscription.
     """
 
     __tablename__ = "subscription_usage_ledger"
@@ -80,13 +190,13 @@ class UsageLedgerRow(Base):
     metric: Mapped[str] = mapped_column(primary_key=True)
     window_kind: Mapped[str] = mapped_column(primary_key=True)
     window_start: Mapped[datetime] = mapped_column(primary_key=True)
+    classification: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     window_end: Mapped[datetime | None]
     unit: Mapped[str] = mapped_column(server_default="")
     value: Mapped[int] = mapped_column(BigInteger)
     event_count: Mapped[int] = mapped_column(BigInteger)
     first_event_at: Mapped[datetime]
     last_event_at: Mapped[datetime]
-    classification: Mapped[int]
     state: Mapped[str] = mapped_column(server_default="open")
     watermark: Mapped[int] = mapped_column(BigInteger, server_default="0")
     version: Mapped[int] = mapped_column(BigInteger, server_default="1")

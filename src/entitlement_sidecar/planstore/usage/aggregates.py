@@ -24,8 +24,8 @@ from entitlement_sidecar.planstore.usage.bulk import among, insert_rows
 _LARGEST = 2**63 - 1
 """A sum that would leave 64 bits stays here, rather than that its batch can never be stored."""
 
-_Key = tuple[str, str, str, str, datetime]
-_KEY_COLUMNS = ("tenant_id", "subscription_id", "metric", "window_kind", "window_start")
+_Key = tuple[str, str, str, str, datetime, int]
+_KEY_COLUMNS = ("tenant_id", "subscription_id", "metric", "window_kind", "window_start", "classification")
 
 
 class Counted(msgspec.Struct, frozen=True):
@@ -121,7 +121,8 @@ def _add_event(
     if spec.unit is WindowUnit.BILLING_CYCLE and spec.anchor is None:
         spec = msgspec.structs.replace(spec, anchor=subscription.anchor)
     window = window_at(spec, event.occurred_at)
-    key = (event.tenant_id, subscription.id, metric.key, metric.window.key, window.start)
+    classification = int(event.classification or metric.classification)
+    key = (event.tenant_id, subscription.id, metric.key, metric.window.key, window.start, classification)
     total = totals.get(key)
     if total is None:
         totals[key] = _Total(metric, window, subscription, event.value, event.occurred_at, event.occurred_at)
@@ -138,7 +139,6 @@ def _row(key: _Key, total: _Total, watermark: int) -> dict[str, object]:
         "event_count": total.count,
         "first_event_at": total.first,
         "last_event_at": total.last,
-        "classification": int(total.metric.classification),
         "state": "open",
         "watermark": watermark,
         "version": 1,
@@ -191,7 +191,7 @@ def _count_subjects(session: Session, totals: Sequence[tuple[_Key, _Total]]) -> 
 
 def _subjects(key: _Key, total: _Total) -> Any:  # noqa: ANN401 - an SQL expression
     """How many subjects used the metric in the window, while the subscription was the tenant's."""
-    event, (tenant_id, _, metric, _, start) = UsageEventRow, key
+    event, (tenant_id, _, metric, _, start, _) = UsageEventRow, key
     until = [end for end in (total.window.end, total.subscription.until) if end is not None]
     query = select(func.count(event.subject.distinct())).where(
         event.tenant_id == tenant_id,

@@ -26,21 +26,21 @@ from entitlement_sidecar.wire.v1 import types_pb2 as entitlement__sidecar_dot_wi
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*entitlement_sidecar/wire/v1/snapshot.proto\x12\x0e\x65ntitlement.v1\x1a\'entitlement_sidecar/wire/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x01\n\x0eSignedEnvelope\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.entitlement.v1.PayloadKind\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x16\n\x0e\x63ompiled_at_us\x18\x04 \x01(\x03\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x0e\n\x06key_id\x18\x06 \x01(\t\x12\x11\n\tsignature\x18\x07 \x01(\x0c\"\x8e\x01\n\x05Phase\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32!.entitlement.v1.SubscriptionState\x12(\n\x04\x66rom\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x0cSubscription\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\x12\x14\n\x0cplan_version\x18\x03 \x01(\x05\x12%\n\x06phases\x18\x04 \x03(\x0b\x32\x15.entitlement.v1.Phase\"\xeb\x02\n\x05Grant\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12+\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\x0e\x32\x1b.entitlement.v1.GrantEffect\x12.\n\nprovenance\x18\x03 \x01(\x0b\x32\x1a.entitlement.v1.Provenance\x12\x17\n\x0fsubscription_id\x18\x04 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x65nabled\x18\x07 \x01(\x08\x12\x12\n\nvalue_json\x18\x08 \x01(\t\x12%\n\x06limits\x18\t \x03(\x0b\x32\x15.entitlement.v1.Limit\x12\x10\n\x08priority\x18\x0b \x01(\x05\x12\x0e\n\x06reason\x18\x0c \x01(\tJ\x04\x08\n\x10\x0b\"\xd6\x01\n\x08Snapshot\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12/\n\x0b\x63ompiled_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63\x61talogue_version\x18\x04 \x01(\x03\x12\x33\n\rsubscriptions\x18\x05 \x03(\x0b\x32\x1c.entitlement.v1.Subscription\x12%\n\x06grants\x18\x06 \x03(\x0b\x32\x15.entitlement.v1.Grant\"\xd4\x01\n\nBreakGlass\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32 .entitlement.v1.BreakGlassAction\x12\x0f\n\x07\x66\x65\x61ture\x18\x03 \x01(\t\x12\x11\n\ttenant_id\x18\x04 \x01(\t\x12)\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\xbe\x01\n\x11\x43\x61talogueDocument\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12)\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32\x17.entitlement.v1.Feature\x12\'\n\x07metrics\x18\x03 \x03(\x0b\x32\x16.entitlement.v1.Metric\x12\x13\n\x0b\x66\x65\x65\x64_shards\x18\x04 \x01(\x05\x12/\n\x0b\x62reak_glass\x18\x05 \x03(\x0b\x32\x1a.entitlement.v1.BreakGlass\"h\n\tHeartbeat\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x05\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12+\n\x07true_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"0\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"<\n\x12GetSnapshotRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x13\n\x0bmin_version\x18\x02 \x01(\x03\"t\n\x13GetSnapshotResponse\x12\x30\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1e.entitlement.v1.SignedEnvelope\x12+\n\x07true_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x0bHeldVersion\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"D\n\x17\x43onfirmSnapshotsRequest\x12)\n\x04held\x18\x01 \x03(\x0b\x32\x1b.entitlement.v1.HeldVersion\"\x80\x01\n\x18\x43onfirmSnapshotsResponse\x12\x1b\n\x13outdated_tenant_ids\x18\x01 \x03(\t\x12\x1a\n\x12unknown_tenant_ids\x18\x02 \x03(\t\x12+\n\x07true_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x15\n\x13GetCatalogueRequest\"s\n\x14GetCatalogueResponse\x12\x31\n\tcatalogue\x18\x01 \x01(\x0b\x32\x1e.entitlement.v1.SignedEnvelope\x12(\n\x04keys\x18\x02 \x03(\x0b\x32\x1a.entitlement.v1.SigningKey\"-\n\nFeedCursor\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\"B\n\x15WatchSnapshotsRequest\x12)\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1a.entitlement.v1.FeedCursor\"\xe0\x01\n\x16WatchSnapshotsResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x32\n\x08snapshot\x18\x03 \x01(\x0b\x32\x1e.entitlement.v1.SignedEnvelopeH\x00\x12\x33\n\tcatalogue\x18\x04 \x01(\x0b\x32\x1e.entitlement.v1.SignedEnvelopeH\x00\x12\x33\n\theartbeat\x18\x05 \x01(\x0b\x32\x1e.entitlement.v1.SignedEnvelopeH\x00\x42\x07\n\x05\x65ntry*~\n\x0bPayloadKind\x12\x1c\n\x18PAYLOAD_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15PAYLOAD_KIND_SNAPSHOT\x10\x01\x12\x1a\n\x16PAYLOAD_KIND_CATALOGUE\x10\x02\x12\x1a\n\x16PAYLOAD_KIND_HEARTBEAT\x10\x03*\xd5\x01\n\x11SubscriptionState\x12\"\n\x1eSUBSCRIPTION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bSUBSCRIPTION_STATE_TRIALING\x10\x01\x12\x1d\n\x19SUBSCRIPTION_STATE_ACTIVE\x10\x02\x12\x1c\n\x18SUBSCRIPTION_STATE_GRACE\x10\x03\x12 \n\x1cSUBSCRIPTION_STATE_SUSPENDED\x10\x04\x12\x1c\n\x18SUBSCRIPTION_STATE_ENDED\x10\x05*n\n\x0bGrantEffect\x12\x1c\n\x18GRANT_EFFECT_UNSPECIFIED\x10\x00\x12\x14\n\x10GRANT_EFFECT_ADD\x10\x01\x12\x14\n\x10GRANT_EFFECT_SET\x10\x02\x12\x15\n\x11GRANT_EFFECT_DENY\x10\x03*r\n\x10\x42reakGlassAction\x12\"\n\x1e\x42REAK_GLASS_ACTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42REAK_GLASS_ACTION_OPEN\x10\x01\x12\x1d\n\x19\x42REAK_GLASS_ACTION_FREEZE\x10\x02\x32\x8e\x03\n\x0fSnapshotService\x12V\n\x0bGetSnapshot\x12\".entitlement.v1.GetSnapshotRequest\x1a#.entitlement.v1.GetSnapshotResponse\x12\x65\n\x10\x43onfirmSnapshots\x12\'.entitlement.v1.ConfirmSnapshotsRequest\x1a(.entitlement.v1.ConfirmSnapshotsResponse\x12Y\n\x0cGetCatalogue\x12#.entitlement.v1.GetCatalogueRequest\x1a$.entitlement.v1.GetCatalogueResponse\x12\x61\n\x0eWatchSnapshots\x12%.entitlement.v1.WatchSnapshotsRequest\x1a&.entitlement.v1.WatchSnapshotsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*entitlement_sidecar/wire/v1/snapshot.proto\x12\x0e\x65ntitlement.v1\x1a\'entitlement_sidecar/wire/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x01\n\x0eSignedEnvelope\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.entitlement.v1.PayloadKind\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x16\n\x0e\x63ompiled_at_us\x18\x04 \x01(\x03\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x0e\n\x06key_id\x18\x06 \x01(\t\x12\x11\n\tsignature\x18\x07 \x01(\x0c\"\x8e\x01\n\x05Phase\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32!.entitlement.v1.SubscriptionState\x12(\n\x04\x66rom\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x0cSubscription\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\x12\x14\n\x0cplan_version\x18\x03 \x01(\x05\x12%\n\x06phases\x18\x04 \x03(\x0b\x32\x15.entitlement.v1.Phase\"\xeb\x02\n\x05Grant\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12+\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\x0e\x32\x1b.entitlement.v1.GrantEffect\x12.\n\nprovenance\x18\x03 \x01(\x0b\x32\x1a.entitlement.v1.Provenance\x12\x17\n\x0fsubscription_id\x18\x04 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x65\x66\x66\x65\x63tive_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x65nabled\x18\x07 \x01(\x08\x12\x12\n\nvalue_json\x18\x08 \x01(\t\x12%\n\x06limits\x18\t \x03(\x0b\x32\x15.entitlement.v1.Limit\x12\x10\n\x08priority\x18\x0b \x01(\x05\x12\x0e\n\x06reason\x18\x0c \x01(\tJ\x04\x08\n\x10\x0b\"\xd6\x01\n\x08Snapshot\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12/\n\x0b\x63ompiled_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63\x61talogue_version\x18\x04 \x01(\x03\x12\x33\n\rsubscriptions\x18\x05 \x03(\x0b\x32\x1c.entitlement.v1.Subscription\x12%\n\x06grants\x18\x06 \x03(\x0b\x32\x15.entitlement.v1.Grant\"\xd4\x01\n\nBreakGlass\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32 .entitlement.v1.BreakGlassAction\x12\x0f\n\x07\x66\x65\x61ture\x18\x03 \x01(\t\x12\x11\n\ttenant_id\x18\x04 \x01(\t\x12)\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\xc6\x02\n\x11\x43\x61talogueDocument\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12)\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32\x17.entitlement.v1.Feature\x12\'\n\x07metrics\x18\x03 \x03(\x0b\x32\x16.entitlement.v1.Metric\x12\x13\n\x0b\x66\x65\x65\x64_shards\x18\x04 \x01(\x05\x12/\n\x0b\x62reak_glass\x18\x05 \x03(\x0b\x32\x1a.entitlement.v1.BreakGlass\x12)\n\x08\x65mitters\x18\x06 \x03(\x0b\x32\x17.entitlement.v1.Emitter\x12(\n\x05rules\x18\x07 \x03(\x0b\x32\x19.entitlement.v1.UsageRule\x12\x31\n\x0ctask_metrics\x18\x08 \x01(\x0b\x32\x1b.entitlement.v1.TaskMetrics\"h\n\tHeartbeat\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x05\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12+\n\x07true_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"0\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"<\n\x12GetSnapshotRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x13\n\x0bmin_version\x18\x02 \x01(\x03\"t\n\x13GetSnapshotResponse\x12\x30\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1e.entitlement.v1.SignedEnvelope\x12+\n\x07true_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x0bHeldVersion\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"D\n\x17\x43onfirmSnapshotsRequest\x12)\n\x04held\x18\x01 \x03(\x0b\x32\x1b.entitlement.v1.HeldVersion\"\x80\x01\n\x18\x43onfirmSnapshotsResponse\x12\x1b\n\x13outdated_tenant_ids\x18\x01 \x03(\t\x12\x1a\n\x12unknown_tenant_ids\x18\x02 \x03(\t\x12+\n\x07true_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x15\n\x13GetCatalogueRequest\"s\n\x14GetCatalogueResponse\x12\x31\n\tcatalogue\x18\x01 \x01(\x0b\x32\x1e.entitlement.v1.SignedEnvelope\x12(\n\x04keys\x18\x02 \x03(\x0b\x32\x1a.entitlement.v1.SigningKey\"-\n\nFeedCursor\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\"B\n\x15WatchSnapshotsRequest\x12)\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1a.entitlement.v1.FeedCursor\"\xe0\x01\n\x16WatchSnapshotsResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x32\n\x08snapshot\x18\x03 \x01(\x0b\x32\x1e.entitlement.v1.SignedEnvelopeH\x00\x12\x33\n\tcatalogue\x18\x04 \x01(\x0b\x32\x1e.entitlement.v1.SignedEnvelopeH\x00\x12\x33\n\theartbeat\x18\x05 \x01(\x0b\x32\x1e.entitlement.v1.SignedEnvelopeH\x00\x42\x07\n\x05\x65ntry*~\n\x0bPayloadKind\x12\x1c\n\x18PAYLOAD_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15PAYLOAD_KIND_SNAPSHOT\x10\x01\x12\x1a\n\x16PAYLOAD_KIND_CATALOGUE\x10\x02\x12\x1a\n\x16PAYLOAD_KIND_HEARTBEAT\x10\x03*\xd5\x01\n\x11SubscriptionState\x12\"\n\x1eSUBSCRIPTION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bSUBSCRIPTION_STATE_TRIALING\x10\x01\x12\x1d\n\x19SUBSCRIPTION_STATE_ACTIVE\x10\x02\x12\x1c\n\x18SUBSCRIPTION_STATE_GRACE\x10\x03\x12 \n\x1cSUBSCRIPTION_STATE_SUSPENDED\x10\x04\x12\x1c\n\x18SUBSCRIPTION_STATE_ENDED\x10\x05*n\n\x0bGrantEffect\x12\x1c\n\x18GRANT_EFFECT_UNSPECIFIED\x10\x00\x12\x14\n\x10GRANT_EFFECT_ADD\x10\x01\x12\x14\n\x10GRANT_EFFECT_SET\x10\x02\x12\x15\n\x11GRANT_EFFECT_DENY\x10\x03*r\n\x10\x42reakGlassAction\x12\"\n\x1e\x42REAK_GLASS_ACTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42REAK_GLASS_ACTION_OPEN\x10\x01\x12\x1d\n\x19\x42REAK_GLASS_ACTION_FREEZE\x10\x02\x32\x8e\x03\n\x0fSnapshotService\x12V\n\x0bGetSnapshot\x12\".entitlement.v1.GetSnapshotRequest\x1a#.entitlement.v1.GetSnapshotResponse\x12\x65\n\x10\x43onfirmSnapshots\x12\'.entitlement.v1.ConfirmSnapshotsRequest\x1a(.entitlement.v1.ConfirmSnapshotsResponse\x12Y\n\x0cGetCatalogue\x12#.entitlement.v1.GetCatalogueRequest\x1a$.entitlement.v1.GetCatalogueResponse\x12\x61\n\x0eWatchSnapshots\x12%.entitlement.v1.WatchSnapshotsRequest\x1a&.entitlement.v1.WatchSnapshotsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'entitlement_sidecar.wire.v1.snapshot_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PAYLOADKIND']._serialized_start=2619
-  _globals['_PAYLOADKIND']._serialized_end=2745
-  _globals['_SUBSCRIPTIONSTATE']._serialized_start=2748
-  _globals['_SUBSCRIPTIONSTATE']._serialized_end=2961
-  _globals['_GRANTEFFECT']._serialized_start=2963
-  _globals['_GRANTEFFECT']._serialized_end=3073
-  _globals['_BREAKGLASSACTION']._serialized_start=3075
-  _globals['_BREAKGLASSACTION']._serialized_end=3189
+  _globals['_PAYLOADKIND']._serialized_start=2755
+  _globals['_PAYLOADKIND']._serialized_end=2881
+  _globals['_SUBSCRIPTIONSTATE']._serialized_start=2884
+  _globals['_SUBSCRIPTIONSTATE']._serialized_end=3097
+  _globals['_GRANTEFFECT']._serialized_start=3099
+  _globals['_GRANTEFFECT']._serialized_end=3209
+  _globals['_BREAKGLASSACTION']._serialized_start=3211
+  _globals['_BREAKGLASSACTION']._serialized_end=3325
   _globals['_SIGNEDENVELOPE']._serialized_start=137
   _globals['_SIGNEDENVELOPE']._serialized_end=308
   _globals['_PHASE']._serialized_start=311
@@ -54,31 +54,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BREAKGLASS']._serialized_start=1142
   _globals['_BREAKGLASS']._serialized_end=1354
   _globals['_CATALOGUEDOCUMENT']._serialized_start=1357
-  _globals['_CATALOGUEDOCUMENT']._serialized_end=1547
-  _globals['_HEARTBEAT']._serialized_start=1549
-  _globals['_HEARTBEAT']._serialized_end=1653
-  _globals['_SIGNINGKEY']._serialized_start=1655
-  _globals['_SIGNINGKEY']._serialized_end=1703
-  _globals['_GETSNAPSHOTREQUEST']._serialized_start=1705
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1765
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=1767
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1883
-  _globals['_HELDVERSION']._serialized_start=1885
-  _globals['_HELDVERSION']._serialized_end=1934
-  _globals['_CONFIRMSNAPSHOTSREQUEST']._serialized_start=1936
-  _globals['_CONFIRMSNAPSHOTSREQUEST']._serialized_end=2004
-  _globals['_CONFIRMSNAPSHOTSRESPONSE']._serialized_start=2007
-  _globals['_CONFIRMSNAPSHOTSRESPONSE']._serialized_end=2135
-  _globals['_GETCATALOGUEREQUEST']._serialized_start=2137
-  _globals['_GETCATALOGUEREQUEST']._serialized_end=2158
-  _globals['_GETCATALOGUERESPONSE']._serialized_start=2160
-  _globals['_GETCATALOGUERESPONSE']._serialized_end=2275
-  _globals['_FEEDCURSOR']._serialized_start=2277
-  _globals['_FEEDCURSOR']._serialized_end=2322
-  _globals['_WATCHSNAPSHOTSREQUEST']._serialized_start=2324
-  _globals['_WATCHSNAPSHOTSREQUEST']._serialized_end=2390
-  _globals['_WATCHSNAPSHOTSRESPONSE']._serialized_start=2393
-  _globals['_WATCHSNAPSHOTSRESPONSE']._serialized_end=2617
-  _globals['_SNAPSHOTSERVICE']._serialized_start=3192
-  _globals['_SNAPSHOTSERVICE']._serialized_end=3590
+  _globals['_CATALOGUEDOCUMENT']._serialized_end=1683
+  _globals['_HEARTBEAT']._serialized_start=1685
+  _globals['_HEARTBEAT']._serialized_end=1789
+  _globals['_SIGNINGKEY']._serialized_start=1791
+  _globals['_SIGNINGKEY']._serialized_end=1839
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=1841
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1901
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=1903
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=2019
+  _globals['_HELDVERSION']._serialized_start=2021
+  _globals['_HELDVERSION']._serialized_end=2070
+  _globals['_CONFIRMSNAPSHOTSREQUEST']._serialized_start=2072
+  _globals['_CONFIRMSNAPSHOTSREQUEST']._serialized_end=2140
+  _globals['_CONFIRMSNAPSHOTSRESPONSE']._serialized_start=2143
+  _globals['_CONFIRMSNAPSHOTSRESPONSE']._serialized_end=2271
+  _globals['_GETCATALOGUEREQUEST']._serialized_start=2273
+  _globals['_GETCATALOGUEREQUEST']._serialized_end=2294
+  _globals['_GETCATALOGUERESPONSE']._serialized_start=2296
+  _globals['_GETCATALOGUERESPONSE']._serialized_end=2411
+  _globals['_FEEDCURSOR']._serialized_start=2413
+  _globals['_FEEDCURSOR']._serialized_end=2458
+  _globals['_WATCHSNAPSHOTSREQUEST']._serialized_start=2460
+  _globals['_WATCHSNAPSHOTSREQUEST']._serialized_end=2526
+  _globals['_WATCHSNAPSHOTSRESPONSE']._serialized_start=2529
+  _globals['_WATCHSNAPSHOTSRESPONSE']._serialized_end=2753
+  _globals['_SNAPSHOTSERVICE']._serialized_start=3328
+  _globals['_SNAPSHOTSERVICE']._serialized_end=3726
 # @@protoc_insertion_point(module_scope)

@@ -157,18 +157,24 @@ class BreakGlass(_message.Message):
     def __init__(self, id: _Optional[str] = ..., action: _Optional[_Union[BreakGlassAction, int, str]] = ..., feature: _Optional[str] = ..., tenant_id: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class CatalogueDocument(_message.Message):
-    __slots__ = ("version", "features", "metrics", "feed_shards", "break_glass")
+    __slots__ = ("version", "features", "metrics", "feed_shards", "break_glass", "emitters", "rules", "task_metrics")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     FEED_SHARDS_FIELD_NUMBER: _ClassVar[int]
     BREAK_GLASS_FIELD_NUMBER: _ClassVar[int]
+    EMITTERS_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    TASK_METRICS_FIELD_NUMBER: _ClassVar[int]
     version: int
     features: _containers.RepeatedCompositeFieldContainer[_types_pb2.Feature]
     metrics: _containers.RepeatedCompositeFieldContainer[_types_pb2.Metric]
     feed_shards: int
     break_glass: _containers.RepeatedCompositeFieldContainer[BreakGlass]
-    def __init__(self, version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[_types_pb2.Feature, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[_types_pb2.Metric, _Mapping]]] = ..., feed_shards: _Optional[int] = ..., break_glass: _Optional[_Iterable[_Union[BreakGlass, _Mapping]]] = ...) -> None: ...
+    emitters: _containers.RepeatedCompositeFieldContainer[_types_pb2.Emitter]
+    rules: _containers.RepeatedCompositeFieldContainer[_types_pb2.UsageRule]
+    task_metrics: _types_pb2.TaskMetrics
+    def __init__(self, version: _Optional[int] = ..., features: _Optional[_Iterable[_Union[_types_pb2.Feature, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[_types_pb2.Metric, _Mapping]]] = ..., feed_shards: _Optional[int] = ..., break_glass: _Optional[_Iterable[_Union[BreakGlass, _Mapping]]] = ..., emitters: _Optional[_Iterable[_Union[_types_pb2.Emitter, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[_types_pb2.UsageRule, _Mapping]]] = ..., task_metrics: _Optional[_Union[_types_pb2.TaskMetrics, _Mapping]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("epoch", "shard", "sequence", "true_at")

@@ -2,10 +2,11 @@ import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -77,6 +78,31 @@ class Durability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DURABILITY_UNSPECIFIED: _ClassVar[Durability]
     DURABILITY_DURABLE: _ClassVar[Durability]
     DURABILITY_BUFFERED: _ClassVar[Durability]
+
+class Granularity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GRANULARITY_UNSPECIFIED: _ClassVar[Granularity]
+    GRANULARITY_EVENT: _ClassVar[Granularity]
+    GRANULARITY_ROLLUP: _ClassVar[Granularity]
+
+class WhenFull(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WHEN_FULL_UNSPECIFIED: _ClassVar[WhenFull]
+    WHEN_FULL_REFUSE: _ClassVar[WhenFull]
+    WHEN_FULL_BLOCK: _ClassVar[WhenFull]
+    WHEN_FULL_ALLOW_UNMETERED: _ClassVar[WhenFull]
+
+class AfterClose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AFTER_CLOSE_UNSPECIFIED: _ClassVar[AfterClose]
+    AFTER_CLOSE_ADJUST: _ClassVar[AfterClose]
+    AFTER_CLOSE_REFUSE: _ClassVar[AfterClose]
+
+class RuleEffect(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RULE_EFFECT_UNSPECIFIED: _ClassVar[RuleEffect]
+    RULE_EFFECT_NON_BILLABLE: _ClassVar[RuleEffect]
+    RULE_EFFECT_REFUSE: _ClassVar[RuleEffect]
 FEATURE_KIND_UNSPECIFIED: FeatureKind
 FEATURE_KIND_BOOLEAN: FeatureKind
 FEATURE_KIND_CONFIG: FeatureKind
@@ -121,6 +147,19 @@ CLASSIFICATION_INFORMATIONAL: Classification
 DURABILITY_UNSPECIFIED: Durability
 DURABILITY_DURABLE: Durability
 DURABILITY_BUFFERED: Durability
+GRANULARITY_UNSPECIFIED: Granularity
+GRANULARITY_EVENT: Granularity
+GRANULARITY_ROLLUP: Granularity
+WHEN_FULL_UNSPECIFIED: WhenFull
+WHEN_FULL_REFUSE: WhenFull
+WHEN_FULL_BLOCK: WhenFull
+WHEN_FULL_ALLOW_UNMETERED: WhenFull
+AFTER_CLOSE_UNSPECIFIED: AfterClose
+AFTER_CLOSE_ADJUST: AfterClose
+AFTER_CLOSE_REFUSE: AfterClose
+RULE_EFFECT_UNSPECIFIED: RuleEffect
+RULE_EFFECT_NON_BILLABLE: RuleEffect
+RULE_EFFECT_REFUSE: RuleEffect
 
 class WindowSpec(_message.Message):
     __slots__ = ("unit", "zone", "week_start", "anchor")
@@ -203,7 +242,7 @@ class Obligations(_message.Message):
     def __init__(self, evaluation_required: _Optional[bool] = ..., governance_required: _Optional[bool] = ...) -> None: ...
 
 class Metric(_message.Message):
-    __slots__ = ("key", "domain", "unit", "aggregation", "window", "classification", "feature", "durability")
+    __slots__ = ("key", "domain", "unit", "aggregation", "window", "classification", "feature", "durability", "granularity", "terminal", "counts_to_quota", "when_full", "max_age", "max_future", "close_after", "after_close")
     KEY_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
@@ -212,6 +251,14 @@ class Metric(_message.Message):
     CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    GRANULARITY_FIELD_NUMBER: _ClassVar[int]
+    TERMINAL_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_TO_QUOTA_FIELD_NUMBER: _ClassVar[int]
+    WHEN_FULL_FIELD_NUMBER: _ClassVar[int]
+    MAX_AGE_FIELD_NUMBER: _ClassVar[int]
+    MAX_FUTURE_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    AFTER_CLOSE_FIELD_NUMBER: _ClassVar[int]
     key: str
     domain: str
     unit: str
@@ -220,4 +267,58 @@ class Metric(_message.Message):
     classification: Classification
     feature: str
     durability: Durability
-    def __init__(self, key: _Optional[str] = ..., domain: _Optional[str] = ..., unit: _Optional[str] = ..., aggregation: _Optional[_Union[Aggregation, int, str]] = ..., window: _Optional[_Union[WindowSpec, _Mapping]] = ..., classification: _Optional[_Union[Classification, int, str]] = ..., feature: _Optional[str] = ..., durability: _Optional[_Union[Durability, int, str]] = ...) -> None: ...
+    granularity: Granularity
+    terminal: bool
+    counts_to_quota: bool
+    when_full: WhenFull
+    max_age: _duration_pb2.Duration
+    max_future: _duration_pb2.Duration
+    close_after: _duration_pb2.Duration
+    after_close: AfterClose
+    def __init__(self, key: _Optional[str] = ..., domain: _Optional[str] = ..., unit: _Optional[str] = ..., aggregation: _Optional[_Union[Aggregation, int, str]] = ..., window: _Optional[_Union[WindowSpec, _Mapping]] = ..., classification: _Optional[_Union[Classification, int, str]] = ..., feature: _Optional[str] = ..., durability: _Optional[_Union[Durability, int, str]] = ..., granularity: _Optional[_Union[Granularity, int, str]] = ..., terminal: _Optional[bool] = ..., counts_to_quota: _Optional[bool] = ..., when_full: _Optional[_Union[WhenFull, int, str]] = ..., max_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_future: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., close_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., after_close: _Optional[_Union[AfterClose, int, str]] = ...) -> None: ...
+
+class Emitter(_message.Message):
+    __slots__ = ("key", "metrics", "external")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    metrics: _containers.RepeatedScalarFieldContainer[str]
+    external: bool
+    def __init__(self, key: _Optional[str] = ..., metrics: _Optional[_Iterable[str]] = ..., external: _Optional[bool] = ...) -> None: ...
+
+class UsageRule(_message.Message):
+    __slots__ = ("key", "metrics", "domains", "conditions", "effect", "title")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    DOMAINS_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    metrics: _containers.RepeatedScalarFieldContainer[str]
+    domains: _containers.RepeatedScalarFieldContainer[str]
+    conditions: _containers.RepeatedCompositeFieldContainer[RuleCondition]
+    effect: RuleEffect
+    title: str
+    def __init__(self, key: _Optional[str] = ..., metrics: _Optional[_Iterable[str]] = ..., domains: _Optional[_Iterable[str]] = ..., conditions: _Optional[_Iterable[_Union[RuleCondition, _Mapping]]] = ..., effect: _Optional[_Union[RuleEffect, int, str]] = ..., title: _Optional[str] = ...) -> None: ...
+
+class RuleCondition(_message.Message):
+    __slots__ = ("attribute", "values")
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    attribute: str
+    values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, attribute: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TaskMetrics(_message.Message):
+    __slots__ = ("task", "input_tokens", "output_tokens", "compute_ms")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_MS_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    input_tokens: str
+    output_tokens: str
+    compute_ms: str
+    def __init__(self, task: _Optional[str] = ..., input_tokens: _Optional[str] = ..., output_tokens: _Optional[str] = ..., compute_ms: _Optional[str] = ...) -> None: ...

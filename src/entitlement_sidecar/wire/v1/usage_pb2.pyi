@@ -34,7 +34,7 @@ USAGE_OUTCOME_QUARANTINED: UsageOutcome
 USAGE_OUTCOME_INVALID: UsageOutcome
 
 class UsageEvent(_message.Message):
-    __slots__ = ("id", "tenant_id", "metric", "value", "unit", "occurred_at", "recorded_at", "actor_id", "correlation_id", "emitter", "subject", "classification", "dimensions", "schema_version", "registry_version", "recorded_by", "consumption_id", "feature", "lease_id", "id_generated")
+    __slots__ = ("id", "tenant_id", "metric", "value", "unit", "occurred_at", "recorded_at", "actor_id", "correlation_id", "emitter", "subject", "classification", "dimensions", "schema_version", "registry_version", "recorded_by", "consumption_id", "feature", "lease_id", "id_generated", "corrects", "voids", "reason", "count", "rule")
     class DimensionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,11 @@ class UsageEvent(_message.Message):
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     ID_GENERATED_FIELD_NUMBER: _ClassVar[int]
+    CORRECTS_FIELD_NUMBER: _ClassVar[int]
+    VOIDS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
     id: str
     tenant_id: str
     metric: str
@@ -82,19 +87,30 @@ class UsageEvent(_message.Message):
     feature: str
     lease_id: str
     id_generated: bool
-    def __init__(self, id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., metric: _Optional[str] = ..., value: _Optional[int] = ..., unit: _Optional[str] = ..., occurred_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., recorded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor_id: _Optional[str] = ..., correlation_id: _Optional[str] = ..., emitter: _Optional[str] = ..., subject: _Optional[str] = ..., classification: _Optional[_Union[_types_pb2.Classification, int, str]] = ..., dimensions: _Optional[_Mapping[str, str]] = ..., schema_version: _Optional[int] = ..., registry_version: _Optional[int] = ..., recorded_by: _Optional[str] = ..., consumption_id: _Optional[str] = ..., feature: _Optional[str] = ..., lease_id: _Optional[str] = ..., id_generated: _Optional[bool] = ...) -> None: ...
+    corrects: str
+    voids: bool
+    reason: str
+    count: int
+    rule: str
+    def __init__(self, id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., metric: _Optional[str] = ..., value: _Optional[int] = ..., unit: _Optional[str] = ..., occurred_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., recorded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor_id: _Optional[str] = ..., correlation_id: _Optional[str] = ..., emitter: _Optional[str] = ..., subject: _Optional[str] = ..., classification: _Optional[_Union[_types_pb2.Classification, int, str]] = ..., dimensions: _Optional[_Mapping[str, str]] = ..., schema_version: _Optional[int] = ..., registry_version: _Optional[int] = ..., recorded_by: _Optional[str] = ..., consumption_id: _Optional[str] = ..., feature: _Optional[str] = ..., lease_id: _Optional[str] = ..., id_generated: _Optional[bool] = ..., corrects: _Optional[str] = ..., voids: _Optional[bool] = ..., reason: _Optional[str] = ..., count: _Optional[int] = ..., rule: _Optional[str] = ...) -> None: ...
 
 class UsageResult(_message.Message):
-    __slots__ = ("id", "outcome", "reason", "retriable")
+    __slots__ = ("id", "outcome", "reason", "retriable", "rule", "registry_version", "classification")
     ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     RETRIABLE_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
     id: str
     outcome: UsageOutcome
     reason: str
     retriable: bool
-    def __init__(self, id: _Optional[str] = ..., outcome: _Optional[_Union[UsageOutcome, int, str]] = ..., reason: _Optional[str] = ..., retriable: _Optional[bool] = ...) -> None: ...
+    rule: str
+    registry_version: int
+    classification: _types_pb2.Classification
+    def __init__(self, id: _Optional[str] = ..., outcome: _Optional[_Union[UsageOutcome, int, str]] = ..., reason: _Optional[str] = ..., retriable: _Optional[bool] = ..., rule: _Optional[str] = ..., registry_version: _Optional[int] = ..., classification: _Optional[_Union[_types_pb2.Classification, int, str]] = ...) -> None: ...
 
 class ReportUsageRequest(_message.Message):
     __slots__ = ("events",)
@@ -146,18 +162,20 @@ class RecordTaskResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[UsageResult, _Mapping]]] = ...) -> None: ...
 
 class CorrectUsageRequest(_message.Message):
-    __slots__ = ("tenant_id", "original_id", "value", "reason", "request_id")
+    __slots__ = ("tenant_id", "original_id", "value", "reason", "request_id", "actor_id")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     ORIGINAL_ID_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     original_id: str
     value: int
     reason: str
     request_id: str
-    def __init__(self, tenant_id: _Optional[str] = ..., original_id: _Optional[str] = ..., value: _Optional[int] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    actor_id: str
+    def __init__(self, tenant_id: _Optional[str] = ..., original_id: _Optional[str] = ..., value: _Optional[int] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor_id: _Optional[str] = ...) -> None: ...
 
 class CorrectUsageResponse(_message.Message):
     __slots__ = ("result",)
@@ -239,18 +257,30 @@ class ReleaseResponse(_message.Message):
     def __init__(self, returned: _Optional[int] = ...) -> None: ...
 
 class IngestBatchRequest(_message.Message):
-    __slots__ = ("instance", "epoch", "batch_id", "events", "accepted_total")
+    __slots__ = ("instance", "epoch", "batch_id", "events", "accepted_total", "dead_total", "declared")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DEAD_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DECLARED_FIELD_NUMBER: _ClassVar[int]
     instance: str
     epoch: int
     batch_id: int
     events: _containers.RepeatedCompositeFieldContainer[SequencedEvent]
     accepted_total: int
-    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., batch_id: _Optional[int] = ..., events: _Optional[_Iterable[_Union[SequencedEvent, _Mapping]]] = ..., accepted_total: _Optional[int] = ...) -> None: ...
+    dead_total: int
+    declared: _containers.RepeatedCompositeFieldContainer[SequenceRange]
+    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., batch_id: _Optional[int] = ..., events: _Optional[_Iterable[_Union[SequencedEvent, _Mapping]]] = ..., accepted_total: _Optional[int] = ..., dead_total: _Optional[int] = ..., declared: _Optional[_Iterable[_Union[SequenceRange, _Mapping]]] = ...) -> None: ...
+
+class SequenceRange(_message.Message):
+    __slots__ = ("first", "last")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    last: int
+    def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
 
 class SequencedEvent(_message.Message):
     __slots__ = ("sequence", "event")
@@ -261,9 +291,11 @@ class SequencedEvent(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., event: _Optional[_Union[UsageEvent, _Mapping]] = ...) -> None: ...
 
 class IngestBatchResponse(_message.Message):
-    __slots__ = ("results", "slow_down")
+    __slots__ = ("results", "slow_down", "missing")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     SLOW_DOWN_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[UsageResult]
     slow_down: _duration_pb2.Duration
-    def __init__(self, results: _Optional[_Iterable[_Union[UsageResult, _Mapping]]] = ..., slow_down: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    missing: _containers.RepeatedCompositeFieldContainer[SequenceRange]
+    def __init__(self, results: _Optional[_Iterable[_Union[UsageResult, _Mapping]]] = ..., slow_down: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., missing: _Optional[_Iterable[_Union[SequenceRange, _Mapping]]] = ...) -> None: ...
