@@ -256,6 +256,21 @@ class Catalogue(msgspec.Struct, frozen=True, gc=False):
     task_metrics: TaskMetrics = TaskMetrics()
     retention: Retention = Retention()
 
+    def document(
+        self, version: int, feed_shards: int = 1, break_glass: tuple[BreakGlass, ...] = ()
+    ) -> CatalogueDocument:
+        """The part of it that belongs to no tenant, as one version of it travels."""
+        return CatalogueDocument(
+            version=version,
+            features=self.features,
+            metrics=self.metrics,
+            feed_shards=feed_shards,
+            break_glass=break_glass,
+            emitters=self.emitters,
+            rules=self.rules,
+            task_metrics=self.task_metrics,
+        )
+
 
 class CatalogueDocument(msgspec.Struct, frozen=True, gc=False):
     """What belongs to no tenant, as sidecars hold it. Without `emitters` everyone may report usage."""

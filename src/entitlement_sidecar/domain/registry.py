@@ -52,6 +52,18 @@ class RuleEffect(IntEnum):
     REFUSE = 2
 
 
+ATTRIBUTES = ("emitter", "subject", "actor_id")
+"""Attributes of an event that rules may look at, beside its dimensions."""
+
+DIMENSION = "dimensions."
+"""What the name of a dimension begins with where rules look at it."""
+
+
+def is_attribute(name: str) -> bool:
+    """Whether rules can look at what goes by this name."""
+    return name in ATTRIBUTES or (name.startswith(DIMENSION) and len(name) > len(DIMENSION))
+
+
 class Emitter(msgspec.Struct, frozen=True, gc=False):
     """Who reports usage (S0.7). No `metrics`: it may emit every one. `external`: never what is billable."""
 

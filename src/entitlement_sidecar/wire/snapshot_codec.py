@@ -7,24 +7,17 @@ is marked as not understood, so that this feature answers by its outage policy a
 from __future__ import annotations
 
 from datetime import datetime
-from enum import IntEnum
-from typing import TypeVar
 
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from entitlement_sidecar.domain.break_glass import BreakGlass, BreakGlassAction
 from entitlement_sidecar.domain.catalogue import (
     DEFAULT_SERVE_STALE_FOR,
     AfterStale,
-    Aggregation,
     CatalogueDocument,
-    Classification,
-    Durability,
     Feature,
     FeatureKind,
     Limit,
-    Metric,
     Obligations,
     OutagePolicy,
     WhenUnknown,
@@ -38,7 +31,6 @@ from entitlement_sidecar.domain.snapshot import (
     Subscription,
     SubscriptionState,
 )
-from entitlement_sidecar.domain.window import WindowSpec, WindowUnit, zone_exists
 from entitlement_sidecar.wire.codec import (
     from_duration,
     from_json,
@@ -49,35 +41,20 @@ from entitlement_sidecar.wire.codec import (
     to_duration,
     to_json,
     to_timestamp,
-    window_from_proto,
     window_to_proto,
 )
+from entitlement_sidecar.wire.newer import is_whole, known_window, named
+from entitlement_sidecar.wire.registry_codec import (
+    emitter_from_proto,
+    emitter_to_proto,
+    metric_from_proto,
+    metric_to_proto,
+    rule_from_proto,
+    rule_to_proto,
+    task_metrics_from_proto,
+    task_metrics_to_proto,
+)
 from entitlement_sidecar.wire.v1 import snapshot_pb2, types_pb2
-
-_Enum = TypeVar("_Enum", bound=IntEnum)
-
-
-def _named(kind: type[_Enum], number: int) -> _Enum | None:
-    """The value of a number; None for those of a newer contract, and for the one that is never sent."""
-    try:
-        return kind(number) if number else None
-    except ValueError:
-        return None
-
-
-def _is_whole(message: Message) -> bool:
-    """Whether a message, with all inside it, has only fields that this version knows."""
-    known = type(message)()
-    known.CopyFrom(message)
-    known.DiscardUnknownFields()
-    return known.ByteSize() == message.ByteSize()
-
-
-def _window(message: types_pb2.WindowSpec) -> WindowSpec | None:
-    """A window; None where its unit or zone is not known here."""
-    if _named(WindowUnit, message.unit) is None or not zone_exists(message.zone or "UTC"):
-        return None
-    return window_from_proto(message)
 
 
 def snapshot_to_proto(snapshot: Snapshot) -> snapshot_pb2.Snapshot:
@@ -119,14 +96,14 @@ def _subscription_to_proto(subscription: Subscription) -> snapshot_pb2.Subscript
 
 
 def _subscription_from_proto(message: snapshot_pb2.Subscription) -> Subscription:
-    whole = _is_whole(message)
+    whole = is_whole(message)
     return Subscription(
         id=message.id,
         plan=message.plan,
         plan_version=message.plan_version,
         phases=tuple(
             Phase(
-                (_named(SubscriptionState, phase.state) if whole else None) or SubscriptionState.UNKNOWN,
+                (named(SubscriptionState, phase.state) if whole else None) or SubscriptionState.UNKNOWN,
                 from_timestamp(getattr(phase, "from")),
                 from_timestamp(phase.until) if phase.HasField("until") else None,
             )
@@ -156,9 +133,9 @@ def _grant_from_proto(message: snapshot_pb2.Grant) -> Grant:
         stamp: Timestamp = getattr(message, name)
         return from_timestamp(stamp) if message.HasField(name) else None
 
-    effect = _named(GrantEffect, message.effect)
+    effect = named(GrantEffect, message.effect)
     limits = [_limit(limit) for limit in message.limits]
-    kind = _named(ProvenanceKind, message.provenance.kind) or ProvenanceKind.UNKNOWN
+    kind = named(ProvenanceKind, message.provenance.kind) or ProvenanceKind.UNKNOWN
     return Grant(
         feature=message.feature,
         provenance=Provenance(kind, message.provenance.id),
@@ -171,12 +148,12 @@ def _grant_from_proto(message: snapshot_pb2.Grant) -> Grant:
         limits=tuple(limit for limit in limits if limit is not None),
         reason=message.reason,
         priority=message.priority,
-        understood=effect is not None and None not in limits and _is_whole(message),
+        understood=effect is not None and None not in limits and is_whole(message),
     )
 
 
 def _limit(message: types_pb2.Limit) -> Limit | None:
-    return None if _window(message.window) is None else limit_from_proto(message)
+    return None if known_window(message.window) is None else limit_from_proto(message)
 
 
 def document_to_proto(document: CatalogueDocument) -> snapshot_pb2.CatalogueDocument:
@@ -184,9 +161,12 @@ def document_to_proto(document: CatalogueDocument) -> snapshot_pb2.CatalogueDocu
     return snapshot_pb2.CatalogueDocument(
         version=document.version,
         features=[_feature_to_proto(feature) for _, feature in sorted(document.features.items())],
-        metrics=[_metric_to_proto(metric) for _, metric in sorted(document.metrics.items())],
+        metrics=[metric_to_proto(metric) for _, metric in sorted(document.metrics.items())],
         feed_shards=document.feed_shards,
         break_glass=[_break_glass_to_proto(entry) for entry in document.break_glass],
+        emitters=[emitter_to_proto(emitter) for _, emitter in sorted(document.emitters.items())],
+        rules=[rule_to_proto(rule) for rule in document.rules],
+        task_metrics=task_metrics_to_proto(document.task_metrics),
     )
 
 
@@ -199,9 +179,13 @@ def document_from_proto(message: snapshot_pb2.CatalogueDocument) -> CatalogueDoc
     return CatalogueDocument(
         version=message.version,
         features={feature.key: _feature_from_proto(feature) for feature in message.features},
-        metrics={metric.key: _metric_from_proto(metric) for metric in message.metrics},
+        metrics={metric.key: metric_from_proto(metric) for metric in message.metrics},
         feed_shards=message.feed_shards or 1,
         break_glass=tuple(_break_glass_from_proto(entry) for entry in message.break_glass),
+        emitters={emitter.key: emitter_from_proto(emitter) for emitter in message.emitters},
+        # What is not understood is not judged by here; ingest judges by all of it.
+        rules=tuple(rule for rule in map(rule_from_proto, message.rules) if rule is not None),
+        task_metrics=task_metrics_from_proto(message.task_metrics),
     )
 
 
@@ -219,7 +203,7 @@ def _break_glass_to_proto(entry: BreakGlass) -> snapshot_pb2.BreakGlass:
 
 def _break_glass_from_proto(message: snapshot_pb2.BreakGlass) -> BreakGlass:
     # More than is understood could be meant to narrow it: it then does nothing, rather than too much.
-    action = _named(BreakGlassAction, message.action) if _is_whole(message) else None
+    action = named(BreakGlassAction, message.action) if is_whole(message) else None
     return BreakGlass(
         id=message.id,
         action=action or BreakGlassAction.UNKNOWN,
@@ -256,7 +240,7 @@ def _feature_to_proto(feature: Feature) -> types_pb2.Feature:
 
 
 def _feature_from_proto(message: types_pb2.Feature) -> Feature:
-    kind = _named(FeatureKind, message.kind)
+    kind = named(FeatureKind, message.kind)
     return Feature(
         key=message.key,
         kind=kind or FeatureKind.UNKNOWN,
@@ -268,53 +252,28 @@ def _feature_from_proto(message: types_pb2.Feature) -> Feature:
             message.obligations.evaluation_required, message.obligations.governance_required
         ),
         outage=_outage_from_proto(message.outage),
-        understood=kind is not None and _is_known(message.outage) and _is_whole(message),
+        understood=kind is not None and _is_known(message.outage) and is_whole(message),
     )
 
 
 def _is_known(message: types_pb2.OutagePolicy) -> bool:
     """Whether a policy's choices have names here; one that is not given has its default."""
     return (
-        not (message.after_stale and _named(AfterStale, message.after_stale) is None)
-        and not (message.when_unknown and _named(WhenUnknown, message.when_unknown) is None)
-        and not (message.HasField("allowance_window") and _window(message.allowance_window) is None)
+        not (message.after_stale and named(AfterStale, message.after_stale) is None)
+        and not (message.when_unknown and named(WhenUnknown, message.when_unknown) is None)
+        and not (message.HasField("allowance_window") and known_window(message.allowance_window) is None)
     )
 
 
 def _outage_from_proto(message: types_pb2.OutagePolicy) -> OutagePolicy:
-    has_duration = message.HasField("serve_stale_for")
+    has_duration, has_window = message.HasField("serve_stale_for"), message.HasField("allowance_window")
     return OutagePolicy(
         serve_stale_for=from_duration(message.serve_stale_for) if has_duration else DEFAULT_SERVE_STALE_FOR,
-        after_stale=_named(AfterStale, message.after_stale) or AfterStale.LAST_KNOWN,
-        when_unknown=_named(WhenUnknown, message.when_unknown),
+        after_stale=named(AfterStale, message.after_stale) or AfterStale.LAST_KNOWN,
+        when_unknown=named(WhenUnknown, message.when_unknown),
         allowance=message.allowance,
-        allowance_window=_window(message.allowance_window) if message.HasField("allowance_window") else None,
+        allowance_window=known_window(message.allowance_window)
+        if message.HasField("allowance_window")
+        else None,
         value=from_json(message.value_json),
-    )
-
-
-def _metric_to_proto(metric: Metric) -> types_pb2.Metric:
-    return types_pb2.Metric(
-        key=metric.key,
-        domain=metric.domain,
-        unit=metric.unit,
-        aggregation=int(metric.aggregation),
-        window=window_to_proto(metric.window),
-        classification=int(metric.classification),
-        feature=metric.feature,
-        durability=int(metric.durability),
-    )
-
-
-def _metric_from_proto(message: types_pb2.Metric) -> Metric:
-    # A sidecar only keeps events of a metric; what they add up to is the plan store's business.
-    return Metric(
-        key=message.key,
-        domain=message.domain,
-        unit=message.unit,
-        aggregation=_named(Aggregation, message.aggregation) or Aggregation.SUM,
-        window=_window(message.window) or WindowSpec(WindowUnit.MONTH),
-        classification=_named(Classification, message.classification) or Classification.BILLABLE,
-        feature=message.feature,
-        durability=_named(Durability, message.durability) or Durability.DURABLE,
     )

@@ -156,8 +156,7 @@ def compile_file(
         version: Of the catalogue document and of every snapshot; raise it when the file has changed.
     """
     catalogue = file.catalogue
-    document = CatalogueDocument(version, catalogue.features, catalogue.metrics)
-    return document, {
+    return catalogue.document(version), {
         tenant: Snapshot(
             tenant_id=tenant,
             version=version,

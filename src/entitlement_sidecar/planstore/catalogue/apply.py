@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
-from entitlement_sidecar.domain.catalogue import AddOn, Catalogue, CatalogueDocument, Plan, PlanEntitlement
+from entitlement_sidecar.domain.catalogue import AddOn, Catalogue, Plan, PlanEntitlement
 from entitlement_sidecar.domain.values import alike
 from entitlement_sidecar.planstore.audit import Change, record
 from entitlement_sidecar.planstore.catalogue.measures import entries_in_force
@@ -144,7 +144,7 @@ def _publish(session: Session, catalogue: Catalogue, sealing: _Sealing) -> None:
     """Stores a catalogue as the one in force, with what it says of emergencies, and announces it."""
     version, shards, now = sealing.version, sealing.feed_shards, sealing.now
     entries = entries_in_force(session, now)
-    document = CatalogueDocument(version, catalogue.features, catalogue.metrics, shards, entries)
+    document = catalogue.document(version, shards, entries)
     row = CatalogueRow(
         version=version,
         name=catalogue.name,

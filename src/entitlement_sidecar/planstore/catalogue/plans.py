@@ -56,8 +56,7 @@ def current_document(session: Session) -> CatalogueDocument:
     if row is None:
         return CatalogueDocument(version=0, features={}, metrics={})
     opening = tuple(one for one in entries_of(row) if one.action is BreakGlassAction.OPEN)
-    catalogue = decode_catalogue(row.document)
-    return CatalogueDocument(row.version, catalogue.features, catalogue.metrics, row.feed_shards, opening)
+    return decode_catalogue(row.document).document(row.version, row.feed_shards, opening)
 
 
 def entries_of(row: CatalogueRow) -> tuple[BreakGlass, ...]:

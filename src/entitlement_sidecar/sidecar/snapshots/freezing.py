@@ -22,6 +22,9 @@ from entitlement_sidecar.telemetry import metrics
 LOOK_EVERY = 0.5
 """Seconds between two looks for freezes that time has ended."""
 
+_HELD = ("features", "metrics", "emitters", "rules", "task_metrics")
+"""What of the document a freeze of all holds back."""
+
 
 class Freezing:
     """What the newest catalogue document says of freezes, and what was held back by them."""
@@ -59,19 +62,20 @@ class Freezing:
         self._held_back.pop(tenant_id, None)
 
     def kept(self, held: CatalogueDocument, newest: CatalogueDocument) -> CatalogueDocument:
-        """The newest document; while all are frozen, with features and metrics as they are held."""
+        """The newest document; while all are frozen, with features and registry as they are held."""
         self._entries = newest.break_glass
         self._document = None
         if not held.version or not break_glass.all_frozen(self._entries, self._clock.now()):
             return newest
-        if held.features == newest.features and held.metrics == newest.metrics:
+        frozen = {name: getattr(held, name) for name in _HELD}
+        if all(getattr(newest, name) == value for name, value in frozen.items()):
             return newest
         self._document = newest
-        return msgspec.structs.replace(newest, features=held.features, metrics=held.metrics)
+        return msgspec.structs.replace(newest, **frozen)
 
     @property
     def document(self) -> CatalogueDocument | None:
-        """The newest document, where its features or metrics are held back."""
+        """The newest document, where its features or its registry are held back."""
         return self._document
 
     def thawed(self) -> list[str]:
