@@ -13,6 +13,7 @@ REGISTRY = CollectorRegistry()
 
 _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _SLOW = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LAG = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0)
 
 # The sidecar's answers
 decisions = Counter(
@@ -195,6 +196,28 @@ shipped_events = Counter(
     "entitlement_shipped_events",
     "Events settled by the plan store, by outcome.",
     ["outcome"],
+    registry=REGISTRY,
+)
+shipped_last = Gauge(
+    "entitlement_shipped_last_seconds",
+    "When the plan store last settled usage of this sidecar, in seconds since 1970; 0: not since the start.",
+    registry=REGISTRY,
+)
+shipped_lag_seconds = Histogram(
+    "entitlement_shipped_lag_seconds",
+    "From the recording of a batch's oldest event until the batch was settled.",
+    buckets=_LAG,
+    registry=REGISTRY,
+)
+shipping_stopped = Gauge(
+    "entitlement_shipping_stopped",
+    "1 while too many dead letters keep usage from being shipped: it waits on disk. Else 0.",
+    registry=REGISTRY,
+)
+usage_unmetered = Counter(
+    "entitlement_unmetered",
+    "Consumptions allowed without recording their usage because the outbox was full, by metric.",
+    ["metric"],
     registry=REGISTRY,
 )
 
