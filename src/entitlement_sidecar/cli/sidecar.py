@@ -97,6 +97,11 @@ DEFAULT_STATE = Path("~/.local/state/entitlements/sidecar")
     help="Size of the outbox on disk.",
 )
 @click.option(
+    "--subject-key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with a key of 32 bytes or more: usage events get pseudonyms of subject and actor.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",

@@ -124,6 +124,16 @@ def consumption_event_id(tenant_id: str, feature: str, request_id: str) -> str:
     return f"c-{_hash(tenant_id, feature, request_id).hex()[:32]}"
 
 
+def task_event_id(tenant_id: str, task_id: str, part: str) -> str:
+    """Identity of one part of a task: the same task again is the same events (S3.5)."""
+    return f"t-{_hash(tenant_id, task_id, part).hex()[:32]}"
+
+
+def correction_event_id(tenant_id: str, original_id: str, request_id: str) -> str:
+    """Identity of a correction: the same request again is the same correction of the same event."""
+    return f"k-{_hash(tenant_id, original_id, request_id).hex()[:32]}"
+
+
 # Made once: `json.dumps` with options makes an encoder per call.
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 

@@ -11,6 +11,7 @@ from typing import cast
 import grpc.aio
 import msgspec
 
+from entitlement_sidecar.domain.catalogue import CatalogueDocument
 from entitlement_sidecar.domain.clock import Clock, SystemClock
 from entitlement_sidecar.sidecar.adapters.file_snapshots import FileSnapshots
 from entitlement_sidecar.sidecar.adapters.grpc_authority import PlanStoreAuthority
@@ -39,7 +40,7 @@ from entitlement_sidecar.sidecar.rpc.memo import AnswerMemo
 from entitlement_sidecar.sidecar.rpc.permit import Permit
 from entitlement_sidecar.sidecar.rpc.socket_access import SocketAccess, parse_mode
 from entitlement_sidecar.sidecar.rpc.tls import ServerTls, TlsFiles
-from entitlement_sidecar.sidecar.rpc.usage import UsageServicer
+from entitlement_sidecar.sidecar.rpc.usage import UsageServicer, UsageTaking
 from entitlement_sidecar.sidecar.rpc.watched_files import WatchedFile, WatchedFiles
 from entitlement_sidecar.sidecar.snapshots.breaker import Breaking, BreakingKnower, Circuit
 from entitlement_sidecar.sidecar.snapshots.follower import Follower
@@ -51,8 +52,11 @@ from entitlement_sidecar.sidecar.snapshots.last_known import LastKnown, NothingK
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
 from entitlement_sidecar.sidecar.snapshots.ports import Feed, SnapshotSource
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
+from entitlement_sidecar.sidecar.usage.corrections import Corrections
+from entitlement_sidecar.sidecar.usage.pseudonyms import PseudonymousReporter, Pseudonyms
 from entitlement_sidecar.sidecar.usage.report import UsageReporter
 from entitlement_sidecar.sidecar.usage.shipper import Shipper
+from entitlement_sidecar.sidecar.usage.tasks import TaskRecorder
 from entitlement_sidecar.sidecar.usage.unshipped import UnshippedUsage
 from entitlement_sidecar.telemetry.probes import HttpServer, probe_app
 from entitlement_sidecar.wire.redis_target import RedisTarget
@@ -133,13 +137,13 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         )
         if upstream.file is not None:
             await _hold_everything(store, upstream.file)
-        reporter = UsageReporter(outbox, lambda: store.catalogue, clock, stats.instance)
+        taking = _taking(config, (outbox, lambda: store.catalogue, clock, stats.instance))
         knowing = Knowing(Knowledge(store, freshness, clock), loader)
-        consumptions = Consumptions(outbox, reporter)
+        consumptions = Consumptions(outbox, taking.reporter)
         decisions = Decisions(knowing, upstream.authority, consumptions)
         stack.push_async_callback(decisions.finish)
         atomic = AtomicBatches(decisions, knowing, upstream.authority, consumptions)
-        serve = _serving(decisions, atomic, Watching(decisions, knowing), reporter)
+        serve = _serving(decisions, atomic, Watching(decisions, knowing), taking)
         front, front_files = _front(config, serve)
         readiness = Readiness(store, freshness, clock, upstream.circuits)
         # Probes decide nothing and carry no secrets; the kubelet and Prometheus ask from outside.
@@ -236,6 +240,17 @@ def _with_redis(
     )
 
 
+def _taking(
+    config: SidecarConfig, means: tuple[SqliteOutbox, Callable[[], CatalogueDocument], Clock, str]
+) -> UsageTaking:
+    """What takes usage. `means` are what each of its parts is made of, in its order."""
+    tasks, corrections, clock = TaskRecorder(*means), Corrections(*means), means[2]
+    if config.subject_key_file is None:
+        return UsageTaking(UsageReporter(*means), tasks, corrections, clock)
+    pseudonyms = Pseudonyms.of_file(config.subject_key_file, "--subject-key-file")
+    return UsageTaking(PseudonymousReporter(pseudonyms, *means), tasks, corrections, clock, pseudonyms)
+
+
 async def _hold_everything(store: SnapshotStore, file: FileSnapshots) -> None:
     store.put_catalogue(await file.catalogue())
     for fetched in file.everything():
@@ -243,7 +258,7 @@ async def _hold_everything(store: SnapshotStore, file: FileSnapshots) -> None:
 
 
 def _serving(
-    decisions: Decisions, atomic: AtomicBatches, watching: Watching, reporter: UsageReporter
+    decisions: Decisions, atomic: AtomicBatches, watching: Watching, taking: UsageTaking
 ) -> Callable[[Permit | None], Methods]:
     """Makes the methods of one caller, or of everybody."""
     memo = AnswerMemo()
@@ -251,7 +266,7 @@ def _serving(
     def serve(permit: Permit | None) -> Methods:
         kept = memo.apart() if permit else memo
         entitlements = EntitlementServicer(decisions, atomic, watching, permit, kept)
-        return [*entitlements.methods(), *UsageServicer(reporter, permit).methods()]
+        return [*entitlements.methods(), *UsageServicer(taking, permit).methods()]
 
     return serve
 

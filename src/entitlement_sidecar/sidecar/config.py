@@ -43,6 +43,7 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
         callers: File that says who may call; None: whoever reaches the address.
         max_snapshot_bytes: Bytes of snapshots at most, in memory and once more on disk.
         max_outbox_bytes: Size of the outbox on disk at most.
+        subject_key_file: File with the key of pseudonyms in usage events; None: names are kept.
     """
 
     listen: str = "127.0.0.1:7400"
@@ -64,6 +65,7 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True):
     callers: Path | None = None
     max_snapshot_bytes: int = 256 << 20
     max_outbox_bytes: int = 1 << 30
+    subject_key_file: Path | None = None
 
     @property
     def redis_target(self) -> RedisTarget | None:
