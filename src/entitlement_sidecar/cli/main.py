@@ -35,6 +35,8 @@ _COMMANDS = {
     "check": ("check:check", "Ask a sidecar whether a tenant may use a feature."),
     "watch": ("watch:watch", "Follow what a tenant has."),
     "report": ("report:report", "Report usage to a sidecar."),
+    "record-task": ("record_task:record_task", "Report a task with its tokens and compute to a sidecar."),
+    "correct": ("correct:correct", "Void or amend reported usage, through a sidecar."),
     "catalogue": ("catalogue:catalogue", "Validate and apply plans as configuration."),
     "plans": ("plans:plans", "See what is sold."),
     "subscriptions": ("subscriptions:subscriptions", "Create and change subscriptions."),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
+from entitlement_sidecar.cli.instants import instant_of
 from entitlement_sidecar.cli.output import output_option, print_record, record_of
 from entitlement_sidecar.cli.targets import Whole, pairs, sidecar_credentials, sidecar_options
 
@@ -50,23 +50,10 @@ def report(
     from entitlement_sidecar.client import EntitlementsClient, Usage, UsageOutcome  # noqa: PLC0415 - keeps --help quick
 
     fields["tenant_id"] = fields.pop("tenant")
-    when = _instant(occurred_at) if occurred_at else None
+    when = instant_of(occurred_at, "--occurred-at") if occurred_at else None
     usage = Usage(occurred_at=when, dimensions=pairs(dimensions, "--dimension"), **fields)
     with EntitlementsClient(sidecar, credentials=sidecar_credentials()) as client:
         (result,) = client.report([usage])
     print_record(record_of(result), output)
     kept = {UsageOutcome.ACCEPTED, UsageOutcome.DUPLICATE, UsageOutcome.LATE_ACCEPTED}
     context.exit(0 if result.outcome in kept else EXIT_REFUSED)
-
-
-def _instant(text: str) -> datetime:
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        instant = datetime.min  # noqa: DTZ901 - refused below, as is every instant without a zone
-    if instant.tzinfo is None:
-        raise click.BadParameter(
-            f"{text!r}: expected an instant with a zone, such as 2026-01-31T12:00:00Z",
-            param_hint="--occurred-at",
-        )
-    return instant.astimezone(UTC)

@@ -11,13 +11,21 @@ to do when no sidecar answers is declared by the caller: allow, deny or raise.
 
 from entitlement_sidecar.client.client import Answer, AsyncEntitlementsClient, EntitlementsClient
 from entitlement_sidecar.client.credentials import Credentials
-from entitlement_sidecar.client.messages import CheckOptions, Explanation, TenantState, Usage
+from entitlement_sidecar.client.messages import (
+    CheckOptions,
+    CorrectionOptions,
+    Explanation,
+    TaskParts,
+    TenantState,
+    Usage,
+)
 from entitlement_sidecar.domain.decision import Decision, Degradation, Reason
 from entitlement_sidecar.domain.errors import (
     EntitlementsError,
     ForbiddenError,
     IdempotencyConflictError,
     InvalidInputError,
+    NotFoundError,
     RetryableError,
     UnauthenticatedError,
 )
@@ -27,6 +35,7 @@ __all__ = [
     "Answer",
     "AsyncEntitlementsClient",
     "CheckOptions",
+    "CorrectionOptions",
     "Credentials",
     "Decision",
     "Degradation",
@@ -36,8 +45,10 @@ __all__ = [
     "ForbiddenError",
     "IdempotencyConflictError",
     "InvalidInputError",
+    "NotFoundError",
     "Reason",
     "RetryableError",
+    "TaskParts",
     "TenantState",
     "UnauthenticatedError",
     "Usage",

@@ -6,23 +6,27 @@ check ── message ──▶ [call, retried by gRPC within the deadline] ─�
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 from enum import Enum
 from typing import Any, Self, Unpack, cast
 
 import grpc
 
+from entitlement_sidecar.client.channel import CHANNEL_OPTIONS
 from entitlement_sidecar.client.credentials import NOTHING, Credentials
 from entitlement_sidecar.client.messages import (
     CheckOptions,
+    CorrectionOptions,
     Explanation,
+    TaskParts,
     TenantState,
     Usage,
     check_message,
+    correction_message,
     explain_message,
     explanation,
     report_message,
+    task_message,
     tenant_state,
 )
 from entitlement_sidecar.domain.decision import Decision, Degradation, Reason, Source
@@ -38,40 +42,6 @@ DEFAULT_TIMEOUT = 0.25
 
 DEFAULT_REPORT_TIMEOUT = 5.0
 """Seconds for a report: it waits for a disk."""
-
-# Every message is safe to send again (a CONSUME has a request id, usage has an identity), so gRPC may retry
-# what the sidecar turned away while it starts or drains. The deadline bounds all attempts together.
-_RETRY = {
-    "maxAttempts": 4,
-    "initialBackoff": "0.02s",
-    "maxBackoff": "0.1s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
-_OPTIONS: list[tuple[str, Any]] = [
-    (
-        "grpc.service_config",
-        json.dumps(
-            {
-                "methodConfig": [
-                    {
-                        "name": [
-                            {"service": "entitlement.v1.EntitlementService", "method": "CheckEntitlement"},
-                            {"service": "entitlement.v1.UsageService", "method": "ReportUsage"},
-                        ],
-                        "retryPolicy": _RETRY,
-                    }
-                ]
-            }
-        ),
-    ),
-    # A sidecar that restarts is back within two seconds; gRPC's own backoff would not look for minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # The sidecar is on this machine: a proxy of the environment is never on the way.
-    ("grpc.enable_http_proxy", 0),
-]
 
 _UNJUDGED = frozenset(
     {
@@ -156,7 +126,7 @@ def _decision(reply: decision_pb2.CheckEntitlementResponse) -> Decision:
     return decision_from_proto(reply.decision)
 
 
-def _results(reply: usage_pb2.ReportUsageResponse) -> list[UsageResult]:
+def _results(reply: usage_pb2.ReportUsageResponse | usage_pb2.RecordTaskResponse) -> list[UsageResult]:
     return [result_from_proto(result) for result in reply.results]
 
 
@@ -177,13 +147,14 @@ class EntitlementsClient(_Client):
     def __init__(self, target: str = DEFAULT_TARGET, **settings: Any) -> None:  # noqa: ANN401 - of _Client
         super().__init__(target, **settings)
         self._channel = (
-            grpc.insecure_channel(target, options=_OPTIONS)
+            grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
             if self._secured is None
-            else grpc.secure_channel(target, self._secured, options=_OPTIONS)
+            else grpc.secure_channel(target, self._secured, options=CHANNEL_OPTIONS)
         )
         self._entitlements = decision_pb2_grpc.EntitlementServiceStub(self._channel)
         self._check = self._entitlements.CheckEntitlement
-        self._report = usage_pb2_grpc.UsageServiceStub(self._channel).ReportUsage
+        self._usage = usage_pb2_grpc.UsageServiceStub(self._channel)
+        self._report = self._usage.ReportUsage
 
     def check(
         self,
@@ -255,6 +226,38 @@ class EntitlementsClient(_Client):
         except grpc.RpcError as error:
             raise self._translated(error) from error
 
+    def record_task(self, tenant_id: str, task_id: str, **parts: Unpack[TaskParts]) -> list[UsageResult]:
+        """Records a task with its tokens and compute, all or none; the same task again counts once.
+
+        Raises:
+            InvalidInputError: A field is malformed; names it.
+            NotFoundError: The catalogue does not say how tasks are counted.
+            RetryableError: No sidecar answered, or it can take no more: record it again later.
+        """
+        try:
+            message = task_message(tenant_id, task_id, parts)
+            return _results(
+                self._usage.RecordTask(message, timeout=self._report_timeout, metadata=self._shown)
+            )
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+
+    def correct(
+        self, tenant_id: str, original_id: str, reason: str, **options: Unpack[CorrectionOptions]
+    ) -> UsageResult:
+        """Voids an event, or amends its value; the plan store says what becomes of it.
+
+        Raises:
+            InvalidInputError: A field is malformed; names it.
+            RetryableError: No sidecar answered, or it can take no more: correct it again later.
+        """
+        try:
+            message = correction_message(tenant_id, original_id, reason, options)
+            reply = self._usage.CorrectUsage(message, timeout=self._report_timeout, metadata=self._shown)
+            return result_from_proto(reply.result)
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+
     def close(self) -> None:
         """Closes the connection. Calls under way fail."""
         self._channel.close()
@@ -272,13 +275,14 @@ class AsyncEntitlementsClient(_Client):
     def __init__(self, target: str = DEFAULT_TARGET, **settings: Any) -> None:  # noqa: ANN401 - of _Client
         super().__init__(target, **settings)
         self._channel = (
-            grpc.aio.insecure_channel(target, options=_OPTIONS)
+            grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
             if self._secured is None
-            else grpc.aio.secure_channel(target, self._secured, options=_OPTIONS)
+            else grpc.aio.secure_channel(target, self._secured, options=CHANNEL_OPTIONS)
         )
         self._entitlements = decision_pb2_grpc.EntitlementServiceStub(self._channel)
         self._check = self._entitlements.CheckEntitlement
-        self._report = usage_pb2_grpc.UsageServiceStub(self._channel).ReportUsage
+        self._usage = usage_pb2_grpc.UsageServiceStub(self._channel)
+        self._report = self._usage.ReportUsage
 
     async def check(
         self,
@@ -324,6 +328,31 @@ class AsyncEntitlementsClient(_Client):
         try:
             message = report_message(usages)
             return _results(await self._report(message, timeout=self._report_timeout, metadata=self._shown))
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+
+    async def record_task(
+        self, tenant_id: str, task_id: str, **parts: Unpack[TaskParts]
+    ) -> list[UsageResult]:
+        """As `EntitlementsClient.record_task`."""
+        try:
+            message = task_message(tenant_id, task_id, parts)
+            return _results(
+                await self._usage.RecordTask(message, timeout=self._report_timeout, metadata=self._shown)
+            )
+        except grpc.RpcError as error:
+            raise self._translated(error) from error
+
+    async def correct(
+        self, tenant_id: str, original_id: str, reason: str, **options: Unpack[CorrectionOptions]
+    ) -> UsageResult:
+        """As `EntitlementsClient.correct`."""
+        try:
+            message = correction_message(tenant_id, original_id, reason, options)
+            reply = await self._usage.CorrectUsage(
+                message, timeout=self._report_timeout, metadata=self._shown
+            )
+            return result_from_proto(reply.result)
         except grpc.RpcError as error:
             raise self._translated(error) from error
 

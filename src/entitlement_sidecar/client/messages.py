@@ -73,6 +73,44 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     consumption_id: str = ""
 
 
+class TaskParts(TypedDict, total=False):
+    """What else a task may say.
+
+    Attributes:
+        input_tokens: Tokens read; 0 or more.
+        output_tokens: Tokens written; 0 or more.
+        compute_ms: Compute in milliseconds; 0 or more.
+        occurred_at: When it ended (aware datetime); absent is now.
+        subject: User, agent, project or resource inside the tenant.
+        actor_id: Who did it.
+        emitter: The service that reports.
+        dimensions: Attributes, at most 16.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    compute_ms: int
+    occurred_at: datetime
+    subject: str
+    actor_id: str
+    emitter: str
+    dimensions: dict[str, str]
+
+
+class CorrectionOptions(TypedDict, total=False):
+    """What else a correction may say.
+
+    Attributes:
+        value: What the event should have had, 0 or more; absent: it is voided.
+        request_id: The same id for the same event again is the same correction; absent: a fresh one.
+        actor_id: Who corrects, for the audit log.
+    """
+
+    value: int
+    request_id: str
+    actor_id: str
+
+
 class Explanation(msgspec.Struct, frozen=True):
     """A decision and every step that led to it; one of them is decisive."""
 
@@ -151,6 +189,39 @@ def report_message(usages: Iterable[Usage]) -> usage_pb2.ReportUsageRequest:
         return usage_pb2.ReportUsageRequest(events=[_event(usage) for usage in usages])
     except (TypeError, ValueError) as error:
         raise InvalidInputError.of("events", str(error)) from error
+
+
+def task_message(tenant_id: str, task_id: str, parts: TaskParts) -> usage_pb2.RecordTaskRequest:
+    """A task.
+
+    Raises:
+        InvalidInputError: A field is not of its type, or the instant has no zone.
+    """
+    given: dict[str, Any] = {**parts}
+    try:
+        if "occurred_at" in given:
+            given["occurred_at"] = maybe_timestamp(given["occurred_at"])
+        return usage_pb2.RecordTaskRequest(tenant_id=tenant_id, task_id=task_id, **given)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError.of("task", str(error)) from error
+
+
+def correction_message(
+    tenant_id: str, original_id: str, reason: str, options: CorrectionOptions
+) -> usage_pb2.CorrectUsageRequest:
+    """A correction; without a request id it gets one, so that a retry cannot correct twice.
+
+    Raises:
+        InvalidInputError: A field is not of its type.
+    """
+    given: dict[str, Any] = {**options}
+    given["request_id"] = given.get("request_id") or str(uuid6.uuid7())
+    try:
+        return usage_pb2.CorrectUsageRequest(
+            tenant_id=tenant_id, original_id=original_id, reason=reason, **given
+        )
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError.of("correction", str(error)) from error
 
 
 def _event(usage: Usage) -> usage_pb2.UsageEvent:
