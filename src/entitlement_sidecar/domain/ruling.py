@@ -13,10 +13,16 @@ from enum import StrEnum
 import msgspec
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Metric
-from entitlement_sidecar.domain.registry import RuleEffect, UsageRule
+from entitlement_sidecar.domain.registry import (
+    DIMENSION,
+    ROLLUP_ID,
+    Emitter,
+    Granularity,
+    RuleCondition,
+    RuleEffect,
+    UsageRule,
+)
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome
-
-_DIMENSION = "dimensions."
 
 
 class RuleName(StrEnum):
@@ -71,23 +77,13 @@ KEPT = frozenset(
 _CORRECTION = Ruling(UsageOutcome.ACCEPTED)
 
 
-class _Judged(msgspec.Struct, frozen=True, gc=False):
-    """What is the same for all events of a metric."""
-
-    metric: Metric
-    rules: tuple[UsageRule, ...]
-    max_age: timedelta
-    max_future: timedelta
-    usual: Ruling
-
-
 class Registry:
-    """A catalogue document, made ready to judge by."""
+    """A catalogue document, made ready to judge by: the usual event costs a few look-ups."""
 
     def __init__(self, document: CatalogueDocument) -> None:
         self.document = document
         self.version = document.version
-        self._judged = {key: _judged(metric, document.rules) for key, metric in document.metrics.items()}
+        self._judged = {key: _judged(metric, document) for key, metric in document.metrics.items()}
 
     def judge(self, event: UsageEvent) -> Ruling:
         """What becomes of an event. Its `unit` may be empty, and stands then for the metric's.
@@ -103,11 +99,14 @@ class Registry:
         if refusal is not None:
             return refusal
         for rule in judged.rules:
-            if all(one.holds(_attribute(event, one.attribute)) for one in rule.conditions):
-                return _by_rule(event, judged.metric, rule)
-        if judged.metric.classification is Classification.BILLABLE and self.document.emitters:
-            return self._emitted(event, judged.usual)
-        return judged.usual
+            if rule.is_about(event):
+                # What was admitted has happened by a decision of ours: it is kept, and not billed.
+                return rule.admitted if event.feature else rule.reported
+        emitters = judged.emitters
+        # A CONSUME is the sidecar's own word, whoever asked for it.
+        if emitters is None or event.emitter in emitters or event.feature:
+            return judged.usual
+        return self._not_emitted(event)
 
     def _unknown(self, event: UsageEvent) -> Ruling:
         known = ", ".join(sorted(self._judged)[:10]) or "none"
@@ -117,15 +116,11 @@ class Registry:
         )
         return Ruling(UsageOutcome.UNKNOWN_METRIC, rule=RuleName.METRIC, reason=reason)
 
-    def _emitted(self, event: UsageEvent, usual: Ruling) -> Ruling:
-        """Whether it may come from where it says (S0.7). A CONSUME is the sidecar's own word."""
-        if event.feature:
-            return usual
+    def _not_emitted(self, event: UsageEvent) -> Ruling:
+        """Why billable usage may not come from where it says (S0.7)."""
         emitter = self.document.emitters.get(event.emitter)
-        if emitter is not None and emitter.may_emit(event.metric):
-            return usual
         if emitter is None:
-            problem = f"{event.emitter!r} is not registered"
+            problem = f"{event.emitter!r} is not registered" if event.emitter else "none is named"
         elif emitter.external:
             problem = f"{event.emitter!r} is external"
         else:
@@ -134,51 +129,133 @@ class Registry:
         return Ruling(UsageOutcome.QUARANTINED, rule=RuleName.EMITTER, reason=reason)
 
 
-def _judged(metric: Metric, rules: Iterable[UsageRule]) -> _Judged:
-    about = tuple(
+class _Test(msgspec.Struct, frozen=True, gc=False):
+    """A condition, made ready: whole texts and beginnings of an attribute or, else, a dimension."""
+
+    attribute: str
+    dimension: str
+    texts: frozenset[str]
+    beginnings: tuple[str, ...]
+
+    def holds(self, event: UsageEvent) -> bool:
+        """Whether it is true of an event."""
+        dimension = self.dimension
+        text = event.dimensions.get(dimension, "") if dimension else getattr(event, self.attribute)
+        return text in self.texts or (text != "" and text.startswith(self.beginnings))
+
+
+class _Rule(msgspec.Struct, frozen=True, gc=False):
+    """A rule, made ready for one metric: what becomes of what is reported, and of what was admitted."""
+
+    tests: tuple[_Test, ...]
+    reported: Ruling
+    admitted: Ruling
+
+    def is_about(self, event: UsageEvent) -> bool:
+        """Whether every condition is true of an event."""
+        for test in self.tests:  # noqa: SIM110 - `all` makes a generator, which costs more than the tests
+            if not test.holds(event):
+                return False
+        return True
+
+
+class _Judged(msgspec.Struct, frozen=True, gc=False):
+    """What is the same for all events of a metric. `emitters`: who may emit it; None: everyone."""
+
+    metric: Metric
+    correlated: bool
+    max_age: timedelta
+    max_future: timedelta
+    rules: tuple[_Rule, ...]
+    emitters: frozenset[str] | None
+    usual: Ruling
+
+
+def _judged(metric: Metric, document: CatalogueDocument) -> _Judged:
+    billable = metric.classification is Classification.BILLABLE
+    about = (
         rule
-        for rule in rules
+        for rule in document.rules
         if metric.key in rule.metrics or metric.domain in rule.domains or not (rule.metrics or rule.domains)
     )
-    usual = Ruling(UsageOutcome.ACCEPTED, metric.classification)
     return _Judged(
-        metric, about, timedelta(seconds=metric.max_age), timedelta(seconds=metric.max_future), usual
+        metric=metric,
+        # A rollup stands for many calls, and has no correlation of its own.
+        correlated=billable and metric.granularity is Granularity.EVENT,
+        max_age=timedelta(seconds=metric.max_age),
+        max_future=timedelta(seconds=metric.max_future),
+        rules=tuple(_rule(rule, metric) for rule in about),
+        emitters=_allowed(metric, document.emitters.values()) if billable and document.emitters else None,
+        usual=Ruling(UsageOutcome.ACCEPTED, metric.classification),
+    )
+
+
+def _allowed(metric: Metric, emitters: Iterable[Emitter]) -> frozenset[str]:
+    return frozenset(emitter.key for emitter in emitters if emitter.may_emit(metric.key))
+
+
+def _rule(rule: UsageRule, metric: Metric) -> _Rule:
+    said = rule.title or rule.key
+    classification = max(metric.classification, Classification.NON_BILLABLE)
+    kept = Ruling(UsageOutcome.ACCEPTED, classification, rule.key, f"not billable by rule {rule.key}: {said}")
+    refused = Ruling(UsageOutcome.INVALID, rule=rule.key, reason=f"refused by rule {rule.key}: {said}")
+    return _Rule(
+        tests=tuple(map(_test, rule.conditions)),
+        reported=refused if rule.effect is RuleEffect.REFUSE else kept,
+        admitted=kept,
+    )
+
+
+def _test(condition: RuleCondition) -> _Test:
+    name, values = condition.attribute, condition.values
+    dimension = name.removeprefix(DIMENSION) if name.startswith(DIMENSION) else ""
+    return _Test(
+        attribute="" if dimension else name,
+        dimension=dimension,
+        texts=frozenset(values),
+        beginnings=tuple(value[:-1] for value in values if value.endswith("*")),
     )
 
 
 def _refused(event: UsageEvent, judged: _Judged) -> Ruling | None:
-    metric = judged.metric
-    if event.unit and event.unit != metric.unit:
-        reason = f"unit: expected {metric.unit!r}, the unit of {metric.key!r}, got {event.unit!r}"
-        return Ruling(UsageOutcome.INVALID, rule=RuleName.UNIT, reason=reason)
-    if (
-        metric.classification is Classification.BILLABLE
-        and not event.correlation_id
-        and not event.consumption_id
-        and event.count == 1
-    ):
-        reason = f"correlation_id: required, because usage of {metric.key!r} is billable"
-        return Ruling(UsageOutcome.INVALID, rule=RuleName.CORRELATION, reason=reason)
+    if event.unit and event.unit != judged.metric.unit:
+        return _wrong_unit(event, judged.metric)
+    if judged.correlated and not (event.correlation_id or event.consumption_id or _is_rollup(event)):
+        return _uncorrelated(judged.metric)
+    return None if event.occurred_at is event.recorded_at else _out_of_time(event, judged)
+
+
+def _is_rollup(event: UsageEvent) -> bool:
+    return event.count != 1 or event.id.startswith(ROLLUP_ID)
+
+
+def _wrong_unit(event: UsageEvent, metric: Metric) -> Ruling:
+    reason = f"unit: expected {metric.unit!r}, the unit of {metric.key!r}, got {event.unit!r}"
+    return Ruling(UsageOutcome.INVALID, rule=RuleName.UNIT, reason=reason)
+
+
+def _uncorrelated(metric: Metric) -> Ruling:
+    reason = f"correlation_id: required, because usage of {metric.key!r} is billable"
+    return Ruling(UsageOutcome.INVALID, rule=RuleName.CORRELATION, reason=reason)
+
+
+def _out_of_time(event: UsageEvent, judged: _Judged) -> Ruling | None:
     age = event.recorded_at - event.occurred_at
     if age > judged.max_age:
-        reason = f"occurred_at: it happened more than {judged.max_age} before it was recorded"
+        reason = (
+            f"occurred_at: it happened {_said(age)} before it was recorded, and usage of "
+            f"{event.metric!r} is taken up to {_said(judged.max_age)} after it happened"
+        )
         return Ruling(UsageOutcome.LATE_REFUSED, rule=RuleName.AGE, reason=reason)
     if -age > judged.max_future:
-        reason = f"occurred_at: it happens more than {judged.max_future} after it was recorded"
+        reason = (
+            f"occurred_at: {_said(-age)} ahead of the sidecar's clock, and usage of {event.metric!r} "
+            f"may be {_said(judged.max_future)} ahead"
+        )
         return Ruling(UsageOutcome.INVALID, rule=RuleName.FUTURE, reason=reason)
     return None
 
 
-def _attribute(event: UsageEvent, name: str) -> str:
-    if name.startswith(_DIMENSION):
-        return event.dimensions.get(name[len(_DIMENSION) :], "")
-    return str(getattr(event, name))
-
-
-def _by_rule(event: UsageEvent, metric: Metric, rule: UsageRule) -> Ruling:
-    said = rule.title or rule.key
-    # What was admitted has happened by a decision of ours: it is kept, and not billed.
-    if rule.effect is RuleEffect.REFUSE and not event.feature:
-        return Ruling(UsageOutcome.INVALID, rule=rule.key, reason=f"refused by rule {rule.key}: {said}")
-    classification = max(metric.classification, Classification.NON_BILLABLE)
-    return Ruling(UsageOutcome.ACCEPTED, classification, rule.key, f"not billable by rule {rule.key}: {said}")
+def _said(length: timedelta) -> str:
+    """A length of time, to the second."""
+    return str(timedelta(seconds=int(length.total_seconds())))

@@ -272,8 +272,6 @@ def _outage_from_proto(message: types_pb2.OutagePolicy) -> OutagePolicy:
         after_stale=named(AfterStale, message.after_stale) or AfterStale.LAST_KNOWN,
         when_unknown=named(WhenUnknown, message.when_unknown),
         allowance=message.allowance,
-        allowance_window=known_window(message.allowance_window)
-        if message.HasField("allowance_window")
-        else None,
+        allowance_window=known_window(message.allowance_window) if has_window else None,
         value=from_json(message.value_json),
     )
