@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from entitlement_sidecar.domain.catalogue import Classification
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
-from entitlement_sidecar.sidecar.usage.outbox import Batch, Consumption, OutboxRecord
+from entitlement_sidecar.sidecar.usage.outbox import Batch, Consumption, Outbox, OutboxRecord
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
@@ -36,6 +36,11 @@ def record(id_: str, *, value: int = 1, answer: bytes = b"") -> OutboxRecord:
 def records(*ids: str) -> list[OutboxRecord]:
     """Events to keep."""
     return [record(id_) for id_ in ids]
+
+
+async def next_batch(outbox: Outbox, max_events: int, max_bytes: int) -> Batch | None:
+    """The first batch of the oldest window, if there is one."""
+    return next(iter(await outbox.next_batches(max_events, max_bytes)), None)
 
 
 def ids(batch: Batch | None) -> list[str]:

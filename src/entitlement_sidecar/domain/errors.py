@@ -16,6 +16,7 @@
         │   └── SourceRefusedError   it answered: it refuses this one call, or what it holds is no good
         ├── ExhaustedError           overload or a full disk
         │   └── TooManyAttemptsError too many wrong credentials from one address
+        ├── OutboxStoppedError       too much was refused for good: nothing is sent until somebody looks
         └── DrainingError            this process is going away
 
 `wire.status` maps each to a gRPC status, `planstore.api.problems` to an RFC 9457 problem.
@@ -213,6 +214,12 @@ class OutboxFullError(ExhaustedError):
     """The outbox has reached its configured size or the disk is full."""
 
     reason = "OUTBOX_FULL"
+
+
+class OutboxStoppedError(RetryableError):
+    """Too many events were refused for good: nothing is sent until an operator has looked at them."""
+
+    reason = "OUTBOX_STOPPED"
 
 
 class TooManyAttemptsError(ExhaustedError):

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import ChainMap
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.clock import Clock, SystemClock
-from entitlement_sidecar.domain.errors import OutboxFullError
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
+from entitlement_sidecar.sidecar.usage.gaps import (
+    DECLARED,
+    QUEUED,
+    Known,
+    clipped,
+    count_of,
+    joined,
+    sort_out,
+)
 from entitlement_sidecar.sidecar.usage.outbox import (
     KEEP_CONSUMPTIONS,
     USUAL_BYTES,
@@ -18,8 +26,10 @@ from entitlement_sidecar.sidecar.usage.outbox import (
     OutboxRecord,
     OutboxStats,
     SequencedEvent,
+    SequenceRange,
     not_kept,
 )
+from entitlement_sidecar.sidecar.usage.room import any_billable, full, refuses
 from entitlement_sidecar.wire.codec import event_to_proto
 
 _KEPT_ELSEWHERE = frozenset(
@@ -49,6 +59,8 @@ class MemoryOutbox:
         self._consumptions: dict[_Key, Consumption] = {}
         self._settled_at: dict[_Key, float] = {}
         self._accepted = self._settled = self._batches = 0
+        self._lost = 0
+        self._never: set[int] = set()
         self._batch: tuple[int, frozenset[int]] | None = None
 
     def append(
@@ -60,9 +72,8 @@ class MemoryOutbox:
             OutboxFullError: Nothing of the call was kept.
         """
         del durability  # memory is as durable as it gets here
-        size = sum(_size(record.event) for record in records)
-        if self._bytes + size > self._max_bytes:
-            raise OutboxFullError(f"the outbox holds {self._bytes} of {self._max_bytes} bytes", 1.0)
+        taken = sum(_size(record.event) for record in records)
+        self._check_room(taken, billable=any_billable(record.event for record in records))
         done = asyncio.get_running_loop().create_future()
         results, fresh = self._judge(records)
         if atomic and any(result.outcome is UsageOutcome.CONFLICT for result in results):
@@ -73,14 +84,22 @@ class MemoryOutbox:
         done.set_result(results)
         return done
 
-    async def require_room(self, events: int) -> None:
+    async def require_room(self, events: int, *, billable: bool = True) -> None:
         """Says beforehand whether so many events of the usual size can be kept.
 
         Raises:
             OutboxFullError: They cannot.
         """
-        if self._bytes + events * USUAL_BYTES > self._max_bytes:
-            raise OutboxFullError(f"the outbox holds {self._bytes} of {self._max_bytes} bytes", 1.0)
+        self._check_room(events * USUAL_BYTES, billable=billable)
+
+    def _check_room(self, size: int, *, billable: bool) -> None:
+        if refuses(self._bytes + size, self._max_bytes, billable=billable):
+            raise full(self._bytes, self._max_bytes, billable=billable)
+
+    @property
+    def fill(self) -> float:
+        """How much of its room is taken."""
+        return self._bytes / max(self._max_bytes, 1)
 
     def _judge(self, records: Sequence[OutboxRecord]) -> tuple[list[UsageResult], list[OutboxRecord]]:
         """Outcomes, and which records are new."""
@@ -115,18 +134,18 @@ class MemoryOutbox:
             return None
         return self._consumptions.get(key)
 
-    async def next_batch(self, max_events: int, max_bytes: int) -> Batch | None:
+    async def next_batches(self, max_events: int, max_bytes: int) -> Sequence[Batch]:
         """The oldest unsettled batch."""
         if self._batch is None and self._queued:
             self._batches += 1
             self._batch = (self._batches, frozenset(self._first(max_events, max_bytes)))
         if self._batch is None:
-            return None
+            return ()
         batch_id, places = self._batch
         events = tuple(
             SequencedEvent(place, self._queued[place]) for place in sorted(places & set(self._queued))
         )
-        return Batch(self._instance, 1, batch_id, events, self._accepted)
+        return [Batch(self._instance, 1, batch_id, events, self._accepted, len(self.dead))]
 
     def _first(self, max_events: int, max_bytes: int) -> list[int]:
         chosen: list[int] = []
@@ -157,6 +176,25 @@ class MemoryOutbox:
             self._settled += 1
         else:
             self.dead.append((event, result))
+            self._never.add(place)
+
+    async def declare(
+        self, instance: str, epoch: int, ranges: Sequence[SequenceRange]
+    ) -> tuple[SequenceRange, ...]:
+        """Which of the sequences that the plan store misses will not come."""
+        if (instance, epoch) != (self._instance, 1):
+            return ()
+        gaps = [sort_out(one, self._known(one), self._accepted) for one in clipped(ranges)]
+        for lost in (one for gap in gaps for one in gap.lost):
+            self._never.update(range(lost.first, lost.last + 1))
+            self._settled -= count_of([lost])
+            self._lost += count_of([lost])
+        return joined([one for gap in gaps for one in gap.declared])
+
+    def _known(self, missing: SequenceRange) -> Iterator[Known]:
+        for place in sorted({*self._queued, *self._never}):
+            if missing.first <= place <= missing.last:
+                yield place, place, QUEUED if place in self._queued else DECLARED
 
     async def stats(self) -> OutboxStats:
         """Totals, and what is queued."""
@@ -168,6 +206,7 @@ class MemoryOutbox:
             settled=self._settled,
             queued=len(self._queued),
             dead=len(self.dead),
+            lost=self._lost,
             bytes_used=self._bytes,
             oldest_recorded_at=oldest.recorded_at.timestamp() if oldest else None,
         )

@@ -13,7 +13,7 @@ from entitlement_sidecar.domain.errors import OutboxFullError
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 from entitlement_sidecar.sidecar.usage.outbox import Batch, Consumption, Outbox, OutboxRecord
 from entitlement_sidecar.testing import FakeClock
-from support.usage import event, ids, outcomes, record, records, settled
+from support.usage import event, ids, next_batch, outcomes, record, records, settled
 
 DURABLE, BUFFERED = Durability.DURABLE, Durability.BUFFERED
 MIB = 1 << 20
@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 async def batch_of(outbox: Outbox, max_events: int = 100, max_bytes: int = MIB) -> Batch:
     """The next batch, which there has to be."""
-    batch = await outbox.next_batch(max_events, max_bytes)
+    batch = await next_batch(outbox, max_events, max_bytes)
     assert batch is not None
     return batch
 
@@ -46,7 +46,7 @@ async def test_events_come_out_as_they_went_in(outbox: Outbox) -> None:
 
 async def test_an_empty_outbox_has_no_batch(outbox: Outbox) -> None:
     """Nothing to ship is no batch, not an empty one."""
-    assert await outbox.next_batch(100, MIB) is None
+    assert await next_batch(outbox, 100, MIB) is None
 
 
 async def test_what_is_held_is_not_held_twice(outbox: Outbox) -> None:
@@ -56,7 +56,7 @@ async def test_what_is_held_is_not_held_twice(outbox: Outbox) -> None:
     again = await outbox.append([record("a"), record("a", value=2), record("b")], DURABLE)
 
     assert outcomes(again) == ["DUPLICATE", "CONFLICT", "ACCEPTED"]
-    assert ids(await outbox.next_batch(100, MIB)) == ["a", "b"]
+    assert ids(await next_batch(outbox, 100, MIB)) == ["a", "b"]
 
 
 async def test_duplicates_inside_one_call(outbox: Outbox) -> None:
@@ -64,7 +64,7 @@ async def test_duplicates_inside_one_call(outbox: Outbox) -> None:
     results = await outbox.append([record("a"), record("a"), record("a", value=9)], DURABLE)
 
     assert outcomes(results) == ["ACCEPTED", "DUPLICATE", "CONFLICT"]
-    assert ids(await outbox.next_batch(100, MIB)) == ["a"]
+    assert ids(await next_batch(outbox, 100, MIB)) == ["a"]
 
 
 async def test_an_atomic_call_is_kept_in_full_or_not_at_all(outbox: Outbox) -> None:
@@ -74,7 +74,7 @@ async def test_an_atomic_call_is_kept_in_full_or_not_at_all(outbox: Outbox) -> N
     mixed = [record("a"), record("c", answer=b"yes"), record("b", value=2)]
     refused = await outbox.append(mixed, DURABLE, atomic=True)
     nothing = await outbox.consumption("acme", "c")
-    before = ids(await outbox.next_batch(1, MIB)), (await outbox.stats()).accepted
+    before = ids(await next_batch(outbox, 1, MIB)), (await outbox.stats()).accepted
     kept = await outbox.append([record("a"), record("c", answer=b"yes")], DURABLE, atomic=True)
 
     assert outcomes(refused) == ["DUPLICATE", "INVALID", "CONFLICT"]
@@ -131,7 +131,7 @@ async def test_a_batch_is_bounded_in_bytes_but_never_empty(outbox: Outbox) -> No
     """One event larger than the bound still travels, alone."""
     await outbox.append(records("a", "b"), DURABLE)
 
-    assert ids(await outbox.next_batch(100, max_bytes=1)) == ["a"]
+    assert ids(await next_batch(outbox, 100, max_bytes=1)) == ["a"]
 
 
 async def test_the_next_batch_follows_the_settled_one(outbox: Outbox) -> None:
@@ -173,7 +173,7 @@ async def test_what_is_refused_for_good_becomes_a_dead_letter(outbox: Outbox, ou
 
     stats = await outbox.stats()
     assert (stats.accepted, stats.settled, stats.queued, stats.dead) == (2, 1, 0, 1)
-    assert await outbox.next_batch(100, MIB) is None
+    assert await next_batch(outbox, 100, MIB) is None
 
 
 async def test_settling_again_changes_nothing(outbox: Outbox) -> None:
@@ -195,7 +195,7 @@ async def test_a_settled_id_may_come_again(outbox: Outbox) -> None:
     await outbox.settle(batch, settled(batch))
 
     assert outcomes(await outbox.append(records("a"), DURABLE)) == ["ACCEPTED"]
-    assert ids(await outbox.next_batch(100, MIB)) == ["a"]
+    assert ids(await next_batch(outbox, 100, MIB)) == ["a"]
 
 
 async def test_the_first_answer_is_kept_a_minute_after_its_event_left(
@@ -250,7 +250,7 @@ async def test_a_full_outbox_refuses_all_of_a_call(outbox: Outbox) -> None:
     stats = await outbox.stats()
     assert refused.value.retry_after
     assert stats.accepted == stats.queued == len(names) > 0
-    while batch := await outbox.next_batch(500, MIB):
+    while batch := await next_batch(outbox, 500, MIB):
         await outbox.settle(batch, settled(batch))
     await _append_when_there_is_room(outbox, record("later"))
 
@@ -261,7 +261,7 @@ async def test_first_answers_alone_do_not_keep_an_outbox_full(outbox: Outbox, cl
     for _ in range(300):
         await outbox.append([record(f"e{count + i}", answer=answer) for i in range(10)], DURABLE)
         count += 10
-        while batch := await outbox.next_batch(500, MIB):
+        while batch := await next_batch(outbox, 500, MIB):
             await outbox.settle(batch, settled(batch))
         if (await outbox.stats()).bytes_used > 450_000:
             break

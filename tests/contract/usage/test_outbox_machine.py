@@ -106,7 +106,7 @@ class OutboxMachine(RuleBasedStateMachine):
                 self.settled += not refused
 
     def _next(self, size: int) -> Batch | None:
-        batch = self.file.next_batch(size, MIB)
+        batch = next(iter(self.file.next_batches(size, MIB)), None)
         assert (batch is None) == (not self.queued)
         if batch is None:
             return None

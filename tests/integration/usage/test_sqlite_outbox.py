@@ -25,7 +25,7 @@ from entitlement_sidecar.sidecar.adapters import sqlite_outbox_writer
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import FILE_NAME, SqliteOutbox
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import OutboxFile
 from entitlement_sidecar.sidecar.usage.outbox import Consumption
-from support.usage import ids, outcomes, record, records, settled
+from support.usage import ids, next_batch, outcomes, record, records, settled
 
 DURABLE = Durability.DURABLE
 MIB = 1 << 20
@@ -65,19 +65,19 @@ async def test_a_restart_begins_an_epoch_and_keeps_the_rest(opened: Opener) -> N
     """Events of an earlier start keep their place; a batch belongs to one epoch."""
     before = opened()
     await before.append(records("a", "b", "c"), DURABLE)
-    first = await before.next_batch(2, MIB)
+    first = await next_batch(before, 2, MIB)
     await before.close()
 
     after = opened()
     await after.append(records("d"), DURABLE)
-    again = await after.next_batch(100, MIB)
+    again = await next_batch(after, 100, MIB)
     assert first is not None
     assert again is not None
     await after.settle(again, settled(again))
-    second = await after.next_batch(100, MIB)
+    second = await next_batch(after, 100, MIB)
     assert second is not None
     await after.settle(second, settled(second))
-    third = await after.next_batch(100, MIB)
+    third = await next_batch(after, 100, MIB)
     assert third is not None
 
     assert again.events == first.events
@@ -91,7 +91,7 @@ async def test_totals_survive_a_restart(opened: Opener) -> None:
     """Accepted = settled + queued + dead, over all epochs."""
     before = opened()
     await before.append(records("a", "b", "c"), DURABLE)
-    batch = await before.next_batch(2, MIB)
+    batch = await next_batch(before, 2, MIB)
     assert batch is not None
     await before.settle(
         batch, [UsageResult("a", UsageOutcome.ACCEPTED), UsageResult("b", UsageOutcome.INVALID, "bad")]
@@ -109,7 +109,7 @@ async def test_identities_and_first_answers_survive_a_restart(opened: Opener) ->
     """A CONSUME tried again after a restart gets the first answer; an event is still a duplicate."""
     before = opened()
     await before.append([record("a", value=3, answer=b"yes"), record("b", answer=b"no")], DURABLE)
-    batch = await before.next_batch(1, MIB)
+    batch = await next_batch(before, 1, MIB)
     assert batch is not None
     await before.settle(batch, settled(batch))
     await before.close()
@@ -144,7 +144,7 @@ async def test_acked_events_survive_sigkill(opened: Opener, folder: Path, durabi
 
     outbox = opened()
     held: list[str] = []
-    while batch := await outbox.next_batch(500, MIB):
+    while batch := await next_batch(outbox, 500, MIB):
         held += ids(batch)
         await outbox.settle(batch, settled(batch))
 
@@ -256,7 +256,7 @@ async def test_damage_is_found_while_running(opened: Opener, folder: Path) -> No
     """The call that met it is to be repeated, and succeeds on a new file; no batch mixes up the two."""
     outbox = opened()
     await outbox.append(records(*(f"e{i}" for i in range(200))), DURABLE)
-    stale = await outbox.next_batch(500, MIB)
+    stale = await next_batch(outbox, 500, MIB)
     assert stale is not None
     await until(lambda: outbox._writer.file.wal_bytes == 0)
     _damage(folder / FILE_NAME)
@@ -303,7 +303,7 @@ async def test_a_full_disk_refuses_and_recovers(opened: Opener) -> None:
     with pytest.raises(OutboxFullError) as refused:
         await _append_for_ever(outbox, kept)
 
-    batch = await outbox.next_batch(10_000, MIB)
+    batch = await next_batch(outbox, 10_000, MIB)
     assert batch is not None
     assert refused.value.retry_after
     assert ids(batch) == kept
@@ -322,7 +322,7 @@ async def test_dead_letters_keep_the_event_and_the_reason(opened: Opener, folder
     """Nothing refused is lost: it can be looked into, and sent again once its cause is gone."""
     outbox = opened()
     await outbox.append(records("a"), DURABLE)
-    batch = await outbox.next_batch(1, MIB)
+    batch = await next_batch(outbox, 1, MIB)
     assert batch is not None
     await outbox.settle(batch, [UsageResult("a", UsageOutcome.UNKNOWN_METRIC, "no metric 'exports'")])
     await outbox.close()
@@ -436,7 +436,7 @@ async def test_first_answers_go_by_time_alone(opened: Opener, monkeypatch: pytes
     monkeypatch.setattr(sqlite_outbox_writer, "_PURGE_EVERY", 0.01)
     outbox = opened()
     await outbox.append([record("a", answer=b"yes")], DURABLE)
-    batch = await outbox.next_batch(1, MIB)
+    batch = await next_batch(outbox, 1, MIB)
     assert batch is not None
     await outbox.settle(batch, settled(batch))
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.clock import Clock, SystemClock
-from entitlement_sidecar.domain.errors import DrainingError, OutboxFullError, SourceUnavailableError
+from entitlement_sidecar.domain.errors import DrainingError, SourceUnavailableError
 from entitlement_sidecar.domain.usage import UsageResult
 from entitlement_sidecar.sidecar.adapters.sqlite_files import open_reader
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import read_statement
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Kept
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox_writer import RETRY_AFTER, OutboxWriter, Rows
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_writer import OutboxWriter, Rows
 from entitlement_sidecar.sidecar.adapters.state_folder import StateFolder
 from entitlement_sidecar.sidecar.usage.outbox import (
     USUAL_BYTES,
@@ -23,7 +23,9 @@ from entitlement_sidecar.sidecar.usage.outbox import (
     Consumption,
     OutboxRecord,
     OutboxStats,
+    SequenceRange,
 )
+from entitlement_sidecar.sidecar.usage.room import RETRY_AFTER, any_billable, full, refuses
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.wire.codec import event_to_proto, microseconds
 
@@ -76,13 +78,14 @@ class SqliteOutbox:
         """
         self._check_open()
         rows = Rows([_kept(record) for record in records], durability is Durability.DURABLE, atomic)
-        if not self._has_room(rows.size):
+        billable = any_billable(record.event for record in records)
+        if not self._has_room(rows.size, billable=billable):
             if self._writer.purge_is_due():
-                return asyncio.ensure_future(self._append_after_purge(rows))
-            self._refuse()
+                return asyncio.ensure_future(self._append_after_purge(rows, billable=billable))
+            self._refuse(billable=billable)
         return self._writer.append(rows)
 
-    async def require_room(self, events: int) -> None:
+    async def require_room(self, events: int, *, billable: bool = True) -> None:
         """Says beforehand whether so many events of the usual size can be kept.
 
         Raises:
@@ -91,50 +94,62 @@ class SqliteOutbox:
         """
         self._check_open()
         size = events * USUAL_BYTES
-        if not self._has_room(size) and self._writer.purge_is_due():
+        if not self._has_room(size, billable=billable) and self._writer.purge_is_due():
             await self._writer.make_room()
-        if not self._has_room(size):
-            self._refuse()
+        if not self._has_room(size, billable=billable):
+            self._refuse(billable=billable)
 
-    async def _append_after_purge(self, rows: Rows) -> list[UsageResult]:
+    async def _append_after_purge(self, rows: Rows, *, billable: bool) -> list[UsageResult]:
         await self._writer.make_room()
-        if not self._has_room(rows.size):
-            self._refuse()
+        if not self._has_room(rows.size, billable=billable):
+            self._refuse(billable=billable)
         return await self._writer.append(rows)
 
-    def _has_room(self, size: int) -> bool:
-        return self._writer.file.bytes_used + self._writer.waiting_bytes + size <= self._max_bytes
+    @property
+    def fill(self) -> float:
+        """How much of its room is taken, with what waits for its commit."""
+        return self._taken / self._max_bytes
+
+    @property
+    def _taken(self) -> int:
+        return self._writer.file.bytes_used + self._writer.waiting_bytes
+
+    def _has_room(self, size: int, *, billable: bool) -> bool:
+        return not refuses(self._taken + size, self._max_bytes, billable=billable)
 
     def _check_open(self) -> None:
         if self._closed:
             raise DrainingError("the outbox is closed: this process is going away")
 
-    def _refuse(self) -> None:
+    def _refuse(self, *, billable: bool) -> None:
         metrics.outbox_refused.inc()
         # The log counts too: a checkpoint may make room without anything being shipped.
         self._writer.make_room()
-        raise OutboxFullError(
-            f"the outbox holds {self._writer.file.bytes_used} of {self._max_bytes} bytes; "
-            "it empties as usage is settled",
-            RETRY_AFTER,
-        )
+        raise full(self._taken, self._max_bytes, billable=billable)
 
     async def consumption(self, tenant_id: str, event_id: str) -> Consumption | None:
         """The first allowed answer of a CONSUME. Reads on the event loop: one key, mostly from memory."""
         rows = self._read("consumption", tenant_id, event_id)
         return Consumption(*rows[0]) if rows else None
 
-    async def next_batch(self, max_events: int, max_bytes: int) -> Batch | None:
-        """The oldest unsettled batch. Costs nothing while the outbox is empty."""
+    async def next_batches(self, max_events: int, max_bytes: int) -> Sequence[Batch]:
+        """The batches of the oldest window that are not settled. Costs nothing while the outbox is empty."""
         self._check_open()
         if not self._writer.file.queued:
-            return None
-        return await self._writer.call(lambda: self._writer.file.next_batch(max_events, max_bytes))
+            return ()
+        return await self._writer.call(lambda: self._writer.file.next_batches(max_events, max_bytes))
 
     async def settle(self, batch: Batch, results: Sequence[UsageResult]) -> None:
         """Deletes what was settled, in one transaction."""
         self._check_open()
         await self._writer.settle(batch, results)
+
+    async def declare(
+        self, instance: str, epoch: int, ranges: Sequence[SequenceRange]
+    ) -> tuple[SequenceRange, ...]:
+        """Which of the sequences that the plan store misses will not come. Counts the lost, once."""
+        self._check_open()
+        return await self._writer.call(lambda: self._writer.file.declare(instance, epoch, ranges))
 
     async def stats(self) -> OutboxStats:
         """Totals of all that this state folder ever held, and what is queued."""
@@ -147,6 +162,7 @@ class SqliteOutbox:
             settled=file.settled,
             queued=file.queued,
             dead=file.dead,
+            lost=file.lost,
             bytes_used=file.bytes_used,
             oldest_recorded_at=oldest[0][0] / 1e6 if oldest else None,
         )

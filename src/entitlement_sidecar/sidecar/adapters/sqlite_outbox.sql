@@ -6,12 +6,15 @@
 
 -- name: schema
 -- Everything that the file holds. `settlement` numbers settlements; NULL while the event is queued.
+-- `lane` keeps the order per tenant and metric. `value` and `count` are a rollup's, else NULL.
+-- A batch without a lane has all of them. `declared` are places that will never be sent.
 CREATE TABLE instance (id TEXT NOT NULL) STRICT;
 CREATE TABLE epochs (
   epoch INTEGER PRIMARY KEY,
   accepted INTEGER NOT NULL DEFAULT 0,
   settled INTEGER NOT NULL DEFAULT 0,
-  dead INTEGER NOT NULL DEFAULT 0
+  dead INTEGER NOT NULL DEFAULT 0,
+  lost INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE records (
   place INTEGER PRIMARY KEY,
@@ -20,12 +23,16 @@ CREATE TABLE records (
   digest BLOB NOT NULL,
   recorded_at INTEGER NOT NULL,
   payload BLOB NOT NULL,
+  lane INTEGER NOT NULL DEFAULT 0,
+  value INTEGER,
+  count INTEGER,
   UNIQUE (tenant_id, event_id)
 ) STRICT;
 CREATE TABLE batches (
   batch_id INTEGER PRIMARY KEY AUTOINCREMENT,
   first_place INTEGER NOT NULL,
-  last_place INTEGER NOT NULL
+  last_place INTEGER NOT NULL,
+  lane INTEGER
 ) STRICT;
 CREATE TABLE consumptions (
   tenant_id TEXT NOT NULL,
@@ -33,16 +40,40 @@ CREATE TABLE consumptions (
   quantity INTEGER NOT NULL,
   answer BLOB NOT NULL,
   settlement INTEGER,
+  rolled_into INTEGER,
   PRIMARY KEY (tenant_id, event_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX settled_consumptions ON consumptions (settlement) WHERE settlement IS NOT NULL;
+CREATE INDEX rolled_up_consumptions ON consumptions (rolled_into) WHERE rolled_into IS NOT NULL;
 CREATE TABLE dead_letters (
   place INTEGER PRIMARY KEY,
   tenant_id TEXT NOT NULL,
   event_id TEXT NOT NULL,
   outcome INTEGER NOT NULL,
   reason TEXT NOT NULL,
-  payload BLOB NOT NULL
+  payload BLOB NOT NULL,
+  value INTEGER,
+  count INTEGER
+) STRICT;
+CREATE TABLE declared (
+  first_place INTEGER PRIMARY KEY,
+  last_place INTEGER NOT NULL
+) STRICT;
+
+-- name: schema_2
+-- From version 1 of the file to version 2. What it holds stays as it is: its records share one lane.
+ALTER TABLE epochs ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE records ADD COLUMN lane INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE records ADD COLUMN value INTEGER;
+ALTER TABLE records ADD COLUMN count INTEGER;
+ALTER TABLE batches ADD COLUMN lane INTEGER;
+ALTER TABLE consumptions ADD COLUMN rolled_into INTEGER;
+CREATE INDEX rolled_up_consumptions ON consumptions (rolled_into) WHERE rolled_into IS NOT NULL;
+ALTER TABLE dead_letters ADD COLUMN value INTEGER;
+ALTER TABLE dead_letters ADD COLUMN count INTEGER;
+CREATE TABLE declared (
+  first_place INTEGER PRIMARY KEY,
+  last_place INTEGER NOT NULL
 ) STRICT;
 
 -- name: new_instance
@@ -58,8 +89,9 @@ SELECT id FROM instance;
 INSERT INTO epochs (epoch) SELECT coalesce(max(epoch), 0) + 1 FROM epochs RETURNING epoch;
 
 -- name: totals
--- What was ever accepted, settled and given up, over all epochs.
-SELECT coalesce(sum(accepted), 0), coalesce(sum(settled), 0), coalesce(sum(dead), 0) FROM epochs;
+-- What was ever accepted, settled, given up and lost, over all epochs.
+SELECT coalesce(sum(accepted), 0), coalesce(sum(settled), 0), coalesce(sum(dead), 0), coalesce(sum(lost), 0)
+FROM epochs;
 
 -- name: forget_settlements
 -- Settlements of an earlier process count as made at this start: its clock is gone.
@@ -106,8 +138,8 @@ SELECT group_concat(place), group_concat(hex(payload))
 FROM (SELECT place, payload FROM records WHERE place BETWEEN ? AND ? ORDER BY place);
 
 -- name: accepted_in
--- An epoch's total.
-SELECT accepted FROM epochs WHERE epoch = ?;
+-- An epoch's totals.
+SELECT accepted, dead FROM epochs WHERE epoch = ?;
 
 -- name: bury
 -- Copies refused events, a JSON list of [place, outcome, reason], to where operators find them.
@@ -152,3 +184,25 @@ SELECT recorded_at FROM records ORDER BY place LIMIT 1;
 -- Pages that hold something, and their size.
 SELECT (SELECT page_count FROM pragma_page_count()) - (SELECT freelist_count FROM pragma_freelist_count()),
        (SELECT page_size FROM pragma_page_size());
+
+-- name: known_places
+-- What is known of a range of places: runs that are queued, and places that will never be sent.
+SELECT min(place), max(place), 'queued'
+FROM (
+  SELECT place, place - row_number() OVER (ORDER BY place) AS run FROM records WHERE place BETWEEN ?1 AND ?2
+)
+GROUP BY run
+UNION ALL
+SELECT place, place, 'declared' FROM dead_letters WHERE place BETWEEN ?1 AND ?2
+UNION ALL
+SELECT max(first_place, ?1), min(last_place, ?2), 'declared'
+FROM declared WHERE first_place <= ?2 AND last_place >= ?1
+ORDER BY 1;
+
+-- name: declare
+-- Remembers places that will never be sent.
+INSERT INTO declared (first_place, last_place) VALUES {rows};
+
+-- name: count_lost
+-- Moves from what was settled to what is lost.
+UPDATE epochs SET settled = settled - ?1, lost = lost + ?1 WHERE epoch = ?2;

@@ -28,7 +28,8 @@ from entitlement_sidecar.sidecar.adapters.sqlite_files import (
     transaction,
 )
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Call, Kept, judge
-from entitlement_sidecar.sidecar.usage.outbox import Batch, SequencedEvent
+from entitlement_sidecar.sidecar.usage.gaps import Known, clipped, count_of, joined, sort_out
+from entitlement_sidecar.sidecar.usage.outbox import Batch, SequencedEvent, SequenceRange
 from entitlement_sidecar.wire.codec import event_from_proto
 from entitlement_sidecar.wire.v1 import usage_pb2
 
@@ -43,7 +44,7 @@ SETTLED = frozenset(
 """Outcomes after which the plan store answers for an event."""
 
 _APPLICATION_ID = 0x454E544F  # "ENTO"
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SEQUENCE_BITS = 40
 _SEQUENCE_MASK = (1 << _SEQUENCE_BITS) - 1
 _LARGEST_INSERT = 512
@@ -93,6 +94,8 @@ class OutboxFile:
         self._pragma("synchronous", "FULL")
         if is_new:
             self._create()
+        elif self._pragma("user_version") < _SCHEMA_VERSION:
+            self._migrate()
 
     def _recognise(self) -> None:
         if self._pragma("application_id") != _APPLICATION_ID:
@@ -106,26 +109,35 @@ class OutboxFile:
 
     def _create(self) -> None:
         with self._transaction(durable=True):
-            for statement in filter(str.strip, _SQL["schema"].split(";")):
-                self._db.execute(statement)
+            self._run_all("schema")
             self._run("new_instance", str(uuid.uuid4()))
             self._pragma("application_id", _APPLICATION_ID)
             self._pragma("user_version", _SCHEMA_VERSION)
+
+    def _migrate(self) -> None:
+        with self._transaction(durable=True):
+            self._run_all("schema_2")
+            self._pragma("user_version", _SCHEMA_VERSION)
+
+    def _run_all(self, name: str) -> None:
+        for statement in filter(str.strip, _SQL[name].split(";")):
+            self._db.execute(statement)
 
     def _begin(self) -> None:
         with self._transaction(durable=True):
             [(epoch,)] = self._run("begin_epoch")
             self._run("forget_settlements")
             [(instance,)] = self._run("read_instance")
-            [(accepted, settled, dead)] = self._run("totals")
+            [(accepted, settled, dead, lost)] = self._run("totals")
         self.epoch, self.instance = int(epoch), str(instance)
         self.accepted, self.settled, self.dead = int(accepted), int(settled), int(dead)
+        self.lost = int(lost)
         self._sequence = 0
 
     @property
     def queued(self) -> int:
         """Events that the plan store has not settled."""
-        return self.accepted - self.settled - self.dead
+        return self.accepted - self.settled - self.dead - self.lost
 
     @property
     def wal_bytes(self) -> int:
@@ -184,14 +196,14 @@ class OutboxFile:
             held.update({(row.tenant_id, row.event_id): row.digest for row in new})
         return results, fresh
 
-    def next_batch(self, max_events: int, max_bytes: int) -> Batch | None:
+    def next_batches(self, max_events: int, max_bytes: int) -> list[Batch]:
         """The batch that was not settled in full; else a new one, stored before it is returned."""
         stored = self._run("oldest_batch")
         if not stored and (bounds := self._bounds(max_events, max_bytes)):
             with self._transaction(durable=True):
                 [(batch_id,)] = self._run("store_batch", *bounds)
             stored = [(batch_id, *bounds)]
-        return self._load(*stored[0]) if stored else None
+        return [self._load(*stored[0])] if stored else []
 
     def _bounds(self, max_events: int, max_bytes: int) -> tuple[int, int] | None:
         """First and last place of the next batch: of one epoch, of one event at least."""
@@ -211,13 +223,13 @@ class OutboxFile:
     def _load(self, batch_id: int, first: int, last: int) -> Batch:
         [(places, payloads)] = self._run("payloads", first, last)
         epoch = first >> _SEQUENCE_BITS
-        [(accepted,)] = self._run("accepted_in", epoch)
+        [(accepted, dead)] = self._run("accepted_in", epoch)
         parse = usage_pb2.UsageEvent.FromString
         events = tuple(
             SequencedEvent(int(place) & _SEQUENCE_MASK, event_from_proto(parse(bytes.fromhex(payload))))
             for place, payload in zip(places.split(","), payloads.split(","), strict=True)
         )
-        return Batch(self.instance, epoch, batch_id, events, accepted)
+        return Batch(self.instance, epoch, batch_id, events, accepted, dead)
 
     def settle(self, batch: Batch, results: Sequence[UsageResult], settlement: int) -> None:
         """Deletes settled events and buries refused ones.
@@ -244,6 +256,28 @@ class OutboxFile:
             self._run("close_batch", batch.batch_id)
         self.settled += gone
         self.dead += dead
+
+    def declare(
+        self, instance: str, epoch: int, ranges: Sequence[SequenceRange]
+    ) -> tuple[SequenceRange, ...]:
+        """Which of these sequences will not come. Counts as lost, once, what was settled here."""
+        if instance != self.instance:
+            return ()
+        [(accepted, _)] = self._run("accepted_in", epoch) or [(0, 0)]
+        base = epoch << _SEQUENCE_BITS
+        gaps = [sort_out(one, self._known(base, one), accepted) for one in clipped(ranges)]
+        lost = [one for gap in gaps for one in gap.lost]
+        if lost:
+            with self._transaction(durable=True):
+                self._insert("declare", [(base + one.first, base + one.last) for one in lost])
+                self._run("count_lost", count_of(lost), epoch)
+            self.settled -= count_of(lost)
+            self.lost += count_of(lost)
+        return joined([one for gap in gaps for one in gap.declared])
+
+    def _known(self, base: int, missing: SequenceRange) -> list[Known]:
+        rows = self._run("known_places", base + missing.first, base + missing.last)
+        return [(first - base, last - base, state) for first, last, state in rows]
 
     def _remove(self, places: list[int], settlement: int) -> int:
         encoded = _json.encode(places).decode()

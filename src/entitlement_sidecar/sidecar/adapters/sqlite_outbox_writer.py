@@ -35,10 +35,8 @@ from entitlement_sidecar.sidecar.adapters.sqlite_files import is_corrupt, set_as
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import OutboxFile
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Call, Kept
 from entitlement_sidecar.sidecar.usage.outbox import KEEP_CONSUMPTIONS, Batch
+from entitlement_sidecar.sidecar.usage.room import RETRY_AFTER
 from entitlement_sidecar.telemetry import metrics
-
-RETRY_AFTER = 1.0
-"""Seconds after which a caller may try again what an outbox refused."""
 
 _PURGE_EVERY = 1.0
 """Seconds between two looks, without other work, for first answers whose time is over."""

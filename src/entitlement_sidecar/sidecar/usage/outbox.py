@@ -29,10 +29,15 @@ class Consumption(msgspec.Struct, frozen=True):
 
 
 class OutboxRecord(msgspec.Struct, frozen=True):
-    """One event to keep, with the answer that it stands for when it is a CONSUME."""
+    """One event to keep, with the answer that it stands for when it is a CONSUME.
+
+    With `rollup` it is summed up with those of its second that are alike but for their value: its id is not
+    looked at, but for that of a CONSUME, whose first answer is told again.
+    """
 
     event: UsageEvent
     consumption: Consumption | None = None
+    rollup: bool = False
 
 
 def not_kept(event_id: str) -> UsageResult:
@@ -49,18 +54,30 @@ class SequencedEvent(msgspec.Struct, frozen=True):
     event: UsageEvent
 
 
+class SequenceRange(msgspec.Struct, frozen=True):
+    """Sequences of one (instance, epoch), both ends included."""
+
+    first: int
+    last: int
+
+
 class Batch(msgspec.Struct, frozen=True):
-    """Events in order. Its boundaries are stored before it is first sent and never change."""
+    """Events in order. Its boundaries are stored before it is first sent and never change.
+
+    Totals are those of its epoch, when it was read. `declared` are sequences of its epoch that will not come.
+    """
 
     instance: str
     epoch: int
     batch_id: int
     events: tuple[SequencedEvent, ...]
     accepted_total: int
+    dead_total: int = 0
+    declared: tuple[SequenceRange, ...] = ()
 
 
 class OutboxStats(msgspec.Struct, frozen=True):
-    """What the outbox holds, over all epochs of its instance. accepted = settled + queued + dead."""
+    """What the outbox holds, over all epochs of its instance. accepted = settled + queued + dead + lost."""
 
     instance: str
     epoch: int
@@ -70,6 +87,7 @@ class OutboxStats(msgspec.Struct, frozen=True):
     dead: int
     bytes_used: int
     oldest_recorded_at: float | None = None
+    lost: int = 0
 
 
 class Outbox(Protocol):
@@ -91,8 +109,12 @@ class Outbox(Protocol):
         """
         ...
 
-    async def require_room(self, events: int) -> None:
+    async def require_room(self, events: int, *, billable: bool = True) -> None:
         """Says beforehand whether so many events of the usual size can be kept.
+
+        Args:
+            events: How many.
+            billable: Whether they may be billable: the last part of the room is for those alone.
 
         Raises:
             OutboxFullError: They cannot: nothing may be admitted that could not be kept.
@@ -103,8 +125,20 @@ class Outbox(Protocol):
         """The first allowed answer of a CONSUME, while its event is queued and at least 60 s after."""
         ...
 
-    async def next_batch(self, max_events: int, max_bytes: int) -> Batch | None:
-        """The oldest unsettled batch: stored boundaries again, else a new one; None when empty."""
+    async def next_batches(self, max_events: int, max_bytes: int) -> Sequence[Batch]:
+        """The batches of the oldest window that are not settled in full; none when nothing waits.
+
+        A window is up to four batches, which share no (tenant, metric): they may be sent side by side. Its
+        boundaries are stored before they are first returned. The next window is made when all batches of
+        this one are settled. A rollup whose second is not over is in none.
+
+        Args:
+            max_events: Events of one batch at most.
+            max_bytes: Bytes of one batch's events at most, but for one event that is larger.
+
+        Raises:
+            OutboxStoppedError: Too many events were refused for good: somebody has to look.
+        """
         ...
 
     async def settle(self, batch: Batch, results: Sequence[UsageResult]) -> None:
@@ -114,8 +148,23 @@ class Outbox(Protocol):
         """
         ...
 
+    async def declare(
+        self, instance: str, epoch: int, ranges: Sequence[SequenceRange]
+    ) -> tuple[SequenceRange, ...]:
+        """Which of the sequences that the plan store misses will not come: to be told with the next batch.
+
+        What is queued is on its way. Dead letters will not come. What was settled here and is missing there
+        is counted as lost, once.
+        """
+        ...
+
     async def stats(self) -> OutboxStats:
         """Totals of this instance over all its epochs, and what is queued."""
+        ...
+
+    @property
+    def fill(self) -> float:
+        """How much of its room is taken: 0 to 1, more where single appends went beyond. Costs nothing."""
         ...
 
     async def close(self) -> None:

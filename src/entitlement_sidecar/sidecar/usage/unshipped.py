@@ -50,17 +50,16 @@ class UnshippedUsage:
         """Nothing has to be brought anywhere."""
 
     async def _settle_next(self) -> bool:
-        """Settles the oldest batch once it is old enough. Whether there was one."""
+        """Settles the oldest window once it is old enough. Whether there was one."""
         try:
-            batch = await self._outbox.next_batch(MAX_EVENTS, MAX_BYTES)
-            if batch is None:
-                return False
-            await self._sleep(self._too_young_for(batch))
-            await self._outbox.settle(batch, [_let_go(one.event.id) for one in batch.events])
+            batches = await self._outbox.next_batches(MAX_EVENTS, MAX_BYTES)
+            for batch in batches:
+                await self._sleep(self._too_young_for(batch))
+                await self._outbox.settle(batch, [_let_go(one.event.id) for one in batch.events])
         except EntitlementsError as error:
             _log.warning("usage stays in the outbox for now: %s", error)
             return False
-        return True
+        return bool(batches)
 
     def _too_young_for(self, batch: Batch) -> float:
         """Seconds until the youngest of its events is old enough, whatever the wall clock was set to."""

@@ -22,6 +22,7 @@ from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
 from entitlement_sidecar.testing.builders import boolean, document, limit, metered, plan_grant, snapshot
 from support.deciding import Authority, Deciding
+from support.usage import next_batch
 
 OFFLINE = OutagePolicy(
     when_unknown=WhenUnknown.ALLOWANCE, allowance=3, allowance_window=WindowSpec(WindowUnit.HOUR)
@@ -196,7 +197,7 @@ async def test_usage_of_an_allowance_names_no_admission(site: Deciding) -> None:
     site.authority.away = True
     await site.decide(use("spare", request_id="alone"))
     await site.atomic.check([use("spare", 1, "together")])
-    batch = await site.outbox.next_batch(10, 1 << 20)
+    batch = await next_batch(site.outbox, 10, 1 << 20)
     assert batch is not None
     assert [one.event.lease_id for one in batch.events] == ["", ""]
 

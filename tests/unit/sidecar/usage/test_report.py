@@ -19,6 +19,7 @@ from entitlement_sidecar.testing import FakeClock
 from entitlement_sidecar.testing.memory_outbox import MemoryOutbox
 from entitlement_sidecar.wire.codec import to_timestamp
 from entitlement_sidecar.wire.v1 import usage_pb2
+from support.usage import next_batch
 
 CATALOGUE = CatalogueDocument(
     version=4,
@@ -50,7 +51,7 @@ class Outbox(MemoryOutbox):
 
     async def events(self) -> list[UsageEvent]:
         """What is held."""
-        batch = await self.next_batch(1000, 1 << 20)
+        batch = await next_batch(self, 1000, 1 << 20)
         return [] if batch is None else [one.event for one in batch.events]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 
 import msgspec
@@ -106,11 +107,11 @@ async def test_a_failing_outbox_is_tried_again(clock: FakeClock) -> None:
     class Failing(MemoryOutbox):
         failures = 3
 
-        async def next_batch(self, max_events: int, max_bytes: int) -> Batch | None:
+        async def next_batches(self, max_events: int, max_bytes: int) -> Sequence[Batch]:
             if self.failures:
                 self.failures -= 1
                 raise SourceUnavailableError("damaged")
-            return await super().next_batch(max_events, max_bytes)
+            return await super().next_batches(max_events, max_bytes)
 
     outbox = Failing(clock=clock)
     await keep(outbox, clock, "a", age=-86_400)
