@@ -79,6 +79,7 @@ class WarningKind(IntEnum):
     ENDS_SOON = 3
     DEPRECATED_FEATURE = 4
     BREAK_GLASS = 5
+    USAGE_UNMETERED = 6
 
 
 class Provenance(msgspec.Struct, frozen=True, gc=False):
@@ -89,7 +90,7 @@ class Provenance(msgspec.Struct, frozen=True, gc=False):
 
 
 class DecisionWarning(msgspec.Struct, frozen=True, gc=False):
-    """One warning; `detail` names a limit or an instant."""
+    """One warning; `detail` names a limit, a metric or an instant."""
 
     kind: WarningKind
     detail: str = ""

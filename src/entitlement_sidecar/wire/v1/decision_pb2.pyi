@@ -65,6 +65,7 @@ class WarningKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WARNING_KIND_ENDS_SOON: _ClassVar[WarningKind]
     WARNING_KIND_DEPRECATED_FEATURE: _ClassVar[WarningKind]
     WARNING_KIND_BREAK_GLASS: _ClassVar[WarningKind]
+    WARNING_KIND_USAGE_UNMETERED: _ClassVar[WarningKind]
 CHECK_MODE_UNSPECIFIED: CheckMode
 CHECK_MODE_PEEK: CheckMode
 CHECK_MODE_CONSUME: CheckMode
@@ -104,6 +105,7 @@ WARNING_KIND_NEAR_LIMIT_90: WarningKind
 WARNING_KIND_ENDS_SOON: WarningKind
 WARNING_KIND_DEPRECATED_FEATURE: WarningKind
 WARNING_KIND_BREAK_GLASS: WarningKind
+WARNING_KIND_USAGE_UNMETERED: WarningKind
 
 class CheckEntitlementRequest(_message.Message):
     __slots__ = ("tenant_id", "feature", "subject", "quantity", "mode", "request_id", "correlation_id", "requested_value_json", "max_staleness", "min_snapshot_version", "dimensions")
