@@ -35,6 +35,8 @@ class AnsweringSidecar(decision_pb2_grpc.EntitlementServiceServicer, usage_pb2_g
         self.judge = judge
         self.checks: list[decision_pb2.CheckEntitlementRequest] = []
         self.events: list[usage_pb2.UsageEvent] = []
+        self.tasks: list[usage_pb2.RecordTaskRequest] = []
+        self.corrections: list[usage_pb2.CorrectUsageRequest] = []
         self.target = ""
         self.steps: list[Step] = []
         self.states: list[decision_pb2.WatchEntitlementsResponse] = []
@@ -80,6 +82,24 @@ class AnsweringSidecar(decision_pb2_grpc.EntitlementServiceServicer, usage_pb2_g
         self.events += request.events
         results = [UsageResult(event.id, UsageOutcome.ACCEPTED) for event in request.events]
         return usage_pb2.ReportUsageResponse(results=[result_to_proto(result) for result in results])
+
+    def RecordTask(  # noqa: N802
+        self, request: usage_pb2.RecordTaskRequest, context: grpc.ServicerContext
+    ) -> usage_pb2.RecordTaskResponse:
+        """Accepts a task, which counts once."""
+        del context
+        self.tasks.append(request)
+        accepted = UsageResult(request.task_id, UsageOutcome.ACCEPTED)
+        return usage_pb2.RecordTaskResponse(results=[result_to_proto(accepted)])
+
+    def CorrectUsage(  # noqa: N802
+        self, request: usage_pb2.CorrectUsageRequest, context: grpc.ServicerContext
+    ) -> usage_pb2.CorrectUsageResponse:
+        """Accepts a correction."""
+        del context
+        self.corrections.append(request)
+        accepted = UsageResult(request.request_id, UsageOutcome.ACCEPTED)
+        return usage_pb2.CorrectUsageResponse(result=result_to_proto(accepted))
 
 
 def _step(step: Step) -> decision_pb2.ResolutionStep:

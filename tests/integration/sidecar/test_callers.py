@@ -93,6 +93,17 @@ class Caller:
         return list(self._usage.ReportUsage(request, metadata=self._shown, timeout=20).results)
 
 
+    def record_task(self, tenant: str) -> Any:
+        request = usage_pb2.RecordTaskRequest(tenant_id=tenant, task_id="job", input_tokens=5)
+        return list(self._usage.RecordTask(request, metadata=self._shown, timeout=20).results)
+
+    def correct(self, tenant: str) -> Any:
+        request = usage_pb2.CorrectUsageRequest(
+            tenant_id=tenant, original_id="e1", reason="mistaken", request_id="r1"
+        )
+        return self._usage.CorrectUsage(request, metadata=self._shown, timeout=20).result
+
+
 ASKS: dict[str, Callable[[Caller, str], object]] = {
     "CheckEntitlement": Caller.check,
     "CheckEntitlement CONSUME": lambda caller, tenant: caller.check(tenant, "calls", mode=CONSUME),
@@ -102,6 +113,8 @@ ASKS: dict[str, Callable[[Caller, str], object]] = {
     "ListEntitlements": Caller.list,
     "ExplainEntitlement": Caller.explain,
     "WatchEntitlements": lambda caller, tenant: next(caller.watch(tenant)),
+    "RecordTask": Caller.record_task,
+    "CorrectUsage": Caller.correct,
 }
 """RPCs that fail as a whole for a tenant of somebody else."""
 

@@ -21,7 +21,7 @@ SERVICES = [
 ]
 BUILT = {
     *("CheckEntitlement", "BatchCheckEntitlements", "ListEntitlements", "ExplainEntitlement"),
-    *("WatchEntitlements", "ReportUsage"),
+    *("WatchEntitlements", "ReportUsage", "RecordTask", "CorrectUsage"),
 }
 LATER = [
     pytest.param(f"/{service.full_name}/{method.name}", method.server_streaming, id=method.name)

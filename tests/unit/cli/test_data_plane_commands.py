@@ -135,6 +135,40 @@ def test_what_a_tenant_names_cannot_move_the_cursor(command: Run, sidecar: Answe
     assert "[red]x" in result.out
 
 
+def test_a_task_is_recorded(command: Run, sidecar: AnsweringSidecar) -> None:
+    """Every option reaches the sidecar."""
+    words = "record-task acme job-7 --input-tokens 10 --output-tokens 20 --compute-ms 30 --subject s"
+    at = ("--occurred-at", "2026-01-02T00:00:00+01:00")
+
+    result = command(
+        *words.split(),
+        *("--actor-id", "a"),
+        *("--emitter", "svc", "--dimension", "region=eu"),
+        *at,
+        "-o",
+        "json",
+    )
+
+    assert (result.code, result.json[0]["outcome"]) == (0, "ACCEPTED")
+    (task,) = sidecar.tasks
+    assert (task.tenant_id, task.task_id, task.subject) == ("acme", "job-7", "s")
+    assert (task.input_tokens, task.output_tokens, task.compute_ms) == (10, 20, 30)
+    assert (task.actor_id, task.emitter, dict(task.dimensions)) == ("a", "svc", {"region": "eu"})
+    assert task.occurred_at.ToDatetime(UTC) == datetime(2026, 1, 1, 23, tzinfo=UTC)
+
+
+def test_usage_is_corrected(command: Run, sidecar: AnsweringSidecar) -> None:
+    """With a value it is amended, without one voided; either has an identity and a reason."""
+    amended = command("correct", "acme", "e1", "--value", "0", "--reason", "miscounted", "--request-id", "r1")
+    voided = command("correct", "acme", "e1", "--reason", "test run", "--actor-id", "ops")
+
+    assert (amended.code, voided.code) == (0, 0)
+    first, second = sidecar.corrections
+    assert (first.original_id, first.HasField("value"), first.request_id) == ("e1", True, "r1")
+    assert (second.HasField("value"), second.reason, second.actor_id) == (False, "test run", "ops")
+    assert second.request_id
+
+
 def test_usage_is_reported(command: Run, sidecar: AnsweringSidecar) -> None:
     """Every option reaches the event, and the outcome is printed."""
     words = (

@@ -253,3 +253,35 @@ def test_threads_share_one_client(sidecar: AnsweringSidecar) -> None:
         answers = list(pool.map(lambda n: client.check("acme", f"f{n}").notes, range(200)))
 
     assert answers == [(f"f{n}",) for n in range(200)]
+
+
+async def test_a_task_is_recorded(sidecar: AnsweringSidecar, ask: Ask) -> None:
+    """With its parts as they were given; an instant without a zone is refused here."""
+    ended = datetime(2026, 1, 2, tzinfo=UTC)
+    [result] = await ask(
+        sidecar.target, "record_task", "acme", "job", input_tokens=3, occurred_at=ended, dimensions={"a": "b"}
+    )
+
+    assert (result.id, result.outcome) == ("job", UsageOutcome.ACCEPTED)
+    [task] = sidecar.tasks
+    assert (task.tenant_id, task.input_tokens, task.output_tokens) == ("acme", 3, 0)
+    assert (task.occurred_at.ToDatetime(UTC), dict(task.dimensions)) == (ended, {"a": "b"})
+    with pytest.raises(InvalidInputError):
+        await ask(sidecar.target, "record_task", "acme", "job", occurred_at=datetime(2026, 1, 2))  # noqa: DTZ001 - the mistake
+    with pytest.raises(RetryableError):
+        await ask(NOWHERE, "record_task", "acme", "job")
+
+
+async def test_usage_is_corrected(sidecar: AnsweringSidecar, ask: Ask) -> None:
+    """Nought amends, no value voids; each correction has a request id, so that a retry corrects once."""
+    await ask(sidecar.target, "correct", "acme", "e1", "miscounted", value=0, request_id="r1")
+    await ask(sidecar.target, "correct", "acme", "e1", "test run")
+
+    amended, voided = sidecar.corrections
+    assert (amended.HasField("value"), amended.value, amended.request_id) == (True, 0, "r1")
+    assert (voided.HasField("value"), voided.reason) == (False, "test run")
+    assert voided.request_id
+    with pytest.raises(InvalidInputError):
+        await ask(sidecar.target, "correct", "acme", "e1", "x", value="many")
+    with pytest.raises(RetryableError):
+        await ask(NOWHERE, "correct", "acme", "e1", "x")
