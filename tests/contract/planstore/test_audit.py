@@ -21,7 +21,8 @@ from entitlement_sidecar.planstore.audit.verify import Verification
 from entitlement_sidecar.planstore.db import AuditRow, Base, Database
 from entitlement_sidecar.planstore.snapshots import limits_of
 from entitlement_sidecar.planstore.snapshots.resealing import put_into_force
-from entitlement_sidecar.planstore.usage.ledger import Arrival, Ledger
+from entitlement_sidecar.planstore.usage.arrival import Arrival
+from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.wire.signing import SigningKey
 from support.auditing import ADA, NOW, TABLES, Log, change
 from support.shop import CATALOGUE, Shop

@@ -127,11 +127,12 @@ def test_a_malformed_event_never_fails_its_neighbours(
 
 
 def test_an_unknown_metric_is_told(ingest: Ingest) -> None:
-    """The sidecar keeps it as a dead letter, from where it can be sent again."""
+    """It is settled for the sidecar: the plan store keeps it until a catalogue names the metric."""
     response, _, _ = ingest(batch(event("a", metric="faxes")))
 
     [result] = response.results
-    assert (result.outcome, result.retriable) == (usage_pb2.USAGE_OUTCOME_UNKNOWN_METRIC, False)
+    assert (result.outcome, result.retriable) == (usage_pb2.USAGE_OUTCOME_QUARANTINED, False)
+    assert (result.rule, result.registry_version) == ("usage:metric", 1)
     assert "faxes" in result.reason
 
 

@@ -13,11 +13,13 @@ from sqlalchemy import delete, select
 
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, Classification
 from entitlement_sidecar.domain.errors import SourceUnavailableError
+from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 from entitlement_sidecar.planstore.db import CatalogueRow, QuotaCounterRow, UsageEventRow, UsageLedgerRow
 from entitlement_sidecar.planstore.snapshots import limits_of
 from entitlement_sidecar.planstore.subscriptions import Target
-from entitlement_sidecar.planstore.usage.ledger import Arrival, Ledger
+from entitlement_sidecar.planstore.usage.arrival import Arrival
+from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.planstore.usage.queries import usage_events, usage_summary
 from entitlement_sidecar.wire.v1 import usage_pb2
 
@@ -40,7 +42,7 @@ def usage(id_: str, **more: Any) -> UsageEvent:
         "value": 1,
         "unit": "",
         "occurred_at": NOW,
-        "recorded_at": NOW,
+        "recorded_at": more.get("occurred_at", NOW),
         "correlation_id": "work",
     }
     return UsageEvent(id=id_, **{**fields, **more})
@@ -137,11 +139,12 @@ def test_a_second_delivery_may_be_recorded_at_another_time(books: Books) -> None
     assert books.outcomes(usage("a"), again) == ["ACCEPTED", "DUPLICATE"]
 
 
-def test_an_unknown_metric_stores_nothing(books: Books) -> None:
-    """Its neighbours are stored; with the metric in the catalogue the same event is welcome."""
+def test_an_unknown_metric_does_not_count(books: Books) -> None:
+    """It is kept for operators, its neighbours count; its id is free for an event of a known metric."""
     [unknown, known] = books.append(usage("a", metric="faxes"), usage("b"))
 
-    assert (unknown.outcome, unknown.retriable) == (UsageOutcome.UNKNOWN_METRIC, False)
+    assert (unknown.outcome, unknown.retriable) == (UsageOutcome.QUARANTINED, False)
+    assert (unknown.rule, unknown.registry_version) == (RuleName.METRIC, 2)
     assert "'faxes'" in unknown.reason
     assert known.outcome is UsageOutcome.ACCEPTED
     assert books.stored() == ["b"]

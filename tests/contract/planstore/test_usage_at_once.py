@@ -7,7 +7,8 @@ from typing import Any
 
 from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.planstore.snapshots import limits_of
-from entitlement_sidecar.planstore.usage.ledger import Arrival, Ledger
+from entitlement_sidecar.planstore.usage.arrival import Arrival
+from entitlement_sidecar.planstore.usage.ledger import Ledger
 
 ACME = "/api/billing/organizations/acme"
 

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY
+from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
-from entitlement_sidecar.planstore.usage.ledger import Arrival
+from entitlement_sidecar.planstore.usage.arrival import Arrival
 from entitlement_sidecar.wire.codec import event_from_proto, from_timestamp
 from entitlement_sidecar.wire.fields import (
     KEY_FORM,
@@ -38,6 +39,8 @@ _LONGEST = (
     ("consumption_id", MAX_REQUEST_ID),
     ("feature", MAX_NAME),
     ("lease_id", MAX_NAME),
+    ("corrects", MAX_REQUEST_ID),
+    ("reason", MAX_NAME),
 )
 
 
@@ -52,7 +55,7 @@ def read_arrival(
             return Arrival(event, request.instance, request.epoch, item.sequence)
     except (ValueError, OverflowError) as error:
         problem = f"event: {error}"
-    return UsageResult(item.event.id, UsageOutcome.INVALID, problem)
+    return UsageResult(item.event.id, UsageOutcome.INVALID, problem, rule=RuleName.MALFORMED)
 
 
 def _problems(message: usage_pb2.UsageEvent) -> Iterator[str]:
@@ -60,19 +63,26 @@ def _problems(message: usage_pb2.UsageEvent) -> Iterator[str]:
         yield "id: required; the sidecar gives one to each event"
     if not is_tenant(message.tenant_id):
         yield f"tenant_id: {expected(TENANT_FORM, message.tenant_id)}"
-    if not is_key(message.metric):
+    # A correction is of its original's metric.
+    if not is_key(message.metric) and (message.metric or not message.corrects):
         yield f"metric: {expected(KEY_FORM, message.metric)}"
     if not 0 <= message.value <= MAX_QUANTITY:
         yield f"value: {expected(f'0 to {MAX_QUANTITY}', message.value)}"
+    if not 0 <= message.count <= MAX_QUANTITY:
+        yield f"count: {expected(f'0 to {MAX_QUANTITY}', message.count)}"
     for field, longest in _LONGEST:
         text = getattr(message, field)
         if len(text) > longest or "\0" in text:
             yield f"{field}: expected at most {longest} characters, none of them NUL"
+    yield from _instant_problems(message)
+    for field, problem in dimension_problems(message.dimensions):
+        yield f"{field}: {problem}"
+
+
+def _instant_problems(message: usage_pb2.UsageEvent) -> Iterator[str]:
     for field in ("occurred_at", "recorded_at"):
         if not (message.HasField(field) and _has_windows(getattr(message, field))):
             yield f"{field}: expected an instant from {EARLIEST:%Y} to {LATEST:%Y}"
-    for field, problem in dimension_problems(message.dimensions):
-        yield f"{field}: {problem}"
 
 
 def _has_windows(stamp: Timestamp) -> bool:

@@ -1,0 +1,59 @@
+"""An event on its way into the ledger, before and after it was judged."""
+
+from __future__ import annotations
+
+import msgspec
+
+from entitlement_sidecar.domain.ruling import Ruling
+from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
+
+Identity = tuple[str, str]
+"""Tenant and id of an event (S0.5)."""
+
+COUNTING = frozenset({UsageOutcome.ACCEPTED, UsageOutcome.LATE_ACCEPTED})
+"""Outcomes of events that are in the ledger from now on."""
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """An event as it arrived: who kept it, and where it stood in that sidecar's outbox."""
+
+    event: UsageEvent
+    instance: str = ""
+    epoch: int = 0
+    sequence: int = 0
+
+
+class Judged(msgspec.Struct, frozen=True, gc=False):
+    """An arrival whose event says what the registry decided, and the ruling itself.
+
+    `digest` is that of the event as it was sent: what the registry or an original adds is no part of it.
+    """
+
+    arrival: Arrival
+    ruling: Ruling
+    digest: bytes
+    registry_version: int
+
+    @property
+    def event(self) -> UsageEvent:
+        """The event, as it counts."""
+        return self.arrival.event
+
+    @property
+    def identity(self) -> Identity:
+        """What it is told apart by."""
+        return self.arrival.event.tenant_id, self.arrival.event.id
+
+    def told(self, outcome: UsageOutcome | None = None, rule: str = "", reason: str = "") -> UsageResult:
+        """What the sender is told: the ruling, or another outcome with a rule of its own."""
+        event, ruling = self.arrival.event, self.ruling
+        if outcome is not None:
+            return UsageResult(event.id, outcome, reason, rule=rule, registry_version=self.registry_version)
+        return UsageResult(
+            event.id,
+            ruling.outcome,
+            ruling.reason,
+            rule=ruling.rule,
+            registry_version=self.registry_version,
+            classification=ruling.classification,
+        )
