@@ -13,11 +13,11 @@ import msgspec
 
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
 from entitlement_sidecar.domain.emergency import admission_of
-from entitlement_sidecar.domain.errors import IdempotencyConflictError, TenantUnknownError
+from entitlement_sidecar.domain.errors import IdempotencyConflictError, OutboxFullError, TenantUnknownError
 from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
-from entitlement_sidecar.sidecar.decisions.check import RECORDED, Decisions, require_subject
+from entitlement_sidecar.sidecar.decisions.check import RECORDED, Decisions, is_recorded, require_subject
 from entitlement_sidecar.sidecar.decisions.consumption import Claim, Consumptions, Kept
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
@@ -44,6 +44,18 @@ class _Question(msgspec.Struct):
     def denied(self) -> bool:
         """It is decided, and it is a no."""
         return self.decision is not None and not self.decision.allowed
+
+    @property
+    def is_recorded(self) -> bool:
+        """Its use would be a usage event, as far as it is decided."""
+        outcome = self.decision or self.ask
+        consumes = self.request.mode is CheckMode.CONSUME and not self.denied
+        return consumes and outcome is not None and is_recorded(outcome)
+
+    @property
+    def takes_unrecorded(self) -> bool:
+        """It takes something that is no usage event: a seat."""
+        return self.ask is not None and self.ask.quantity > 0 and not self.is_recorded
 
     def consumes_of(self, *, allowance: bool) -> bool:
         """Whether it has to be admitted, by the authority or against the offline allowance."""
@@ -108,7 +120,8 @@ class AtomicBatches:
         for question in questions:
             self._judge(question, await self._knowing.in_time(question.request))
             await self._look(question)
-        await self._consumptions.require_room(len(questions))
+        if not await self._has_room(questions):
+            return await self._unmetered(questions)
         # The authority first: what it refuses has not cost an allowance.
         admitted = await self._admit(questions, self._authority, allowance=False)
         admitted = admitted and await self._admit(questions, self._decisions.offline, allowance=True)
@@ -116,6 +129,32 @@ class AtomicBatches:
             return Outcome(await self._keep(questions), consumed=True)
         # Nothing was consumed: what would have been allowed is answered as a look.
         return Outcome([await self._not_consumed(question) for question in questions], consumed=False)
+
+    async def _has_room(self, questions: Sequence[_Question]) -> bool:
+        """Whether what would be recorded can be. What is denied already, or a seat, is not recorded.
+
+        Raises:
+            OutboxFullError: There is no room, and not all of it may go without a record.
+        """
+        recorded = [question.request.feature for question in questions if question.is_recorded]
+        if not recorded or await self._consumptions.has_room(self._knowing.catalogue, recorded):
+            return True
+        if any(question.takes_unrecorded for question in questions):
+            raise OutboxFullError("the outbox has no room, and what is taken with it cannot go unrecorded")
+        return False
+
+    async def _unmetered(self, questions: Sequence[_Question]) -> Outcome:
+        """All or nothing as ever, of looks: nothing is admitted or kept."""
+        looks = [await self._peek(question.request) for question in questions]
+        if not all(look.allowed for look in looks):
+            return Outcome(looks, consumed=False)
+        decisions = [
+            self._consumptions.unmetered(self._knowing.catalogue, question.request.feature, look)
+            if question.is_recorded
+            else look
+            for question, look in zip(questions, looks, strict=True)
+        ]
+        return Outcome(decisions, consumed=True)
 
     async def _not_consumed(self, question: _Question) -> Decision:
         if question.decision is not None and question.denied:

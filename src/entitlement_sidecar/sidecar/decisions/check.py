@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+
 from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
 from entitlement_sidecar.domain.emergency import admission_of
@@ -163,7 +165,8 @@ class Decisions:
         self, request: CheckRequest, held: Held, outcome: Decision | QuotaAsk, claim: Claim
     ) -> Decision:
         usage = QuotaUsage()
-        await self._consumptions.require_room()
+        if is_recorded(outcome) and not await self._consumptions.has_room(held.catalogue, [request.feature]):
+            return await self._unmetered(request, held)
         if isinstance(outcome, QuotaAsk):
             try:
                 usage = await self._admitted(request, outcome, claim.event_id)
@@ -175,6 +178,18 @@ class Decisions:
             return outcome
         lease_id = usage.lease_id or admission_of(outcome) or ""
         return await self._consumptions.keep(request, held.catalogue, outcome, claim, lease_id)
+
+    async def _unmetered(self, request: CheckRequest, held: Held) -> Decision:
+        """Answers a CONSUME that cannot be kept, where its metric allows that: by a look."""
+        look = msgspec.structs.replace(request, mode=CheckMode.PEEK, request_id="")
+        outcome = evaluate(held, look, None, self._clock.now())
+        if isinstance(outcome, QuotaAsk):
+            view = self._view(look, outcome, None)
+            try:
+                outcome = self._with_usage(look, held, view if isinstance(view, QuotaUsage) else await view)
+            except TenantUnknownError:
+                outcome = self._tenant_unknown(look)
+        return self._consumptions.unmetered(held.catalogue, request.feature, outcome)
 
     async def _admitted(self, request: CheckRequest, ask: QuotaAsk, event_id: str) -> QuotaUsage:
         if ask.allowance:
@@ -201,6 +216,12 @@ class Decisions:
 
     def _tenant_unknown(self, request: CheckRequest) -> Decision:
         return self._with_usage(request, self._knowing.disowned(), QuotaUsage())
+
+
+def is_recorded(outcome: Decision | QuotaAsk) -> bool:
+    """Whether the use, once it is allowed, is a usage event."""
+    kind = outcome.feature.kind if isinstance(outcome, QuotaAsk) else outcome.kind
+    return kind in RECORDED
 
 
 def require_subject(outcome: Decision | QuotaAsk, request: CheckRequest) -> None:

@@ -2,6 +2,9 @@
 
 The same request id again gets the first allowed answer, also after a restart, from the index that the outbox
 keeps. Two calls with one request id at once take turns. Denials are not remembered and consume nothing.
+
+Where the outbox has no room, the metric says what becomes of it (`usage.when_full`). A consumption that goes
+unmetered is a look with a warning: nothing is counted or kept, and the same request id consumes later.
 """
 
 from __future__ import annotations
@@ -12,12 +15,15 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from entitlement_sidecar.domain.catalogue import CatalogueDocument, Durability, Metric
-from entitlement_sidecar.domain.decision import CheckRequest, Decision
-from entitlement_sidecar.domain.errors import IdempotencyConflictError
+from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Metric
+from entitlement_sidecar.domain.decision import CheckRequest, Decision, DecisionWarning, WarningKind
+from entitlement_sidecar.domain.errors import IdempotencyConflictError, OutboxFullError
+from entitlement_sidecar.domain.registry import Granularity
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult, consumption_event_id
 from entitlement_sidecar.sidecar.usage.outbox import Consumption, Outbox, OutboxRecord
 from entitlement_sidecar.sidecar.usage.report import UsageReporter, generated_event_id
+from entitlement_sidecar.sidecar.usage.when_full import may_go_unmetered, may_wait, with_room
+from entitlement_sidecar.telemetry import metrics as counted
 from entitlement_sidecar.wire.codec import decision_from_proto, decision_to_proto
 from entitlement_sidecar.wire.v1 import decision_pb2
 
@@ -75,13 +81,36 @@ class Consumptions:
             if not turn.waiting:
                 del self._turns[event_id]
 
-    async def require_room(self, events: int = 1) -> None:
-        """Refuses before anything is admitted that could not be kept.
+    async def has_room(self, catalogue: CatalogueDocument, features: Sequence[str]) -> bool:
+        """Whether CONSUMEs of these features can be kept; asked before anything is admitted.
+
+        Waits for room where a metric says so. False: there is none, and all of them may go unmetered.
 
         Raises:
-            OutboxFullError: There is no room.
+            OutboxFullError: There is none.
         """
-        await self._outbox.require_room(events)
+        metrics = [_metric_of(catalogue, feature) for feature in features]
+        billable = any(metric.classification is Classification.BILLABLE for metric in metrics)
+
+        async def attempt() -> None:
+            await self._outbox.require_room(len(features), billable=billable)
+
+        try:
+            await with_room(attempt, wait=may_wait(metrics))
+        except OutboxFullError:
+            if not may_go_unmetered(metrics):
+                raise
+            return False
+        return True
+
+    def unmetered(self, catalogue: CatalogueDocument, feature: str, decision: Decision) -> Decision:
+        """An allowed decision whose use is not recorded: it says so, and is counted as such."""
+        if not decision.allowed:
+            return decision
+        metric = _metric_of(catalogue, feature).key
+        counted.usage_unmetered.labels(metric).inc()
+        warning = DecisionWarning(WarningKind.USAGE_UNMETERED, metric)
+        return msgspec.structs.replace(decision, warnings=(*decision.warnings, warning))
 
     async def _earlier(self, request: CheckRequest, event_id: str) -> Decision | None:
         first = await self._outbox.consumption(request.tenant_id, event_id)
@@ -105,7 +134,7 @@ class Consumptions:
         """Commits the usage event of an allowed CONSUME, and returns the answer that may leave now.
 
         Raises:
-            OutboxFullError: It could not be kept.
+            OutboxFullError: It could not be kept, and may not go without.
             IdempotencyConflictError: The event's identity is taken by another fact.
         """
         [kept] = await self.keep_all(catalogue, [Kept(request, decision, claim, lease_id)])
@@ -116,25 +145,37 @@ class Consumptions:
         if not consumed:
             return []
         metrics = [_metric_of(catalogue, one.request.feature) for one in consumed]
-        durability = min(metric.durability for metric in metrics)
         answers = [
             msgspec.structs.replace(one.decision, consumption_id=one.claim.event_id) for one in consumed
         ]
         records = [self._record(*three) for three in zip(consumed, metrics, answers, strict=True)]
-        for one, result in zip(consumed, await self._append(records, durability), strict=True):
+        try:
+            results = await self._append(records, metrics)
+        except OutboxFullError:
+            # There was room a moment ago: the disk itself has none.
+            if not may_go_unmetered(metrics):
+                raise
+            return [self.unmetered(catalogue, one.request.feature, one.decision) for one in consumed]
+        for one, result in zip(consumed, results, strict=True):
             if result.outcome is UsageOutcome.CONFLICT:
                 raise IdempotencyConflictError(f"request_id {one.request.request_id!r}: {result.reason}")
         return answers
 
-    async def _append(self, records: list[OutboxRecord], durability: Durability) -> list[UsageResult]:
-        return await self._outbox.append(records, durability, atomic=len(records) > 1)
+    async def _append(self, records: list[OutboxRecord], metrics: Sequence[Metric]) -> list[UsageResult]:
+        durability = min(metric.durability for metric in metrics)
+
+        async def attempt() -> list[UsageResult]:
+            return await self._outbox.append(records, durability, atomic=len(records) > 1)
+
+        return await with_room(attempt, wait=may_wait(metrics))
 
     def _record(self, kept: Kept, metric: Metric, answer: Decision) -> OutboxRecord:
         event = self._reporter.consume(kept.request, metric, kept.claim.event_id, kept.lease_id)
+        rollup = metric.granularity is Granularity.ROLLUP
         if not kept.request.request_id:
-            return OutboxRecord(event)
+            return OutboxRecord(event, rollup=rollup)
         told = decision_to_proto(answer).SerializeToString()
-        return OutboxRecord(event, Consumption(kept.request.quantity, told))
+        return OutboxRecord(event, Consumption(kept.request.quantity, told), rollup)
 
 
 def _metric_of(catalogue: CatalogueDocument, key: str) -> Metric:
