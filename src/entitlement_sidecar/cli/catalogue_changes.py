@@ -13,7 +13,16 @@ from entitlement_sidecar.cli.output import Record, print_record, print_records, 
 
 COLUMNS = ("section", "key", "change", "becomes", "field", "old", "new")
 _SIGNS = {"added": "+", "changed": "~", "retired": "-"}
-_ONE = {"features": "feature", "metrics": "metric", "plans": "plan", "add_ons": "add-on"}
+_ONE = {
+    "features": "feature",
+    "metrics": "metric",
+    "plans": "plan",
+    "add_ons": "add-on",
+    "emitters": "emitter",
+    "rules": "rule",
+    "task_metrics": "part of tasks",
+    "retention": "retention of",
+}
 _SHOWN = 10
 """Tenants that are named; JSON names more."""
 

@@ -31,7 +31,7 @@ class Granularity(IntEnum):
 
 
 ROLLUP_ID = "r-"
-"""What the ids of rollups begin with: they need no correlation, also where their metric is of EVENTs by now."""
+"""What the ids of rollups begin with: they have no correlation, also once their metric is of EVENTs."""
 
 
 class WhenFull(IntEnum):

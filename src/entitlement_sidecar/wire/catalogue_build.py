@@ -10,15 +10,11 @@ from entitlement_sidecar.domain.catalogue import (
     DEFAULT_SERVE_STALE_FOR,
     AddOn,
     AfterStale,
-    Aggregation,
     BillingModel,
     Catalogue,
-    Classification,
-    Durability,
     Feature,
     FeatureKind,
     Limit,
-    Metric,
     Obligations,
     OutagePolicy,
     Plan,
@@ -26,11 +22,10 @@ from entitlement_sidecar.domain.catalogue import (
     Price,
     WhenUnknown,
 )
-from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
+from entitlement_sidecar.wire.catalogue_registry import build_metric, build_registry
+from entitlement_sidecar.wire.catalogue_windows import build_window
+from entitlement_sidecar.wire.durations import parse_duration
 from entitlement_sidecar.wire.yaml_source import Path, YamlDocument
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
 def build_catalogue(document: YamlDocument) -> Catalogue:
@@ -39,9 +34,10 @@ def build_catalogue(document: YamlDocument) -> Catalogue:
     return Catalogue(
         name=data["catalogue"],
         features={key: _feature(key, raw) for key, raw in data["features"].items()},
-        metrics={key: _metric(key, raw) for key, raw in data.get("metrics", {}).items()},
+        metrics={key: build_metric(key, raw) for key, raw in data.get("metrics", {}).items()},
         plans={key: _plan(key, raw, document) for key, raw in data["plans"].items()},
         add_ons={key: _add_on(key, raw) for key, raw in data.get("add_ons", {}).items()},
+        **build_registry(data),
     )
 
 
@@ -62,29 +58,12 @@ def _outage(raw: dict[str, Any]) -> OutagePolicy:
     chosen = raw.get("when_unknown")
     stale = raw.get("serve_stale_for")
     return OutagePolicy(
-        serve_stale_for=DEFAULT_SERVE_STALE_FOR if stale is None else _seconds(stale),
+        serve_stale_for=DEFAULT_SERVE_STALE_FOR if stale is None else parse_duration(stale),
         after_stale=AfterStale[raw.get("after_stale", "last_known").upper()],
         when_unknown=WhenUnknown[chosen.upper()] if chosen else None,
         allowance=raw.get("allowance", 0),
         allowance_window=build_window(raw["allowance_window"]) if "allowance_window" in raw else None,
         value=raw.get("value"),
-    )
-
-
-def _seconds(duration: str) -> float:
-    return float(int(duration[:-1]) * _SECONDS[duration[-1]])
-
-
-def _metric(key: str, raw: dict[str, Any]) -> Metric:
-    return Metric(
-        key=key,
-        domain=raw["domain"],
-        unit=raw["unit"],
-        aggregation=Aggregation[raw.get("aggregation", "sum").upper()],
-        window=build_window(raw.get("window", "month")),
-        classification=Classification[raw.get("classification", "billable").upper()],
-        feature=raw.get("feature", ""),
-        durability=Durability[raw.get("durability", "durable").upper()],
     )
 
 
@@ -145,15 +124,4 @@ def _limit(raw: dict[str, Any]) -> Limit:
         window=build_window(raw["window"]),
         soft=raw.get("soft", False),
         carry_over_cap=raw.get("carry_over_cap", 0),
-    )
-
-
-def build_window(raw: str | dict[str, str]) -> WindowSpec:
-    """A window as it is written: its unit, or a mapping with the unit's zone and week start."""
-    if isinstance(raw, str):
-        return WindowSpec(WindowUnit[raw.upper()])
-    return WindowSpec(
-        WindowUnit[raw["unit"].upper()],
-        zone=raw.get("zone", "UTC"),
-        week_start=_WEEKDAYS.index(raw.get("week_start", "monday")) + 1,
     )

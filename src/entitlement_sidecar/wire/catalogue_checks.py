@@ -12,8 +12,9 @@ from typing import Any
 
 from entitlement_sidecar.domain.errors import CatalogueProblem
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit, zone_exists
-from entitlement_sidecar.wire.catalogue_build import build_window
+from entitlement_sidecar.wire.catalogue_registry_checks import registry_problems
 from entitlement_sidecar.wire.catalogue_schema import unknown
+from entitlement_sidecar.wire.catalogue_windows import build_window
 from entitlement_sidecar.wire.yaml_source import Path, YamlDocument
 
 _UNCOUNTED = frozenset({"boolean", "config"})
@@ -62,6 +63,7 @@ def meaning_problems(document: YamlDocument) -> Iterator[CatalogueProblem]:
     problems = (
         *_features(features, metrics),
         *_metrics(metrics, features),
+        *registry_problems(data),
         *_granting(data, "plans", features),
         *_granting(data, "add_ons", features),
         *_prices(document),

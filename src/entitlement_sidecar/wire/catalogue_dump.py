@@ -16,14 +16,16 @@ from entitlement_sidecar.domain.catalogue import (
     Feature,
     FeatureKind,
     Limit,
-    Metric,
     Obligations,
     OutagePolicy,
     Plan,
     PlanEntitlement,
     WhenUnknown,
 )
-from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
+from entitlement_sidecar.domain.window import WindowUnit
+from entitlement_sidecar.wire.catalogue_registry import plain_metric, plain_registry
+from entitlement_sidecar.wire.catalogue_windows import plain_window
+from entitlement_sidecar.wire.durations import write_duration
 
 Plain = dict[str, Any]
 
@@ -31,11 +33,12 @@ _WIDTH = 160
 _SHORT = 100
 """Most characters of a mapping or list that is written on one line."""
 
-_UNITS = (("d", 86400), ("h", 3600), ("m", 60))
-_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _PLAIN_TEXT = re.compile(r"[A-Za-z]([A-Za-z0-9 ._/-]*[A-Za-z0-9])?")
 _NOT_TEXT = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 """What some reader of YAML takes for something else than text."""
+
+_KEYED = frozenset({"emitters", "rules"})
+"""Parts of the registry whose entries have keys of their own."""
 
 _DEFAULTS: dict[str, Plain] = {
     "feature": {
@@ -46,14 +49,7 @@ _DEFAULTS: dict[str, Plain] = {
         "obligations": {},
         "outage": {},
     },
-    "outage": {"serve_stale_for": "1d", "after_stale": "last_known"},
-    "metric": {
-        "aggregation": "sum",
-        "window": "month",
-        "classification": "billable",
-        "feature": "",
-        "durability": "durable",
-    },
+    "outage": {"serve_stale_for": write_duration(DEFAULT_SERVE_STALE_FOR), "after_stale": "last_known"},
     "plan": {
         "billing_model": "subscription",
         "trial_days": 0,
@@ -86,6 +82,9 @@ def plain_catalogue(catalogue: Catalogue) -> Plain:
         "plans": _Section({key: plain_plan(one, features) for key, one in catalogue.plans.items()}),
         "add_ons": _Section({key: plain_add_on(one, features) for key, one in catalogue.add_ons.items()}),
     }
+    found |= {
+        name: _Section(part) if name in _KEYED else part for name, part in plain_registry(catalogue).items()
+    }
     return {name: part for name, part in found.items() if part or name not in {"metrics", "add_ons"}}
 
 
@@ -101,20 +100,6 @@ def plain_feature(feature: Feature, *, complete: bool = False) -> Plain:
         "outage": _outage(feature.outage, complete=complete),
     }
     return found if complete else _said(found, "feature")
-
-
-def plain_metric(metric: Metric, *, complete: bool = False) -> Plain:
-    """A metric in the form of a file; `complete` says defaults too."""
-    found = {
-        "domain": metric.domain,
-        "unit": metric.unit,
-        "aggregation": metric.aggregation.name.lower(),
-        "window": _window(metric.window),
-        "classification": metric.classification.name.lower(),
-        "feature": metric.feature,
-        "durability": metric.durability.name.lower(),
-    }
-    return found if complete else _said(found, "metric")
 
 
 def plain_plan(plan: Plan, features: dict[str, Feature], *, complete: bool = False) -> Plain:
@@ -188,39 +173,17 @@ def _obligations(obligations: Obligations, *, complete: bool) -> Plain:
 
 def _outage(outage: OutagePolicy, *, complete: bool) -> Plain:
     found: Plain = {
-        "serve_stale_for": _duration(outage.serve_stale_for),
+        "serve_stale_for": write_duration(outage.serve_stale_for),
         "after_stale": outage.after_stale.name.lower(),
     }
     if outage.when_unknown is not None:
         found["when_unknown"] = outage.when_unknown.name.lower()
     if outage.when_unknown is WhenUnknown.ALLOWANCE and outage.allowance_window is not None:
         found["allowance"] = outage.allowance
-        found["allowance_window"] = _window(outage.allowance_window)
+        found["allowance_window"] = plain_window(outage.allowance_window)
     if outage.value is not None:
         found["value"] = outage.value
     return found if complete else _said(found, "outage")
-
-
-def _duration(seconds: float) -> str:
-    whole = int(seconds)
-    if whole:
-        for name, length in _UNITS:
-            if whole % length == 0:
-                return f"{whole // length}{name}"
-    return f"{whole}s"
-
-
-_DEFAULTS["outage"]["serve_stale_for"] = _duration(DEFAULT_SERVE_STALE_FOR)
-
-
-def _window(window: WindowSpec) -> str | Plain:
-    unit = window.unit.name.lower()
-    found: Plain = {"unit": unit}
-    if window.zone != "UTC":
-        found["zone"] = window.zone
-    if window.unit is WindowUnit.WEEK and window.week_start != 1:
-        found["week_start"] = _WEEKDAYS[window.week_start - 1]
-    return found if len(found) > 1 else unit
 
 
 def _amount(amount: int | None) -> int | str:
@@ -230,7 +193,7 @@ def _amount(amount: int | None) -> int | str:
 def _limit(limit: Limit, *, complete: bool) -> Plain:
     found = {
         "amount": _amount(limit.amount),
-        "window": _window(limit.window),
+        "window": plain_window(limit.window),
         "soft": limit.soft,
         "carry_over_cap": limit.carry_over_cap,
     }
@@ -240,7 +203,7 @@ def _limit(limit: Limit, *, complete: bool) -> Plain:
 def _pool(limit: Limit, name: str, *, complete: bool) -> Plain:
     found: Plain = {name: _amount(limit.amount)}
     if complete or limit.window.unit is not WindowUnit.LIFETIME:
-        found["window"] = _window(limit.window)
+        found["window"] = plain_window(limit.window)
     return found
 
 

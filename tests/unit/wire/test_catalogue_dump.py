@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from entitlement_sidecar.wire.catalogue_dump import dump_catalogue
 from entitlement_sidecar.wire.catalogue_file import load_catalogue, parse_catalogue
+from entitlement_sidecar.wire.snapshot_codec import document_from_proto, document_to_proto
+from entitlement_sidecar.wire.v1 import snapshot_pb2
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "catalogues").glob("*.yaml"))
 
@@ -43,6 +45,7 @@ SCALARS = (
     | TEXTS
 )
 VALUES = SCALARS | st.lists(SCALARS, max_size=4)
+SHORT_DURATIONS = st.from_regex(r"[0-9]{1,3}[smhd]", fullmatch=True)
 DURATIONS = st.from_regex(r"[0-9]{1,9}[smhd]", fullmatch=True)
 
 
@@ -119,8 +122,8 @@ def granted(kind: str) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def documents(draw: st.DrawFn) -> dict[str, Any]:
-    """A catalogue file, as plain data."""
+def metrics_of_a_file(draw: st.DrawFn) -> dict[str, Any]:
+    """Metrics by key, each with any fields that go together."""
     metric = st.fixed_dictionaries(
         {"domain": KEYS, "unit": KEYS},
         optional={
@@ -128,9 +131,65 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
             "window": WINDOWS,
             "classification": st.sampled_from(["billable", "non_billable", "informational"]),
             "durability": st.sampled_from(["durable", "buffered"]),
+            "granularity": st.sampled_from(["event", "rollup"]),
+            "terminal": st.booleans(),
+            "counts_to_quota": st.booleans(),
+            "when_full": st.sampled_from(["refuse", "block", "allow_unmetered"]),
+            "max_age": SHORT_DURATIONS,
+            "max_future": st.sampled_from(["0s", "90s", "24h"]),
+            "close_after": SHORT_DURATIONS,
+            "after_close": st.sampled_from(["adjust", "refuse"]),
         },
     )
-    metrics = draw(st.dictionaries(KEYS, metric, max_size=3))
+    found = draw(st.dictionaries(KEYS, metric, max_size=3))
+    for one in found.values():
+        if one.get("terminal") or one.get("aggregation") in {"max", "last"}:
+            one.pop("granularity", None)
+        if one.get("classification") != "non_billable":
+            one.pop("counts_to_quota", None)
+    return found
+
+
+@st.composite
+def registries(draw: st.DrawFn, metrics: dict[str, Any]) -> dict[str, Any]:
+    """The rest of the registry of some metrics."""
+    some = st.lists(st.sampled_from(sorted(metrics)), min_size=1, unique=True) if metrics else st.nothing()
+    domains = (
+        st.sampled_from(sorted({one["domain"] for one in metrics.values()})) if metrics else st.nothing()
+    )
+    attributes = st.sampled_from(["emitter", "subject", "actor_id"]) | st.from_regex(
+        r"dimensions\.[a-z: #]{1,64}", fullmatch=True
+    )
+    texts = st.lists(TEXTS, min_size=1, max_size=3, unique=True)
+    about: dict[str, Any] = {"metrics": some, "domains": st.lists(domains, min_size=1, unique=True)}
+    rule = st.fixed_dictionaries(
+        {"when": st.dictionaries(attributes, texts, min_size=1, max_size=3)},
+        optional={
+            "title": TEXTS,
+            "then": st.sampled_from(["non_billable", "refuse"]),
+            **(about if metrics else {}),
+        },
+    )
+    emitter = st.fixed_dictionaries({"external": st.booleans()})
+    internal = st.fixed_dictionaries({"metrics": some}) if metrics else emitter
+    events = [key for key, one in metrics.items() if one.get("granularity") != "rollup"]
+    found = draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "emitters": st.dictionaries(KEYS, emitter | internal, max_size=3),
+                "rules": st.dictionaries(KEYS, rule, max_size=4),
+                "retention": st.fixed_dictionaries({"informational": st.sampled_from(["36500d", "3651d"])}),
+            },
+        )
+    )
+    return found | ({"task_metrics": {"compute_ms": events[0]}} if events else {})
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> dict[str, Any]:
+    """A catalogue file, as plain data."""
+    metrics = draw(metrics_of_a_file())
     found = draw(st.dictionaries(KEYS, features(sorted(metrics)), min_size=1, max_size=4))
     kinds = {key: str(one["kind"]) for key, one in found.items()}
     plan = st.fixed_dictionaries(
@@ -159,6 +218,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         "metrics": metrics,
         "plans": draw(st.dictionaries(KEYS, plan, max_size=2)),
         "add_ons": draw(st.dictionaries(KEYS, add_on, max_size=2)),
+        **draw(registries(metrics)),
     }
 
 
@@ -187,3 +247,15 @@ def test_any_catalogue_survives_being_written(document: dict[str, Any]) -> None:
 
     assert parse_catalogue(written, "written") == catalogue
     assert dump_catalogue(parse_catalogue(written, "written")) == written
+
+
+@settings(deadline=None, max_examples=100)
+@given(documents())
+def test_any_registry_survives_the_contract(document: dict[str, Any]) -> None:
+    """What sidecars get of a catalogue is what the plan store has of it."""
+    sent = parse_catalogue(as_json(document), "given").document(7, feed_shards=2)
+    payload = document_to_proto(sent).SerializeToString()
+
+    received = document_from_proto(snapshot_pb2.CatalogueDocument.FromString(payload))
+
+    assert received == sent

@@ -9,7 +9,7 @@ import msgspec
 
 from entitlement_sidecar.domain.catalogue import Catalogue
 from entitlement_sidecar.domain.values import alike
-from entitlement_sidecar.wire import catalogue_dump
+from entitlement_sidecar.wire import catalogue_dump, catalogue_registry
 
 EMPTY = Catalogue("", {}, {}, {}, {})
 """What is in force before the first catalogue."""
@@ -45,7 +45,7 @@ def compare(before: Catalogue, after: Catalogue) -> list[Difference]:
     for section, old, new in _sections(before, after):
         found += [_difference(section, key, old, new) for key in new if not alike(old.get(key), new[key])]
         found += [Difference(section, key, "retired") for key in old if key not in new]
-    return found
+    return found + _order(before, after)
 
 
 def _sections(
@@ -59,6 +59,35 @@ def _sections(
             _all(getattr(before, section), _granting(section, before)),
             _all(getattr(after, section), _granting(section, after)),
         )
+    earlier, later = _registry(before), _registry(after)
+    for section, entries in later.items():
+        yield section, _all(earlier[section], dict), _all(entries, dict)
+
+
+def _registry(catalogue: Catalogue) -> dict[str, dict[str, Any]]:
+    """What a catalogue says of usage beside its metrics, by section and key."""
+    write = catalogue_registry
+    return {
+        "emitters": {key: write.plain_emitter(one, complete=True) for key, one in catalogue.emitters.items()},
+        "rules": {one.key: write.plain_rule(one, complete=True) for one in catalogue.rules},
+        "task_metrics": {
+            part: {"metric": metric} for part, metric in write.plain_tasks(catalogue.task_metrics).items()
+        },
+        "retention": {
+            name: {"kept": length} for name, length in write.plain_retention(catalogue.retention).items()
+        },
+    }
+
+
+def _order(before: Catalogue, after: Catalogue) -> list[Difference]:
+    """Rules that are in both and are tried in another order: the first that holds decides."""
+    old, new = [one.key for one in before.rules], [one.key for one in after.rules]
+    stayed, staying = [key for key in old if key in new], [key for key in new if key in old]
+    moved = [key for key, other in zip(staying, stayed, strict=True) if key != other]
+    return [
+        Difference("rules", key, "changed", (FieldChange("order", old.index(key) + 1, new.index(key) + 1),))
+        for key in moved
+    ]
 
 
 def _all(items: Mapping[str, Any], plain: _Plain) -> Mapping[str, Any]:
@@ -70,7 +99,7 @@ def _feature(item: Any) -> Mapping[str, Any]:  # noqa: ANN401 - of the section
 
 
 def _metric(item: Any) -> Mapping[str, Any]:  # noqa: ANN401
-    return catalogue_dump.plain_metric(item, complete=True)
+    return catalogue_registry.plain_metric(item, complete=True)
 
 
 def _granting(section: str, catalogue: Catalogue) -> _Plain:

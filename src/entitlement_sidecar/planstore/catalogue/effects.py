@@ -151,7 +151,7 @@ def _metric_effects(session: Session, before: Catalogue, after: Catalogue, now: 
     for key, metric in before.metrics.items():
         new = after.metrics.get(key)
         if new is None:
-            yield Effect("metrics", key, "retired", _reporting(session, key, now, "its events are refused"))
+            yield Effect("metrics", key, "retired", _reporting(session, key, now, "its events count no more"))
         elif new.unit != metric.unit:
             what = f"unit: {metric.unit} → {new.unit}, events of the old one are refused"
             yield Effect("metrics", key, "changed", _reporting(session, key, now, what))
