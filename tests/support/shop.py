@@ -120,6 +120,7 @@ class Shop:
         self.overrides = Overrides(snapshots, self.clock)
         self.credits = Credits(snapshots, self.clock)
         self.authority = RootAuthority(database, self.clock)
+        self.ledger = Ledger(limits_of)
         self.gate = Gate(database, self.clock)
         self.announced = 0
         self._register()
@@ -151,7 +152,8 @@ class Shop:
             overrides=self.overrides,
             credits=self.credits,
             authority=self.authority,
-            checks=QuotaChecks(self.database, self.authority, Ledger(limits_of), self.clock),
+            checks=QuotaChecks(self.database, self.authority, self.ledger, self.clock),
+            ledger=self.ledger,
             key=self.key,
             clock=self.clock,
             gate=self.gate,

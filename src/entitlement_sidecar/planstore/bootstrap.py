@@ -125,6 +125,7 @@ def build(config: PlanstoreConfig) -> Planstore:
             credits=Credits(snapshots, clock),
             authority=authority,
             checks=QuotaChecks(database, authority, ledger, clock),
+            ledger=ledger,
             key=key,
             clock=clock,
             gate=gate,

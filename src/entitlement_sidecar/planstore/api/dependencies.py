@@ -15,6 +15,7 @@ from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.snapshots.redis_client import Cluster
 from entitlement_sidecar.planstore.subscriptions import Credits, Overrides, Subscriptions
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
+from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.wire.signing import KeyRing, SigningKey
 
 
@@ -28,6 +29,7 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
         credits: Gives and voids credit grants.
         authority: Counts what is used.
         checks: Answers quota checks.
+        ledger: Stores usage.
         key: Signs catalogue documents.
         clock: The wall clock.
         gate: Knows callers by their tokens.
@@ -45,6 +47,7 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
     credits: Credits
     authority: RootAuthority
     checks: QuotaChecks
+    ledger: Ledger
     key: SigningKey
     clock: Clock
     gate: Gate
