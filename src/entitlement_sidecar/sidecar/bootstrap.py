@@ -19,7 +19,7 @@ from entitlement_sidecar.sidecar.adapters.grpc_ingest import PlanStoreIngest
 from entitlement_sidecar.sidecar.adapters.grpc_snapshots import PlanStoreFeed, PlanStoreSnapshots
 from entitlement_sidecar.sidecar.adapters.sqlite_last_known import SqliteLastKnown
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import SqliteOutbox
-from entitlement_sidecar.sidecar.admin import Readiness
+from entitlement_sidecar.sidecar.admin import Readiness, UsageHealth
 from entitlement_sidecar.sidecar.config import FrontKind, SidecarConfig
 from entitlement_sidecar.sidecar.decisions.atomic import AtomicBatches
 from entitlement_sidecar.sidecar.decisions.basis import Knowledge
@@ -145,7 +145,8 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         atomic = AtomicBatches(decisions, knowing, upstream.authority, consumptions)
         serve = _serving(decisions, atomic, Watching(decisions, knowing), taking)
         front, front_files = _front(config, serve)
-        readiness = Readiness(store, freshness, clock, upstream.circuits)
+        health = UsageHealth(outbox, upstream.shipper.state if upstream.shipper else None)
+        readiness = Readiness(store, freshness, clock, upstream.circuits, health)
         # Probes decide nothing and carry no secrets; the kubelet and Prometheus ask from outside.
         http = HttpServer(probe_app(readiness), config.http, allow_remote=True)
         stack.callback(http.close)

@@ -121,6 +121,7 @@ async def _watch_outbox(sidecar: Sidecar) -> None:
         metrics.outbox_events.labels("dead").set(stats.dead)
         metrics.outbox_accepted.set(stats.accepted)
         metrics.outbox_settled.set(stats.settled)
+        metrics.outbox_lost.set(stats.lost)
         metrics.outbox_bytes.set(stats.bytes_used)
         oldest = time.time() if stats.oldest_recorded_at is None else stats.oldest_recorded_at
         metrics.outbox_oldest_seconds.set(max(0.0, time.time() - oldest))

@@ -163,12 +163,18 @@ outbox_events = Gauge(
 )
 outbox_accepted = Gauge(
     "entitlement_outbox_accepted_events",
-    "Events ever committed to this outbox, over all its starts: settled + queued + dead.",
+    "Events ever committed to this outbox, over all its starts: settled + queued + dead + lost.",
     registry=REGISTRY,
 )
 outbox_settled = Gauge(
     "entitlement_outbox_settled_events",
     "Events that have left this outbox, over all its starts.",
+    registry=REGISTRY,
+)
+outbox_lost = Gauge(
+    "entitlement_outbox_lost_events",
+    "Events that the plan store had settled and misses since, over all starts: it was restored from an older "
+    "backup, or another database stands behind it.",
     registry=REGISTRY,
 )
 outbox_bytes = Gauge("entitlement_outbox_bytes", "Bytes that the outbox takes on disk.", registry=REGISTRY)

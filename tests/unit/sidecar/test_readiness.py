@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from entitlement_sidecar.sidecar.admin import READY_ANYWAY_AFTER, Readiness
+from entitlement_sidecar.sidecar.admin import READY_ANYWAY_AFTER, Readiness, UsageHealth
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.store import NO_CATALOGUE, SnapshotStore
+from entitlement_sidecar.sidecar.usage.shipper import ShippingState
 from entitlement_sidecar.testing.builders import boolean, document
 from entitlement_sidecar.testing.clock import FakeClock
+from entitlement_sidecar.testing.memory_outbox import MemoryOutbox
 
 
 class Site:
@@ -16,7 +18,11 @@ class Site:
         self.clock = FakeClock()
         self.store = SnapshotStore()
         self.freshness = Freshness(self.clock)
-        self.readiness = Readiness(self.store, self.freshness, self.clock)
+        self.outbox = MemoryOutbox(max_bytes=1000)
+        self.shipping = ShippingState()
+        self.readiness = Readiness(
+            self.store, self.freshness, self.clock, usage=UsageHealth(self.outbox, self.shipping)
+        )
 
     def load(self) -> None:
         """A source has told the catalogue."""
@@ -73,3 +79,26 @@ def test_draining_ends_it() -> None:
     site.readiness.drain()
     assert not site.says("ready")
     assert site.says("draining")
+
+
+def test_how_usage_fares_is_shown() -> None:
+    """How full the outbox is, and whether what it holds is shipped; ready it is all the same."""
+    site = Site()
+    site.load()
+    shown = {"outbox_fill": 0.0, "outbox_level": "roomy", "shipping": "well", "last_shipped": None}
+    assert site.says("usage") == shown
+
+    site.shipping.last_settled_at = 1_767_225_600.0
+    site.shipping.failing = True
+    site.outbox._bytes = 860
+    shown = {
+        "outbox_fill": 0.86,
+        "outbox_level": "billable_only",
+        "shipping": "failing",
+        "last_shipped": "2026-01-01T00:00:00+00:00",
+    }
+    assert site.says("usage") == shown
+
+    site.shipping.stopped = True
+    assert site.readiness()["usage"] == {**shown, "shipping": "stopped"}
+    assert site.says("ready")

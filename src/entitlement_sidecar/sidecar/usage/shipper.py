@@ -64,12 +64,12 @@ class ShippingState(msgspec.Struct):
     Attributes:
         last_settled_at: When the plan store last settled something, in seconds since 1970; None: not since
             the start.
-        problem: Why the last attempt failed; empty where it did not.
+        failing: The last attempt failed; the log says why.
         stopped: Too many dead letters have stopped the line.
     """
 
     last_settled_at: float | None = None
-    problem: str = ""
+    failing: bool = False
     stopped: bool = False
 
 
@@ -176,7 +176,7 @@ class Shipper:
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        self.state.problem = str(error)
+        self.state.failing = True
         if isinstance(error, OutboxStoppedError):
             self._stand_still(stopped=True, why=str(error))
             return STOPPED_PAUSE
@@ -230,7 +230,7 @@ class Shipper:
         for result in settled:
             metrics.shipped_events.labels(result.outcome.name).inc()
         now = self._clock.now().timestamp()
-        self.state.last_settled_at, self.state.problem = now, ""
+        self.state.last_settled_at, self.state.failing = now, False
         metrics.shipped_last.set(now)
         metrics.shipped_lag_seconds.observe(max(0.0, now - batch.events[0].event.recorded_at.timestamp()))
 
