@@ -1,0 +1,172 @@
+"""Accepted means kept (C3): whoever is killed, and when, each acked event is in the ledger exactly once.
+
+A sidecar and a plan store are killed under load, and batches between them are doubled, late, cut off or
+lost. Services send again what was not answered. `USAGE_SEED=7 pytest tests/e2e/test_usage_kills.py` repeats
+the choices of a run; `make soak` kills 300 times.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from entitlement_sidecar.planstore.db import Database, UsageEventRow, UsageLedgerRow, create_engine_for
+from support.careless_network import CarelessNetwork
+from support.processes import Planstore, Sidecar
+from support.usage_load import TENANTS, Fact, Identity, Permits, Service
+from support.waiting import until
+
+KILLS = (300 if os.environ.get("SOAK") else 20) // 2
+"""Per kind of database."""
+
+SEED = int(os.environ.get("USAGE_SEED") or random.SystemRandom().randrange(10**6))
+SERVICES = 4
+CALLS = (30, 90)
+"""How many there are between two kills."""
+
+QUEUED = 'entitlement_outbox_events{state="queued"}'
+
+CATALOGUE = Path(__file__).parent / "kills_catalogue.yaml"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind, by its URL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/usage.db"
+    url: str = request.getfixturevalue("postgres_dsn")
+    return url
+
+
+@pytest.fixture
+def store(database_url: str, tmp_path: Path, ending: ExitStack) -> Planstore:
+    """A plan store with tenants that may use all there is."""
+    store = Planstore(tmp_path / "planstore", database=database_url)
+    ending.callback(store.kill)
+    store.start()
+    store.apply(CATALOGUE)
+    for tenant in TENANTS:
+        store.subscribe(tenant, "large")
+    return store
+
+
+@pytest.fixture
+def network(store: Planstore) -> Iterator[CarelessNetwork]:
+    """What is between it and the sidecar."""
+    with CarelessNetwork(store.grpc_port, SEED) as network:
+        yield network
+
+
+@pytest.mark.timeout(120 + 15 * KILLS)
+def test_each_acked_event_is_counted_once(
+    store: Planstore, network: CarelessNetwork, database_url: str, tmp_path: Path, ending: ExitStack
+) -> None:
+    """Ten kills on each kind of database; conservation holds on both ends, and sums are those of the list."""
+    print(f"USAGE_SEED={SEED}")  # noqa: T201 - who repeats a failure needs it
+    token = ("--token-file", str(store.state / "token"))
+    beside = Sidecar(tmp_path / "sidecar", "--planstore", f"127.0.0.1:{network.port}", *token)
+    ending.callback(beside.kill)
+    beside.start()
+    until(lambda: beside.check("acme", "pages").allowed, "the tenant to be held")
+    permits = Permits()
+    services = [Service(number, beside.port, SEED, permits) for number in range(SERVICES)]
+
+    with ThreadPoolExecutor(SERVICES) as pool:
+        running = [pool.submit(service.run) for service in services]
+        try:
+            _kill_again_and_again(store, beside, permits, lambda: any(each.done() for each in running))
+        finally:
+            permits.end()
+        for each in running:
+            each.result()
+    network.honest = True
+    until(lambda: beside.metric(QUEUED) == 0, "the outbox to be empty", timeout=120)
+    network.deliver_late()
+    beside.stop()
+
+    counted = {identity: fact for service in services for identity, fact in service.counted.items()}
+    database = Database(create_engine_for(database_url))
+    ending.callback(database.close)
+    _assert_ledger(database, counted)
+    _assert_aggregates(database, counted)
+    _assert_conserved(tmp_path / "sidecar" / "outbox.db", len(counted))
+    assert set(network.fates) >= {"on", "twice", "unanswered"}, network.fates
+    assert sum(service.unanswered for service in services)
+
+
+def _kill_again_and_again(
+    store: Planstore, beside: Sidecar, permits: Permits, over: Callable[[], bool]
+) -> None:
+    """Each kill comes at an instant that has nothing to do with where a call or a batch is."""
+    dice = random.Random(SEED)  # noqa: S311 - a test's dice
+    for kill in range(KILLS):
+        calls = dice.randint(*CALLS)
+        at = permits.made + dice.randrange(calls)
+        permits.grant(calls)
+        until(lambda at=at: permits.made >= at or over(), "calls to be made", timeout=120)
+        time.sleep(dice.random() * 0.3)
+        victims: list[Planstore | Sidecar] = [(store, beside)[kill % 2]]
+        if dice.random() < 0.2:
+            victims = [store, beside]
+        for victim in victims:
+            victim.kill()
+        # They come back while calls are made, the plan store the later the longer the outbox has to wait.
+        permits.grant(dice.randint(*CALLS) // 2)
+        for victim in reversed(victims):
+            _restart(victim)
+
+
+def _restart(victim: Planstore | Sidecar) -> None:
+    if isinstance(victim, Planstore):
+        victim.start(migrated=True)
+    else:
+        victim.start()
+
+
+def _assert_ledger(database: Database, counted: dict[Identity, Fact]) -> None:
+    """Each identity once, with what was acked; and nothing else."""
+    with database.reading() as session:
+        rows = session.scalars(select(UsageEventRow)).all()
+        stored = Counter((row.tenant_id, row.event_id) for row in rows)
+        facts = {(row.tenant_id, row.event_id): Fact(row.metric, row.value) for row in rows}
+    assert not [identity for identity, times in stored.items() if times > 1]
+    assert not counted.keys() - facts.keys(), "acked, and lost"
+    assert not facts.keys() - counted.keys(), "never acked, and counted"
+    assert facts == counted
+
+
+def _assert_aggregates(database: Database, counted: dict[Identity, Fact]) -> None:
+    """They are what the list adds up to."""
+    sums: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
+    with database.reading() as session:
+        for row in session.scalars(select(UsageLedgerRow)):
+            sums[row.tenant_id, row.metric] += row.value
+            counts[row.tenant_id, row.metric] += row.event_count
+    expected: Counter[tuple[str, str]] = Counter()
+    for (tenant, _), fact in counted.items():
+        expected[tenant, fact.metric] += fact.value
+    assert sums == expected
+    assert counts == Counter((tenant, fact.metric) for (tenant, _), fact in counted.items())
+
+
+def _assert_conserved(outbox: Path, counted: int) -> None:
+    """At the sidecar: of every start, what was accepted was settled or is a dead letter."""
+    with closing(sqlite3.connect(outbox)) as file:
+        file.row_factory = sqlite3.Row
+        epochs = [dict(row) for row in file.execute("SELECT * FROM epochs")]
+        [(queued,)] = file.execute("SELECT count(*) FROM records").fetchall()
+    assert queued == 0
+    for epoch in epochs:
+        assert epoch["accepted"] == epoch["settled"] + epoch["dead"] + epoch.get("lost", 0), epoch
+    assert sum(epoch["settled"] for epoch in epochs) >= counted
