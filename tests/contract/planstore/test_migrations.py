@@ -21,10 +21,16 @@ HEADS = f"{head(Phase.PRE)}, {head(Phase.POST)}"
 def test_migrations_match_the_models(database: Database) -> None:
     """A migrated database has no difference from the declared tables."""
     with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        opts = {"compare_type": True, "include_name": _is_declared}
+        context = MigrationContext.configure(connection, opts=opts)
         differences = compare_metadata(context, Base.metadata)
 
     assert differences == []
+
+
+def _is_declared(name: str | None, kind: str, _parents: object) -> bool:
+    """All but the partitions of tables."""
+    return kind != "table" or not str(name).startswith("usage_events_")
 
 
 def test_migrating_again_changes_nothing(database_url: str) -> None:

@@ -12,6 +12,13 @@ APPEND_ONLY = frozenset(
 )
 """Tables whose rows are read and added, and never changed or removed (DESIGN 9). Triggers say so too."""
 
+FUNCTIONS = (
+    "usage_events_make_months(date, integer)",
+    "usage_events_remove(integer, timestamptz, timestamptz, timestamptz)",
+    "usage_events_drop_empty_months(date)",
+)
+"""What plan stores may have done by the owner of the tables, and nobody else: partitions, and retention."""
+
 _LOCK = 0x656E7469746C65
 """Key of the advisory lock of who changes the schema, or rights on it: "entitle" in ASCII."""
 
@@ -50,3 +57,5 @@ def _grant(connection: Connection, role: str) -> None:
         connection.execute(text(f"REVOKE ALL ON {table} FROM {role}"))
         rights = "SELECT, INSERT" if table in APPEND_ONLY else "SELECT, INSERT, UPDATE, DELETE"
         connection.execute(text(f"GRANT {rights} ON {table} TO {role}"))
+    for function in FUNCTIONS:
+        connection.execute(text(f"GRANT EXECUTE ON FUNCTION {function} TO {role}"))

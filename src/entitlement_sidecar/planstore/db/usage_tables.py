@@ -18,7 +18,11 @@ class UsageEventRow(Base):
     `instance`, `epoch` and `sequence` say which sidecar kept it; empty and 0 where none did.
     `classification` and `rule` are what the registry of `registry_version` made of it when it arrived; a
     `UsageClassificationRow` may say otherwise since. `corrects` is the original of a correction, which
-    `voids` it or amends its value; `count` how many events a rollup stands for.
+    `voids` it or amends its value; `count` how many events a rollup stands for. `subscription_id` and the
+    window say which aggregate it belongs to: that is settled when it arrives, so that what became of the
+    subscription or the metric since does not move it.
+
+    On PostgreSQL partitioned by month of `occurred_at`, which is part of the key there.
     """
 
     __tablename__ = "usage_events"
@@ -33,6 +37,8 @@ class UsageEventRow(Base):
             postgresql_where=text("corrects <> ''"),
             sqlite_where=text("corrects <> ''"),
         ),
+        Index("ix_usage_events_event", "tenant_id", "event_id"),
+        Index("ix_usage_events_occurred", "occurred_at", postgresql_using="brin"),
     )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
@@ -61,6 +67,10 @@ class UsageEventRow(Base):
     corrects: Mapped[str] = mapped_column(server_default="")
     voids: Mapped[bool] = mapped_column(server_default=text("false"))
     dimensions: Mapped[dict[str, Any]] = mapped_column(JSON, server_default="{}")
+    subscription_id: Mapped[str] = mapped_column(server_default="")
+    window_kind: Mapped[str] = mapped_column(server_default="")
+    window_start: Mapped[datetime] = mapped_column(server_default="1970-01-01 00:00:00.000000")
+    window_end: Mapped[datetime | None]
 
 
 class UsageClassificationRow(Base):
