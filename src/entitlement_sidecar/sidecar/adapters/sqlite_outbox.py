@@ -13,8 +13,8 @@ from entitlement_sidecar.domain.clock import Clock, SystemClock
 from entitlement_sidecar.domain.errors import DrainingError, SourceUnavailableError
 from entitlement_sidecar.domain.usage import UsageResult
 from entitlement_sidecar.sidecar.adapters.sqlite_files import open_reader
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import read_statement
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Kept
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import read_statement
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import kept
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_writer import OutboxWriter, Rows
 from entitlement_sidecar.sidecar.adapters.state_folder import StateFolder
 from entitlement_sidecar.sidecar.usage.outbox import (
@@ -27,7 +27,6 @@ from entitlement_sidecar.sidecar.usage.outbox import (
 )
 from entitlement_sidecar.sidecar.usage.room import RETRY_AFTER, any_billable, full, refuses
 from entitlement_sidecar.telemetry import metrics
-from entitlement_sidecar.wire.codec import event_to_proto, microseconds
 
 FILE_NAME = "outbox.db"
 
@@ -53,12 +52,11 @@ class SqliteOutbox:
         self, state_dir: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, clock: Clock | None = None
     ) -> None:
         self._max_bytes = max_bytes
+        self._clock = clock or SystemClock()
         self._path = state_dir / FILE_NAME
         self._folder = StateFolder(state_dir)
         try:
-            self._writer = OutboxWriter(
-                self._path, min(_CHECKPOINT_BYTES, max_bytes // 4), clock or SystemClock()
-            )
+            self._writer = OutboxWriter(self._path, min(_CHECKPOINT_BYTES, max_bytes // 4), self._clock)
         except BaseException:
             self._folder.close()
             raise
@@ -77,7 +75,7 @@ class SqliteOutbox:
             DrainingError: It is closed.
         """
         self._check_open()
-        rows = Rows([_kept(record) for record in records], durability is Durability.DURABLE, atomic)
+        rows = Rows([kept(record) for record in records], durability is Durability.DURABLE, atomic)
         billable = any_billable(record.event for record in records)
         if not self._has_room(rows.size, billable=billable):
             if self._writer.purge_is_due():
@@ -137,7 +135,8 @@ class SqliteOutbox:
         self._check_open()
         if not self._writer.file.queued:
             return ()
-        return await self._writer.call(lambda: self._writer.file.next_batches(max_events, max_bytes))
+        second = int(self._clock.now().timestamp())
+        return await self._writer.call(lambda: self._writer.file.next_batches(max_events, max_bytes, second))
 
     async def settle(self, batch: Batch, results: Sequence[UsageResult]) -> None:
         """Deletes what was settled, in one transaction."""
@@ -186,15 +185,3 @@ class SqliteOutbox:
             return self._reader.execute(read_statement(name), parameters).fetchall()
         except sqlite3.Error as error:
             raise SourceUnavailableError(f"the outbox cannot be read: {error}", RETRY_AFTER) from error
-
-
-def _kept(record: OutboxRecord) -> Kept:
-    event = record.event
-    return Kept(
-        event.tenant_id,
-        event.id,
-        event.digest(),
-        microseconds(event.recorded_at),
-        event_to_proto(event).SerializeToString(),
-        record.consumption,
-    )

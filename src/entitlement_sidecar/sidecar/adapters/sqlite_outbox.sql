@@ -99,52 +99,72 @@ UPDATE consumptions SET settlement = 0 WHERE settlement > 0;
 
 -- name: insert_records
 -- Keeps events; says by its row count whether all identities were new.
-INSERT OR IGNORE INTO records (place, tenant_id, event_id, digest, recorded_at, payload) VALUES {rows};
+INSERT OR IGNORE INTO records (place, tenant_id, event_id, digest, recorded_at, payload, lane) VALUES {rows};
 
 -- name: insert_consumptions
--- Keeps first answers.
-INSERT OR IGNORE INTO consumptions (tenant_id, event_id, quantity, answer) VALUES {rows};
+-- Keeps first answers, of what is summed up with the place of its record; says how many were new.
+INSERT OR IGNORE INTO consumptions (tenant_id, event_id, quantity, answer, rolled_into) VALUES {rows};
+
+-- name: grow
+-- What rollups stand for: a JSON list of [place, value, count].
+UPDATE records SET value = one.value ->> 1, count = one.value ->> 2
+FROM json_each(?) AS one WHERE place = one.value ->> 0;
 
 -- name: held
--- Of a JSON list of [tenant, event id]: the list's positions that are held, with their digests.
-SELECT group_concat(asked.key || ' ' || hex(records.digest))
-FROM json_each(?) AS asked
-JOIN records ON records.tenant_id = asked.value ->> 0 AND records.event_id = asked.value ->> 1;
+-- Of a JSON list of [tenant, event id, is summed up]: the list's positions that are held, with their digests.
+SELECT group_concat(position || ' ' || digest)
+FROM (
+  SELECT asked.key AS position, hex(digest) AS digest
+  FROM json_each(?1) AS asked
+  JOIN records ON tenant_id = asked.value ->> 0 AND event_id = asked.value ->> 1
+  WHERE NOT asked.value ->> 2
+  UNION ALL
+  SELECT asked.key, hex('consumed ' || quantity)
+  FROM json_each(?1) AS asked
+  JOIN consumptions ON tenant_id = asked.value ->> 0 AND event_id = asked.value ->> 1
+  WHERE asked.value ->> 2
+);
 
 -- name: count_accepted
 -- Adds to an epoch's total.
 UPDATE epochs SET accepted = accepted + ? WHERE epoch = ?;
 
--- name: oldest_batch
--- The batch that was not settled in full.
-SELECT batch_id, first_place, last_place FROM batches ORDER BY batch_id LIMIT 1;
+-- name: batches
+-- The batches that were not settled in full, all of one window.
+SELECT batch_id, first_place, last_place, lane FROM batches ORDER BY batch_id;
 
 -- name: first_place
 -- Where the backlog begins.
 SELECT min(place) FROM records;
 
 -- name: sizes
--- Places and sizes of the first events of one epoch.
-SELECT group_concat(place || ' ' || size)
-FROM (SELECT place, length(payload) AS size FROM records WHERE place BETWEEN ? AND ? ORDER BY place LIMIT ?);
+-- Places, sizes and lanes of the first events of one epoch.
+SELECT group_concat(place || ' ' || size || ' ' || lane)
+FROM (
+  SELECT place, length(payload) AS size, lane FROM records WHERE place BETWEEN ? AND ? ORDER BY place LIMIT ?
+);
 
 -- name: store_batch
 -- Fixes a batch's boundaries.
-INSERT INTO batches (first_place, last_place) VALUES (?, ?) RETURNING batch_id;
+INSERT INTO batches (first_place, last_place, lane) VALUES (?, ?, ?);
 
 -- name: payloads
--- The events of a batch that still wait.
-SELECT group_concat(place), group_concat(hex(payload))
-FROM (SELECT place, payload FROM records WHERE place BETWEEN ? AND ? ORDER BY place);
+-- The events of a batch that still wait; what rollups stand for, with their identity.
+SELECT group_concat(place), group_concat(hex(payload)),
+       group_concat(CASE WHEN value IS NULL THEN '' ELSE event_id || ' ' || value || ' ' || count END)
+FROM (
+  SELECT place, payload, event_id, value, count
+  FROM records WHERE place BETWEEN ?1 AND ?2 AND (?3 IS NULL OR lane = ?3) ORDER BY place
+);
 
--- name: accepted_in
+-- name: totals_of
 -- An epoch's totals.
 SELECT accepted, dead FROM epochs WHERE epoch = ?;
 
 -- name: bury
 -- Copies refused events, a JSON list of [place, outcome, reason], to where operators find them.
-INSERT OR REPLACE INTO dead_letters (place, tenant_id, event_id, outcome, reason, payload)
-SELECT place, tenant_id, event_id, refused.value ->> 1, refused.value ->> 2, payload
+INSERT OR REPLACE INTO dead_letters (place, tenant_id, event_id, outcome, reason, payload, value, count)
+SELECT place, tenant_id, event_id, refused.value ->> 1, refused.value ->> 2, payload, records.value, records.count
 FROM json_each(?) AS refused JOIN records ON place = refused.value ->> 0;
 
 -- name: settle_consumptions
@@ -153,6 +173,11 @@ UPDATE consumptions SET settlement = ?
 WHERE (tenant_id, event_id) IN (
   SELECT tenant_id, event_id FROM records WHERE place IN (SELECT value FROM json_each(?))
 );
+
+-- name: settle_rolled_consumptions
+-- The same for first answers of what was summed up in them.
+UPDATE consumptions SET settlement = ?
+WHERE rolled_into IS NOT NULL AND rolled_into IN (SELECT value FROM json_each(?));
 
 -- name: delete_records
 -- Events that leave: a JSON list of places.
@@ -166,7 +191,10 @@ UPDATE epochs SET settled = settled + ?, dead = dead + ? WHERE epoch = ?;
 -- A batch ends when none of its events waits any more.
 DELETE FROM batches
 WHERE batch_id = ?
-  AND NOT EXISTS (SELECT 1 FROM records WHERE place BETWEEN first_place AND last_place);
+  AND NOT EXISTS (
+    SELECT 1 FROM records
+    WHERE place BETWEEN first_place AND last_place AND (batches.lane IS NULL OR records.lane = batches.lane)
+  );
 
 -- name: purge_consumptions
 -- First answers whose time is over.
@@ -206,3 +234,66 @@ INSERT INTO declared (first_place, last_place) VALUES {rows};
 -- name: count_lost
 -- Moves from what was settled to what is lost.
 UPDATE epochs SET settled = settled - ?1, lost = lost + ?1 WHERE epoch = ?2;
+
+-- name: revivable
+-- Dead letters of a JSON list of places, once per identity, and none that is queued already.
+SELECT min(place), tenant_id, event_id, payload, value, count
+FROM dead_letters
+WHERE place IN (SELECT value FROM json_each(?))
+  AND NOT EXISTS (
+    SELECT 1 FROM records AS held
+    WHERE held.tenant_id = dead_letters.tenant_id AND held.event_id = dead_letters.event_id
+  )
+GROUP BY tenant_id, event_id ORDER BY 1;
+
+-- name: buried
+-- Which of a JSON list of places are dead letters.
+SELECT place FROM dead_letters WHERE place IN (SELECT value FROM json_each(?));
+
+-- name: declare_places
+-- Remembers a JSON list of places that will never be sent.
+INSERT OR IGNORE INTO declared (first_place, last_place) SELECT value, value FROM json_each(?);
+
+-- name: unearth
+-- Dead letters that leave: a JSON list of places.
+DELETE FROM dead_letters WHERE place IN (SELECT value FROM json_each(?));
+
+-- name: count_revived
+-- Dead letters that went back into the queue under other places.
+UPDATE epochs SET dead = dead - ?1, settled = settled + ?1 WHERE epoch = ?2;
+
+-- name: count_discarded
+-- Dead letters that were given up.
+UPDATE epochs SET dead = dead - ?1, lost = lost + ?1 WHERE epoch = ?2;
+
+-- name: unbalanced
+-- Whether what is held is not what the totals say.
+SELECT (SELECT count(*) FROM records) <> coalesce(sum(accepted - settled - dead - lost), 0)
+    OR (SELECT count(*) FROM dead_letters) <> coalesce(sum(dead), 0)
+FROM epochs;
+
+-- name: balances
+-- Epochs whose totals do not fit what is held: what was accepted, and what the rest adds up to.
+SELECT epoch, accepted, settled + queued + buried + lost
+FROM (
+  SELECT epochs.*,
+         (SELECT count(*) FROM records WHERE place BETWEEN epoch << 40 AND (epoch + 1 << 40) - 1) AS queued,
+         (SELECT count(*) FROM dead_letters WHERE place BETWEEN epoch << 40 AND (epoch + 1 << 40) - 1) AS buried
+  FROM epochs
+)
+WHERE accepted <> settled + queued + buried + lost OR dead <> buried;
+
+-- name: balance
+-- Makes totals fit what is held: what is missing is lost, what is too much was accepted.
+UPDATE epochs
+SET dead = held.buried,
+    accepted = max(accepted, settled + held.queued + held.buried + lost),
+    lost = lost + max(0, accepted - settled - held.queued - held.buried - lost)
+FROM (
+  SELECT epoch AS of,
+         (SELECT count(*) FROM records WHERE place BETWEEN epoch << 40 AND (epoch + 1 << 40) - 1) AS queued,
+         (SELECT count(*) FROM dead_letters WHERE place BETWEEN epoch << 40 AND (epoch + 1 << 40) - 1) AS buried
+  FROM epochs
+) AS held
+WHERE epoch = held.of;
+

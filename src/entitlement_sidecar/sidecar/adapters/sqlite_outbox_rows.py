@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
-from entitlement_sidecar.sidecar.usage.outbox import Consumption, not_kept
+from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
+from entitlement_sidecar.sidecar.usage.outbox import Consumption, OutboxRecord, not_kept
+from entitlement_sidecar.sidecar.usage.rollup import rolled_up, rolls_up
+from entitlement_sidecar.sidecar.usage.window import lane_of
+from entitlement_sidecar.wire.codec import event_from_proto, event_to_proto, microseconds
+from entitlement_sidecar.wire.v1 import usage_pb2
 
 Held = dict[tuple[str, str], bytes]
 """Digests by tenant and event id."""
 
+_parse = usage_pb2.UsageEvent.FromString
+
 
 class Kept(msgspec.Struct, frozen=True):
-    """An event as the file holds it. `recorded_at` is in microseconds since 1970."""
+    """An event as the file holds it. `recorded_at` is in microseconds since 1970.
+
+    One that is summed up has no payload yet, but `rollup`; only with a first answer it has an identity.
+    """
 
     tenant_id: str
     event_id: str
     digest: bytes
     recorded_at: int
     payload: bytes
+    lane: int = 0
     consumption: Consumption | None = None
+    rollup: UsageEvent | None = None
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -32,22 +43,75 @@ class Call(msgspec.Struct, frozen=True):
     atomic: bool = False
 
 
+class Row(msgspec.Struct, frozen=True):
+    """What the file says of an event that left it, or is read from it. A rollup has a value and a count."""
+
+    event_id: str
+    payload: bytes
+    value: int | None
+    count: int | None
+
+    def event(self) -> UsageEvent:
+        """The event."""
+        event = event_from_proto(_parse(self.payload))
+        if self.value is None or self.count is None:
+            return event
+        return rolled_up(event, self.event_id, self.value, self.count)
+
+
+def kept(record: OutboxRecord) -> Kept:
+    """A record as the file holds it."""
+    event = record.event
+    rollup = event if rolls_up(record) else None
+    return Kept(
+        event.tenant_id,
+        event.id,
+        _quantity(record.consumption) if rollup else event.digest(),
+        microseconds(event.recorded_at),
+        b"" if rollup else payload_of(event),
+        lane_of(event.tenant_id, event.metric),
+        record.consumption,
+        rollup,
+    )
+
+
+def payload_of(event: UsageEvent) -> bytes:
+    """An event as bytes."""
+    return event_to_proto(event).SerializeToString()
+
+
+def _quantity(consumption: Consumption | None) -> bytes:
+    """What tells a CONSUME that is summed up from another request of its id."""
+    return b"" if consumption is None else b"consumed %d" % consumption.quantity
+
+
+def has_identity(row: Kept) -> bool:
+    """Whether it can be told from others: what is summed up cannot, but for a CONSUME."""
+    return row.rollup is None or row.consumption is not None
+
+
 def judge(call: Call, held: Held) -> tuple[list[UsageResult], list[Kept]]:
     """Outcomes of a call, and what it adds to what is held."""
     seen = ChainMap[tuple[str, str], bytes]({}, held)
     results, fresh = [], []
     for row in call.rows:
-        digest = seen.setdefault((row.tenant_id, row.event_id), row.digest)
-        if digest is row.digest:
+        before = seen.get((row.tenant_id, row.event_id)) if has_identity(row) else None
+        if before is None:
+            seen.update(identities([row]))
             fresh.append(row)
-        results.append(_outcome(row, digest))
+        results.append(_outcome(row, before))
     if call.atomic and any(result.outcome is UsageOutcome.CONFLICT for result in results):
         return [not_kept(r.id) if r.outcome is UsageOutcome.ACCEPTED else r for r in results], []
     return results, fresh
 
 
-def _outcome(row: Kept, held: bytes) -> UsageResult:
-    if held is row.digest:
+def identities(rows: Iterable[Kept]) -> Held:
+    """What rows add to what is held."""
+    return {(row.tenant_id, row.event_id): row.digest for row in rows if has_identity(row)}
+
+
+def _outcome(row: Kept, held: bytes | None) -> UsageResult:
+    if held is None:
         return UsageResult(row.event_id, UsageOutcome.ACCEPTED)
     if held == row.digest:
         return UsageResult(row.event_id, UsageOutcome.DUPLICATE, "already held; counted once")

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from entitlement_sidecar.domain.catalogue import Durability
+from entitlement_sidecar.domain.errors import OutboxStoppedError
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 
 KEEP_CONSUMPTIONS = 60.0
@@ -16,6 +17,14 @@ KEEP_CONSUMPTIONS = 60.0
 
 USUAL_BYTES = 2048
 """What an event with its first answer takes at most, as a rule; a larger one may be refused after all."""
+
+
+MANY_DEAD = 1000
+MANY_DEAD_SHARE = 0.01
+"""Dead letters that stop the line: more than this many, and more than this part of what was accepted."""
+
+STOPPED_RETRY_AFTER = 30.0
+"""Seconds until a line that was stopped is looked at again."""
 
 
 class Consumption(msgspec.Struct, frozen=True):
@@ -38,6 +47,20 @@ class OutboxRecord(msgspec.Struct, frozen=True):
     event: UsageEvent
     consumption: Consumption | None = None
     rollup: bool = False
+
+
+def check_dead_letters(dead: int, accepted: int) -> None:
+    """Stops the line where so much was refused for good that something else must be wrong.
+
+    Raises:
+        OutboxStoppedError: There are more than 1,000 dead letters, and more than 1 % of what was accepted.
+    """
+    if dead > MANY_DEAD and dead > accepted * MANY_DEAD_SHARE:
+        raise OutboxStoppedError(
+            f"{dead} of {accepted} events were refused for good: look with `entitlements outbox inspect`, "
+            "then put them back with `entitlements outbox replay`",
+            STOPPED_RETRY_AFTER,
+        )
 
 
 def not_kept(event_id: str) -> UsageResult:

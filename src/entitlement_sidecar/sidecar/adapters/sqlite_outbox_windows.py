@@ -1,0 +1,72 @@
+"""Windows of the outbox's file: what travels next, in which batches; stored before anyone sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import (
+    OutboxDatabase,
+    epoch_of,
+    last_place_of,
+    sequence_of,
+)
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Row
+from entitlement_sidecar.sidecar.usage.outbox import Batch, SequencedEvent
+from entitlement_sidecar.sidecar.usage.window import LANES, Waiting, cut
+
+
+def next_batches(
+    file: OutboxDatabase, instance: str, bounds: tuple[int, int], before: int | None
+) -> list[Batch]:
+    """The batches of the oldest window that are not settled in full; else those of a new one.
+
+    Args:
+        file: Where they are.
+        instance: Its identity.
+        bounds: Events and bytes of one batch at most.
+        before: The first place that may not travel yet; None: all may.
+    """
+    stored = file.run("batches")
+    if not stored:
+        window = cut(_waiting(file, LANES * bounds[0], before), *bounds)
+        if window is None:
+            return []
+        with file.transaction(durable=True):
+            for lane in window.lanes:
+                file.run("store_batch", window.first, window.last, lane)
+        stored = file.run("batches")
+    return [_load(file, instance, batch) for batch in stored]
+
+
+def _waiting(file: OutboxDatabase, limit: int, before: int | None) -> Iterator[Waiting]:
+    """What may travel next, of one epoch."""
+    [(first,)] = file.run("first_place")
+    if first is None:
+        return
+    last = last_place_of(epoch_of(first))
+    [(sizes,)] = file.run("sizes", first, last if before is None else min(last, before - 1), limit)
+    for entry in (sizes or "").split(",") if sizes else ():
+        place, size, lane = map(int, entry.split(" "))
+        yield Waiting(place, size, lane)
+
+
+def _load(file: OutboxDatabase, instance: str, stored: tuple[int, int, int, int | None]) -> Batch:
+    batch_id, first, last, lane = stored
+    [(places, payloads, sums)] = file.run("payloads", first, last, lane)
+    epoch = epoch_of(first)
+    [(accepted, dead)] = file.run("totals_of", epoch)
+    rows = zip(places.split(","), payloads.split(","), sums.split(","), strict=True)
+    events = tuple(
+        SequencedEvent(sequence_of(int(place)), _row(payload, total).event())
+        for place, payload, total in rows
+    )
+    return Batch(instance, epoch, batch_id, events, accepted, dead)
+
+
+def _row(payload: str, total: str) -> Row:
+    """A row as one statement answers many: its payload in hex; of a rollup also identity, value and count."""
+    content = bytes.fromhex(payload)
+    if not total:
+        return Row("", content, None, None)
+    identity, value, count = total.split(" ")
+    return Row(identity, content, int(value), int(count))
