@@ -50,7 +50,11 @@ OPERATIONS: dict[str, str] = {
     "tokens-get-tokens": "tokens list",
     "tokens-post-revoke": "tokens revoke TOKEN",
     "tokens-post-token": "tokens create NAME --role viewer",
+    "usage-discard-quarantine": "usage quarantine discard --all",
     "usage-get-events": "usage events TENANT",
     "usage-get-summary": "usage summary TENANT",
+    "usage-list-quarantine": "usage quarantine list",
+    "usage-list-sources": "usage sources",
+    "usage-replay-quarantine": "usage quarantine replay --all",
 }
 """By operation id, with the arguments that the command cannot be without."""

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from entitlement_sidecar.cli.output import output_option, print_records, tell_more
+from entitlement_sidecar.cli.quarantine import quarantine, sources
 from entitlement_sidecar.cli.targets import Whole, connect, organization_pages, planstore_options
 
 SUMMARY = (
@@ -28,6 +29,10 @@ PAGE = 500
 @click.group("usage")
 def usage() -> None:
     """See what the ledger holds."""
+
+
+usage.add_command(quarantine)
+usage.add_command(sources)
 
 
 @usage.command("summary")

@@ -57,6 +57,7 @@ from entitlement_sidecar.planstore.subscriptions import (
     settler,
 )
 from entitlement_sidecar.planstore.subscriptions.settler import Settler
+from entitlement_sidecar.planstore.usage import attention
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.telemetry.probes import HttpServer
@@ -248,6 +249,7 @@ def _workers(
         Worker("break-glass", Expiring(database, key, clock).step, LOOK_EVERY),
         Worker("audit anchors", anchors.Anchoring(database, key).step, anchors.PAUSE),
         Worker("last-used", gate.last_used.write, last_used.EVERY),
+        Worker("usage attention", attention.Attention(database, clock).step, attention.EVERY),
         Worker("settler", settling.settle_due, settler.EVERY),
     )
 

@@ -276,6 +276,17 @@ admissions = Counter(
 ingested_events = Counter(
     "entitlement_ingested_events", "Events ingested, by outcome.", ["outcome"], registry=REGISTRY
 )
+quarantined_events = Gauge(
+    "entitlement_usage_quarantined",
+    "Events that are kept in quarantine and do not count, by the rule that keeps them.",
+    ["rule"],
+    registry=REGISTRY,
+)
+silent_sources = Gauge(
+    "entitlement_usage_sources_silent",
+    "Starts of sidecars that accepted usage which never came, and said nothing for 15 minutes.",
+    registry=REGISTRY,
+)
 ingest_seconds = Histogram(
     "entitlement_ingest_seconds", "Duration of the ingest of a batch.", buckets=_SLOW, registry=REGISTRY
 )

@@ -22,9 +22,11 @@ from entitlement_sidecar.planstore.api.rest_overrides import overrides
 from entitlement_sidecar.planstore.api.rest_plan_migrations import plan_migrations
 from entitlement_sidecar.planstore.api.rest_plans import plans
 from entitlement_sidecar.planstore.api.rest_probes import probes
+from entitlement_sidecar.planstore.api.rest_quarantine import quarantine
 from entitlement_sidecar.planstore.api.rest_quotas import quotas
 from entitlement_sidecar.planstore.api.rest_seats import seats
 from entitlement_sidecar.planstore.api.rest_snapshots import snapshots
+from entitlement_sidecar.planstore.api.rest_sources import usage_sources
 from entitlement_sidecar.planstore.api.rest_subscriptions import subscriptions
 from entitlement_sidecar.planstore.api.rest_tokens import tokens
 from entitlement_sidecar.planstore.api.rest_usage import usage
@@ -48,6 +50,8 @@ ROUTERS = (
     entitlements,
     quotas,
     usage,
+    quarantine,
+    usage_sources,
     snapshots,
     break_glass,
     tokens,

@@ -69,6 +69,8 @@ REST: Sequence[Resource] = (
     # With `record_usage` the route asks for CONSUME too, once it has read the body.
     Resource(f"{ORGANIZATION}/quotas", _P.READ, _P.READ),
     Resource(f"{ORGANIZATION}/usage", _P.READ),
+    Resource("/api/billing/usage/quarantine", _P.READ, _P.CHANGE, Reach.ALL),
+    Resource("/api/billing/usage/sources", _P.READ, reach=Reach.ALL),
     Resource(f"{ORGANIZATION}/snapshot", _P.READ, _P.CONFIGURE),
     Resource("/api/billing/snapshots", _P.READ, _P.CONFIGURE, Reach.ALL),
     Resource("/api/billing/break-glass", _P.READ, _P.BREAK_GLASS, Reach.ALL),

@@ -21,8 +21,8 @@ from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.snapshots import newest_snapshot
 from entitlement_sidecar.planstore.usage.answers import first_answer, keep_answer
-from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
 from entitlement_sidecar.planstore.usage.arrival import Arrival
+from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.planstore.usage.views import usage_views
 from entitlement_sidecar.telemetry import metrics
