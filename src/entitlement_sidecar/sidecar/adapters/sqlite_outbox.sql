@@ -296,21 +296,3 @@ FROM (
   FROM epochs
 ) AS held
 WHERE epoch = held.of;
-
-
--- name: epoch_totals
--- The books of each epoch, and what is held of it.
-SELECT epoch, accepted, settled, dead, lost,
-       (SELECT count(*) FROM records WHERE place BETWEEN epoch << 40 AND (epoch + 1 << 40) - 1),
-       (SELECT count(*) FROM dead_letters WHERE place BETWEEN epoch << 40 AND (epoch + 1 << 40) - 1)
-FROM epochs ORDER BY epoch;
-
--- name: records_page
--- Records behind a place, in order.
-SELECT place, tenant_id, event_id, digest, lane, payload, value, count
-FROM records WHERE place > ? ORDER BY place LIMIT ?;
-
--- name: dead_letters_page
--- Dead letters behind a place, in order.
-SELECT place, tenant_id, event_id, outcome, reason, payload, value, count
-FROM dead_letters WHERE place > ? ORDER BY place LIMIT ?;

@@ -1,24 +1,67 @@
-"""The outbox's file as operators look at it: beside a running sidecar, or without one. Changes nothing."""
+"""A look into an outbox's file: while a sidecar writes it, after it has stopped, and when it is damaged."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import msgspec
 
+from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome
-from entitlement_sidecar.sidecar.adapters.sqlite_files import open_reader
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import read_statement
+from entitlement_sidecar.sidecar.adapters.sqlite_files import load_statements, open_reader
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import (
+    APPLICATION_ID,
+    SCHEMA_VERSION,
+    epoch_of,
+    place_of,
+)
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Row
 
-PAGE = 500
-"""Records that are read at a time."""
+QUEUED, DEAD = "queued", "dead"
+
+_PAGE = 500
+"""Rows of one read: a longer one would keep the writer's log from being emptied."""
+_MOST_PROBES = 5_000_000
+"""Places that are tried one by one between two damaged parts."""
+_END = (1 << 63) - 1
+
+_SQL = load_statements("sqlite_outbox_reading.sql")
 
 
-class EpochTotals(msgspec.Struct, frozen=True):
-    """The books of one start, and what is really held of it."""
+class Stored(msgspec.Struct, frozen=True):
+    """A row of the file. Only what is queued has a digest; only a dead letter has an outcome and a reason."""
+
+    place: int
+    tenant_id: str
+    event_id: str
+    payload: bytes
+    value: int | None
+    count: int | None
+    digest: bytes | None
+    outcome: int | None
+    reason: str
+
+    @property
+    def outcome_name(self) -> str:
+        """The outcome in words."""
+        return "" if self.outcome is None else UsageOutcome(self.outcome).name
+
+    def event(self) -> UsageEvent | None:
+        """The event; None where its bytes are damaged."""
+        try:
+            return Row(self.event_id, self.payload, self.value, self.count).event()
+        except Exception:  # noqa: BLE001 - damaged bytes may be anything
+            return None
+
+
+class Epoch(msgspec.Struct, frozen=True):
+    """Totals of one start. `queued` and `buried` are what is really held, the others what was counted."""
 
     epoch: int
     accepted: int
@@ -26,109 +69,161 @@ class EpochTotals(msgspec.Struct, frozen=True):
     dead: int
     lost: int
     queued: int
-    dead_letters: int
-
-    @property
-    def balanced(self) -> bool:
-        """Whether each event that was accepted is accounted for."""
-        held = self.settled + self.queued + self.dead_letters + self.lost
-        return self.accepted == held and self.dead == self.dead_letters
-
-
-class HeldRecord(msgspec.Struct, frozen=True):
-    """A record that waits, as it is stored. `digest` is empty for a rollup."""
-
-    place: int
-    tenant_id: str
-    event_id: str
-    digest: bytes
-    lane: int
-    row: Row
-
-    def event(self) -> UsageEvent:
-        """The event, as it is sent."""
-        return self.row.event()
-
-
-class DeadLetter(msgspec.Struct, frozen=True):
-    """An event that was refused for good, and why."""
-
-    place: int
-    tenant_id: str
-    event_id: str
-    outcome: UsageOutcome
-    reason: str
-    row: Row
-
-    def event(self) -> UsageEvent:
-        """The event, as it was sent."""
-        return self.row.event()
+    buried: int
 
 
 class StoredBatch(msgspec.Struct, frozen=True):
-    """Boundaries of a batch; without a lane it has all of them."""
+    """Boundaries as they are stored, and how many events of the batch wait. None: of all lanes."""
 
     batch_id: int
-    first_place: int
-    last_place: int
+    first: int
+    last: int
     lane: int | None
+    waiting: int
 
 
-class OutboxReading:
-    """Reads a file of the present schema. Raises what `sqlite3` raises; each read sees one instant."""
+class OutboxReader:
+    """Reads a file and changes nothing in it.
+
+    Raises:
+        ConfigurationError: There is no such file, or it is no outbox that this version can read.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._db = open_reader(path)
+        self.path = path
+        if not path.is_file():
+            raise ConfigurationError(f"{path}: there is no such file; give the --state-dir of a sidecar")
+        try:
+            self._db = open_reader(path)
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"{path}: cannot be opened: {error}") from error
+        try:
+            self._recognise()
+        except BaseException:
+            self._db.close()
+            raise
 
-    def instance(self) -> str:
-        """The identity of the file."""
-        return str(self._run("read_instance")[0][0])
+    def _recognise(self) -> None:
+        try:
+            application, version = self._pragma("application_id"), self._pragma("user_version")
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"{self.path}: cannot be read: {error}") from error
+        if application != APPLICATION_ID:
+            raise ConfigurationError(f"{self.path}: is not an outbox")
+        if version > SCHEMA_VERSION:
+            raise ConfigurationError(f"{self.path}: written by a newer version; read it with that version")
+        if version < SCHEMA_VERSION:
+            with suppress(sqlite3.Error):  # a damaged file may lack a table
+                self._db.executescript(_SQL["as_version_2"])
 
-    def totals(self) -> list[EpochTotals]:
-        """The books of each start."""
-        return [EpochTotals(*row) for row in self._run("epoch_totals")]
+    def __enter__(self) -> Self:
+        return self
 
-    def records(self, after: int = 0, limit: int = PAGE) -> list[HeldRecord]:
-        """A page of what waits, in order, behind a place."""
-        return [
-            HeldRecord(*row[:5], Row(row[2], *row[5:])) for row in self._run("records_page", after, limit)
-        ]
-
-    def all_records(self) -> Iterator[HeldRecord]:
-        """Everything that waits, in order, with a page of it in memory."""
-        after = 0
-        while page := self.records(after):
-            yield from page
-            after = page[-1].place
-
-    def dead_letters(self, after: int = 0, limit: int = PAGE) -> list[DeadLetter]:
-        """A page of dead letters, in order, behind a place."""
-        return [_dead_letter(row) for row in self._run("dead_letters_page", after, limit)]
-
-    def all_dead_letters(self) -> Iterator[DeadLetter]:
-        """Every dead letter, in order, with a page of them in memory."""
-        after = 0
-        while page := self.dead_letters(after):
-            yield from page
-            after = page[-1].place
-
-    def batches(self) -> list[StoredBatch]:
-        """The window under way."""
-        return [StoredBatch(*row) for row in self._run("batches")]
-
-    def damage(self) -> list[str]:
-        """What SQLite finds wrong in the file, in its words; nothing where all is well."""
-        found = [str(row[0]) for row in self._db.execute("PRAGMA integrity_check").fetchall()]
-        return [] if found == ["ok"] else found
-
-    def close(self) -> None:
-        """Lets go of the file."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._db.close()
 
-    def _run(self, name: str, *parameters: int) -> list[Any]:
-        return self._db.execute(read_statement(name), parameters).fetchall()
+    @property
+    def instance(self) -> str:
+        """The identity of the file."""
+        return str(self._run("instance")[0][0])
+
+    @property
+    def first_answers(self) -> int:
+        """First answers of CONSUMEs that are kept."""
+        return int(self._run("first_answers")[0][0])
+
+    @property
+    def bytes_used(self) -> int:
+        """What it takes on disk with its log, as the sidecar counts it."""
+        [(pages, size)] = self._run("live_pages")
+        log = self.path.with_name(self.path.name + "-wal")
+        return int(pages * size) + (log.stat().st_size if log.exists() else 0)
+
+    def one_instant(self) -> None:
+        """From here on everything is read as of one instant, until `close`."""
+        self._db.execute("BEGIN")
+
+    def epochs(self) -> list[Epoch]:
+        """Totals of every start."""
+        return [Epoch(*row) for row in self._run("epochs")]
+
+    def batches(self) -> list[StoredBatch]:
+        """Boundaries that are stored."""
+        return [StoredBatch(*row) for row in self._run("batches")]
+
+    def integrity(self) -> list[str]:
+        """What SQLite finds wrong with the file."""
+        try:
+            found = [str(row[0]) for row in self._db.execute("PRAGMA integrity_check")]
+        except sqlite3.Error as error:
+            return [str(error)]
+        return [] if found == ["ok"] else found
+
+    def rows(self, what: str) -> Iterator[Stored]:
+        """Everything that is queued, or every dead letter, in order. Raises `sqlite3.Error` on damage."""
+        return self._rows(what, -1)
+
+    def readable(self, what: str) -> Iterator[Stored]:
+        """All that can be read: up to the first damage, back to the last one, then what is in between."""
+        after, before = -1, _END
+        try:
+            for row in self._rows(what, after):
+                after = row.place
+                yield row
+        except sqlite3.Error:
+            with suppress(sqlite3.Error):
+                for row in self._rows_backwards(what, after):
+                    before = row.place
+                    yield row
+                return
+            yield from self._between(what, after, before)
+
+    def _rows(self, what: str, after: int) -> Iterator[Stored]:
+        statement = _SQL[what].replace("{direction}", "")
+        found = True
+        while found:
+            found = False
+            for row in self._db.execute(statement, (after, _END, _PAGE)):
+                found, after = True, row[0]
+                yield Stored(*row)
+
+    def _rows_backwards(self, what: str, after: int) -> Iterator[Stored]:
+        statement = _SQL[what].replace("{direction}", "DESC")
+        before, found = _END, True
+        while found:
+            found = False
+            for row in self._db.execute(statement, (after, before, _PAGE)):
+                found, before = True, row[0]
+                yield Stored(*row)
+
+    def _between(self, what: str, after: int, before: int) -> Iterator[Stored]:
+        statement = _SQL[what].replace("{direction}", "")
+        for place in islice(self._places(after, before), _MOST_PROBES):
+            with suppress(sqlite3.Error):
+                for row in self._db.execute(statement, (place - 1, place + 1, 1)):
+                    yield Stored(*row)
+
+    def _places(self, after: int, before: int) -> Iterator[int]:
+        """Places that were given, between two."""
+        if epoch_of(after) == epoch_of(before):
+            yield from range(after + 1, before)
+            return
+        with suppress(sqlite3.Error):
+            for epoch, accepted in self._run("accepted"):
+                first, last = place_of(epoch, 1), place_of(epoch, accepted)
+                yield from range(max(first, after + 1), min(last + 1, before))
+
+    def _run(self, name: str) -> list[Any]:
+        return self._db.execute(_SQL[name]).fetchall()
+
+    def _pragma(self, name: str) -> int:
+        return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _dead_letter(row: tuple[Any, ...]) -> DeadLetter:
-    place, tenant_id, event_id, outcome, reason, *rest = row
-    return DeadLetter(place, tenant_id, event_id, UsageOutcome(outcome), reason, Row(event_id, *rest))
+def damaged_files(path: Path) -> list[Path]:
+    """Files that were set aside because they were damaged, the oldest first."""
+    found = path.parent.glob(f"{path.name}.corrupt-*")
+    whole = [one for one in found if not one.name.endswith(("-wal", "-shm"))]
+    return sorted(whole, key=lambda one: int(one.name.rpartition("-")[2]))
