@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import ChainMap
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, MutableMapping, Sequence
+
+import msgspec
 
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.clock import Clock, SystemClock
@@ -27,9 +29,21 @@ from entitlement_sidecar.sidecar.usage.outbox import (
     OutboxStats,
     SequencedEvent,
     SequenceRange,
+    check_dead_letters,
     not_kept,
 )
+from entitlement_sidecar.sidecar.usage.rollup import (
+    OpenRollups,
+    Sum,
+    add,
+    rolled_up,
+    rolls_up,
+    rollup_id,
+    rollup_key,
+    second_of,
+)
 from entitlement_sidecar.sidecar.usage.room import any_billable, full, refuses
+from entitlement_sidecar.sidecar.usage.window import LANES, Waiting, cut, lane_of
 from entitlement_sidecar.wire.codec import event_to_proto
 
 _KEPT_ELSEWHERE = frozenset(
@@ -41,6 +55,11 @@ _KEPT_ELSEWHERE = frozenset(
     }
 )
 _Key = tuple[str, str]
+
+
+class _StoredBatch(msgspec.Struct, frozen=True):
+    batch_id: int
+    places: frozenset[int]
 
 
 class MemoryOutbox:
@@ -57,11 +76,12 @@ class MemoryOutbox:
         self._queued: dict[int, UsageEvent] = {}
         self._held: dict[_Key, bytes] = {}
         self._consumptions: dict[_Key, Consumption] = {}
+        self._rolled: dict[int, list[_Key]] = {}
         self._settled_at: dict[_Key, float] = {}
-        self._accepted = self._settled = self._batches = 0
-        self._lost = 0
+        self._accepted = self._settled = self._lost = self._batches = 0
         self._never: set[int] = set()
-        self._batch: tuple[int, frozenset[int]] | None = None
+        self._rollups = OpenRollups()
+        self._window: list[_StoredBatch] = []
 
     def append(
         self, records: Sequence[OutboxRecord], durability: Durability, *, atomic: bool = False
@@ -103,75 +123,115 @@ class MemoryOutbox:
 
     def _judge(self, records: Sequence[OutboxRecord]) -> tuple[list[UsageResult], list[OutboxRecord]]:
         """Outcomes, and which records are new."""
-        seen = ChainMap({}, self._held)
+        held = ChainMap({}, self._held)
+        answered: dict[_Key, bytes] = {}
         results, fresh = [], []
-        for event, record in ((record.event, record) for record in records):
-            key, digest = (event.tenant_id, event.id), event.digest()
+        for record in records:
+            key = (record.event.tenant_id, record.event.id)
+            seen: MutableMapping[_Key, bytes] = held
+            digest = record.event.digest()
+            if rolls_up(record):
+                seen, digest = answered, _quantity(record.consumption)
+                if (before := self._first_answer(key)) is not None:
+                    answered.setdefault(key, _quantity(before))
             outcome = UsageOutcome.ACCEPTED
-            if key in seen:
+            if key in seen and digest:
                 outcome = UsageOutcome.DUPLICATE if seen[key] == digest else UsageOutcome.CONFLICT
             else:
                 seen[key] = digest
                 fresh.append(record)
-            results.append(UsageResult(event.id, outcome))
+            results.append(UsageResult(record.event.id, outcome))
         return results, fresh
 
     def _keep(self, record: OutboxRecord) -> None:
-        event, digest = record.event, record.event.digest()
+        event = record.event
         key = (event.tenant_id, event.id)
-        self._accepted += 1
-        self._queued[self._accepted] = event
-        self._held[key] = digest
-        self._bytes += _size(event)
+        if rolls_up(record):
+            place = self._roll_up(event)
+            self._rolled.setdefault(place, []).append(key)
+        else:
+            self._queue(event)
+            self._held[key] = event.digest()
         if record.consumption is not None:
             self._consumptions.setdefault(key, record.consumption)
 
+    def _queue(self, event: UsageEvent) -> int:
+        self._accepted += 1
+        self._queued[self._accepted] = event
+        self._bytes += _size(event)
+        return self._accepted
+
+    def _roll_up(self, event: UsageEvent) -> int:
+        """Adds an event to the record that it is summed up in, or opens one. Its place."""
+        second, key = second_of(event), rollup_key(event)
+        before = self._rollups.find(second, key)
+        total = add(before, event) if before is not None else None
+        if total is None:
+            total = Sum(self._accepted + 1, event.value, event.count)
+            self._queue(event)
+        identity = rollup_id(self._instance, 1, total.place)
+        grown = rolled_up(event, identity, total.value, total.count)
+        self._bytes += _size(grown) - _size(self._queued[total.place])
+        self._queued[total.place] = grown
+        self._rollups.keep(second, key, total)
+        return total.place
+
     async def consumption(self, tenant_id: str, event_id: str) -> Consumption | None:
         """The first allowed answer of a CONSUME."""
-        key = (tenant_id, event_id)
+        return self._first_answer((tenant_id, event_id))
+
+    def _first_answer(self, key: _Key) -> Consumption | None:
         over = self._clock.monotonic() - KEEP_CONSUMPTIONS
         if self._settled_at.get(key, over + 1) <= over:
             return None
         return self._consumptions.get(key)
 
     async def next_batches(self, max_events: int, max_bytes: int) -> Sequence[Batch]:
-        """The oldest unsettled batch."""
-        if self._batch is None and self._queued:
-            self._batches += 1
-            self._batch = (self._batches, frozenset(self._first(max_events, max_bytes)))
-        if self._batch is None:
-            return ()
-        batch_id, places = self._batch
-        events = tuple(
-            SequencedEvent(place, self._queued[place]) for place in sorted(places & set(self._queued))
-        )
-        return [Batch(self._instance, 1, batch_id, events, self._accepted, len(self.dead))]
+        """The batches of the oldest window that are not settled in full."""
+        check_dead_letters(len(self.dead), self._accepted)
+        if not self._window:
+            self._window = list(self._cut(max_events, max_bytes))
+        return [self._load(stored) for stored in self._window]
 
-    def _first(self, max_events: int, max_bytes: int) -> list[int]:
-        chosen: list[int] = []
-        total = 0
+    def _cut(self, max_events: int, max_bytes: int) -> Iterator[_StoredBatch]:
+        self._rollups.close_all_but(int(self._clock.now().timestamp()))
+        waiting = list(self._waiting())[: LANES * max_events]
+        window = cut(waiting, max_events, max_bytes)
+        if window is None:
+            return
+        for lane in window.lanes:
+            self._batches += 1
+            inside = (one for one in waiting if one.place <= window.last)
+            places = frozenset(one.place for one in inside if lane in {None, one.lane})
+            yield _StoredBatch(self._batches, places)
+
+    def _waiting(self) -> Iterator[Waiting]:
+        still_open = self._rollups.first_place()
         for place, event in self._queued.items():
-            total += _size(event)
-            if len(chosen) == max_events or (chosen and total > max_bytes):
-                break
-            chosen.append(place)
-        return chosen
+            if place == still_open:
+                return
+            yield Waiting(place, _size(event), lane_of(event.tenant_id, event.metric))
+
+    def _load(self, stored: _StoredBatch) -> Batch:
+        places = sorted(stored.places & set(self._queued))
+        events = tuple(SequencedEvent(place, self._queued[place]) for place in places)
+        return Batch(self._instance, 1, stored.batch_id, events, self._accepted, len(self.dead))
 
     async def settle(self, batch: Batch, results: Sequence[UsageResult]) -> None:
         """Deletes what was settled; keeps what was refused as dead letters."""
         for one, result in zip(batch.events, results, strict=True):
             if not result.retriable and one.sequence in self._queued:
                 self._leave(one.sequence, result)
-        if self._batch is not None and not self._batch[1] & set(self._queued):
-            self._batch = None
+        self._window = [stored for stored in self._window if stored.places & set(self._queued)]
 
     def _leave(self, place: int, result: UsageResult) -> None:
         event = self._queued.pop(place)
         key = (event.tenant_id, event.id)
-        del self._held[key]
+        self._held.pop(key, None)
         self._bytes -= _size(event)
-        if key in self._consumptions:
-            self._settled_at[key] = self._clock.monotonic()
+        now = self._clock.monotonic()
+        left = [key, *self._rolled.pop(place, ())]
+        self._settled_at.update({one: now for one in left if one in self._consumptions})
         if result.outcome in _KEPT_ELSEWHERE:
             self._settled += 1
         else:
@@ -213,6 +273,11 @@ class MemoryOutbox:
 
     async def close(self) -> None:
         """Nothing to release."""
+
+
+def _quantity(consumption: Consumption | None) -> bytes:
+    """What tells a CONSUME that is summed up from another request of its id; empty for anything else."""
+    return b"" if consumption is None else b"%d" % consumption.quantity
 
 
 def _size(event: UsageEvent) -> int:

@@ -27,7 +27,10 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Window(msgspec.Struct, frozen=True):
-    """First and last place, and the lane of each batch. One batch of lane None takes the events of all."""
+    """First and last place, and the lane of each batch, the one with the oldest event first.
+
+    One batch of lane None takes the events of all.
+    """
 
     first: int
     last: int
@@ -79,4 +82,4 @@ def _lanes(loads: dict[int, _Load], max_events: int, max_bytes: int) -> tuple[in
     events = sum(load.events for load in loads.values())
     size = sum(load.size for load in loads.values())
     fits_one = events <= max_events and size <= max_bytes
-    return (None,) if fits_one or len(loads) == 1 else tuple(sorted(loads))
+    return (None,) if fits_one or len(loads) == 1 else tuple(loads)

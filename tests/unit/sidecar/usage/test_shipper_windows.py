@@ -31,20 +31,6 @@ def waits() -> Waits:
     return Waits()
 
 
-class Lanes(MemoryOutbox):
-    """Windows of a batch for each tenant."""
-
-    async def next_batches(self, max_events: int, max_bytes: int) -> Sequence[Batch]:
-        """The oldest batch, a part for each tenant."""
-        whole = await super().next_batches(max_events, max_bytes)
-        lanes: dict[str, Batch] = {}
-        for batch in whole:
-            for one in batch.events:
-                lane = lanes.get(one.event.tenant_id, msgspec.structs.replace(batch, events=()))
-                lanes[one.event.tenant_id] = msgspec.structs.replace(lane, events=(*lane.events, one))
-        return list(lanes.values())
-
-
 async def fill_lanes(outbox: MemoryOutbox, *names: str) -> None:
     """Appends events; the first letter of each names its tenant."""
     facts = [OutboxRecord(event(name, tenant_id=name[0])) for name in names]
@@ -53,10 +39,10 @@ async def fill_lanes(outbox: MemoryOutbox, *names: str) -> None:
 
 async def test_batches_of_a_window_travel_side_by_side(waits: Waits) -> None:
     """One that waits for its answer keeps no other from being sent, and the next window from none."""
-    outbox, ledger = Lanes(), Ledger()
+    outbox, ledger = MemoryOutbox(), Ledger()
     await fill_lanes(outbox, "a1", "b1", "a2", "b2", "a3")
     ledger.gate = asyncio.Event()
-    running = asyncio.create_task(shipper_of(outbox, ledger, waits, max_events=4).run())
+    running = asyncio.create_task(shipper_of(outbox, ledger, waits, max_events=2).run())
 
     while len(ledger.sent) < 2:
         await asyncio.sleep(0)
@@ -72,14 +58,14 @@ async def test_batches_of_a_window_travel_side_by_side(waits: Waits) -> None:
 
 async def test_a_batch_that_fails_holds_up_the_next_window_alone(waits: Waits) -> None:
     """Its neighbours are settled; what comes later of anything waits, so that order holds."""
-    outbox, ledger = Lanes(), Ledger()
+    outbox, ledger = MemoryOutbox(), Ledger()
     await fill_lanes(outbox, "a1", "b1", "a2", "b2")
     ledger.not_yet = {"a1"}
 
     async def sent_again() -> bool:
         return ledger.sent.count(["a1"]) >= 3
 
-    shipper = shipper_of(outbox, ledger, waits, max_events=2)
+    shipper = shipper_of(outbox, ledger, waits, max_events=1)
     await run_until(shipper, sent_again)
     assert ledger.stored == ["b1"]
     ledger.not_yet = set()
@@ -141,7 +127,7 @@ async def test_dead_letters_are_declared_and_not_lost(outbox: MemoryOutbox, wait
 
 async def test_what_is_on_its_way_is_not_declared(waits: Waits) -> None:
     """Of the same window, which overtakes itself, nothing is asked of the outbox."""
-    outbox, overtaken = Lanes(), Forgetful(SequenceRange(1, 3))
+    outbox, overtaken = MemoryOutbox(), Forgetful(SequenceRange(1, 3))
     await fill_lanes(outbox, "a1", "b1", "a2", "b2")
 
     await run_until(shipper_of(outbox, overtaken, waits), emptied(outbox))
