@@ -74,14 +74,14 @@ def held_by_rule(session: Session) -> dict[str, int]:
     """How many events are held, by the rule that keeps them."""
     row = UsageQuarantineRow
     query = select(row.rule, func.count()).where(row.state == "held").group_by(row.rule)
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def held_of_metrics(session: Session, metrics: Sequence[str]) -> dict[str, int]:
     """How many events of some metrics are held, by metric."""
     row = UsageQuarantineRow
     query = select(row.metric, func.count()).where(row.state == "held", row.metric.in_(metrics))
-    return dict(session.execute(query.group_by(row.metric)).tuples().all())
+    return dict(session.execute(query.group_by(row.metric)).all())
 
 
 class Quarantine:
