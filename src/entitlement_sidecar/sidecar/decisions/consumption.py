@@ -20,12 +20,16 @@ from entitlement_sidecar.domain.decision import CheckRequest, Decision, Decision
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, OutboxFullError
 from entitlement_sidecar.domain.registry import Granularity
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult, consumption_event_id
+from entitlement_sidecar.sidecar.usage.identity import generated_event_id
 from entitlement_sidecar.sidecar.usage.outbox import Consumption, Outbox, OutboxRecord
-from entitlement_sidecar.sidecar.usage.report import UsageReporter, generated_event_id
+from entitlement_sidecar.sidecar.usage.report import UsageReporter
 from entitlement_sidecar.sidecar.usage.when_full import may_go_unmetered, may_wait, with_room
 from entitlement_sidecar.telemetry import metrics as counted
 from entitlement_sidecar.wire.codec import decision_from_proto, decision_to_proto
 from entitlement_sidecar.wire.v1 import decision_pb2
+
+_FULL_FOR = 1.0
+"""Seconds that nothing is admitted after something admitted could not be written: the disk itself is full."""
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -59,6 +63,7 @@ class Consumptions:
         self._outbox = outbox
         self._reporter = reporter
         self._turns: dict[str, _Turn] = {}
+        self._full_until = 0.0
 
     @asynccontextmanager
     async def claim(self, request: CheckRequest) -> AsyncIterator[Claim]:
@@ -93,6 +98,9 @@ class Consumptions:
         billable = any(metric.classification is Classification.BILLABLE for metric in metrics)
 
         async def attempt() -> None:
+            left = self._full_until - asyncio.get_running_loop().time()
+            if left > 0:
+                raise OutboxFullError("the disk of the outbox is full or failing", left)
             await self._outbox.require_room(len(features), billable=billable)
 
         try:
@@ -153,6 +161,7 @@ class Consumptions:
             results = await self._append(records, metrics)
         except OutboxFullError:
             # There was room a moment ago: the disk itself has none.
+            self._full_until = asyncio.get_running_loop().time() + _FULL_FOR
             if not may_go_unmetered(metrics):
                 raise
             return [self.unmetered(catalogue, one.request.feature, one.decision) for one in consumed]

@@ -132,8 +132,11 @@ async def test_a_disk_that_fails_at_the_last_moment(site: Deciding, monkeypatch:
 
     assert (decision.allowed, decision.consumption_id) == (True, "")
     assert decision.warnings[-1].kind is WarningKind.USAGE_UNMETERED
-    with pytest.raises(OutboxFullError):
-        await site.decide(use("strict"))
+    for number in range(3):
+        with pytest.raises(OutboxFullError, match="full or failing"):
+            await site.decide(use("strict", request_id=f"r{number}"))
+    # From then on it is known, for a while: what cannot be kept is not admitted.
+    assert (await used(site, "strict"), await used(site, "open")) == (0, 1)
 
 
 async def test_looks_and_seats_need_no_room(site: Deciding) -> None:
