@@ -93,7 +93,9 @@ def test_its_command_calls_it(server: ThreadingHTTPServer, name: str, tmp_path: 
     """The command asks the plan store for it, in the form that the document declares."""
     catalogue = tmp_path / "catalogue.yaml"
     catalogue.write_text(CATALOGUE)
-    words = WORDS | {"FILE": str(catalogue), "OUT": str(tmp_path / "out")}
+    events = tmp_path / "events.jsonl"
+    events.write_text('{"tenant_id": "acme", "metric": "calls", "value": 1}\n')
+    words = WORDS | {"FILE": str(catalogue), "OUT": str(tmp_path / "out"), "EVENTS": str(events)}
     code = run([words.get(word, word) for word in OPERATIONS[name].split()])
     asked: dict[str, bytes] = server.asked  # type: ignore[attr-defined]
     assert code in {0, 1}
