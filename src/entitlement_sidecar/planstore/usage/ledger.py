@@ -11,32 +11,31 @@ batches never wait for each other in a circle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
+import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Metric
 from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.domain.resolve import Resolution
-from entitlement_sidecar.domain.ruling import Registry
+from entitlement_sidecar.domain.ruling import Registry, RuleName
 from entitlement_sidecar.domain.usage import UsageEvent, UsageResult
 from entitlement_sidecar.planstore.catalogue.plans import current_document
 from entitlement_sidecar.planstore.db import QuotaAdmissionRow, UsageEventRow
 from entitlement_sidecar.planstore.usage.aggregates import Counted, add_to_aggregates
 from entitlement_sidecar.planstore.usage.arrival import COUNTING, Arrival, Identity, Judged
 from entitlement_sidecar.planstore.usage.bulk import among, insert_rows
+from entitlement_sidecar.planstore.usage.corrections import apply_corrections
+from entitlement_sidecar.planstore.usage.giving_back import LimitsOf
 from entitlement_sidecar.planstore.usage.holding import HELD, hold
 from entitlement_sidecar.planstore.usage.identities import claim
 from entitlement_sidecar.planstore.usage.judging import Judge
+from entitlement_sidecar.planstore.usage.terminal import REASON, after_terminal, reclassify_after
 from entitlement_sidecar.planstore.usage.unadmitted import add_all_unadmitted
 from entitlement_sidecar.wire.codec import event_to_proto
-
-TenantFeature = tuple[str, str]
-
-LimitsOf = Callable[[Session, Collection[TenantFeature], datetime], Mapping[TenantFeature, Resolution]]
-"""What usage counts against at an instant, of many (tenant, feature) at once; absent where it is nothing."""
 
 
 class Ledger:
@@ -81,6 +80,7 @@ class Ledger:
         """Keeps events that were never seen, as they were judged; one outcome for each, in order."""
         held = [one for one in new if one.ruling.outcome in HELD]
         kept = iter(hold(session, held, now) if held else ())
+        new = _ended(session, new, document)
         counting = [one for one in new if one.ruling.outcome in COUNTING]
         if counting:
             self._store(session, counting, document, now)
@@ -89,12 +89,16 @@ class Ledger:
     def _store(
         self, session: Session, stored: Sequence[Judged], catalogue: CatalogueDocument, now: datetime
     ) -> None:
-        rows = [_row(one, now) for one in stored]
-        ids = insert_rows(session, UsageEventRow, rows, returning=[UsageEventRow.__table__.c.id])
-        events = [one.event for one in stored if not one.event.corrects]
-        if events:
+        ids = _insert(session, [_row(one, now) for one in stored])
+        new = [(one.event, one.slot) for one in stored if one.slot is not None and not one.event.corrects]
+        if new:
+            events, slots = [event for event, _ in new], [slot for _, slot in new]
+            numbers = [ids[event.tenant_id, event.id] for event in events]
             self._count_unadmitted(session, events, catalogue, now)
-            add_to_aggregates(session, Counted(events, max(id_ for (id_,) in ids), now), catalogue)
+            add_to_aggregates(session, Counted(events, slots, numbers, now), catalogue)
+            reclassify_after(session, events, now, catalogue, self._limits_of)
+        if corrections := [one.event for one in stored if one.event.corrects]:
+            apply_corrections(session, corrections, catalogue, now, self._limits_of)
 
     def _count_unadmitted(
         self, session: Session, events: Sequence[UsageEvent], catalogue: CatalogueDocument, now: datetime
@@ -128,6 +132,23 @@ class Ledger:
                 yield event, feature, resolution
 
 
+def _ended(session: Session, new: Sequence[Judged], document: CatalogueDocument) -> Sequence[Judged]:
+    """The same, but what happened after the end of its work is not billable."""
+    storing = [one.event for one in new if one.ruling.outcome in COUNTING]
+    after = after_terminal(session, storing, document)
+    return [_not_billable(one) if one.identity in after else one for one in new] if after else new
+
+
+def _not_billable(judged: Judged) -> Judged:
+    changed = {"classification": Classification.NON_BILLABLE, "rule": str(RuleName.TERMINAL)}
+    event = msgspec.structs.replace(judged.event, **changed)
+    return msgspec.structs.replace(
+        judged,
+        arrival=msgspec.structs.replace(judged.arrival, event=event),
+        ruling=msgspec.structs.replace(judged.ruling, reason=REASON, **changed),
+    )
+
+
 def _admitted(session: Session, events: Sequence[UsageEvent]) -> set[Identity]:
     """Those that the authority has admitted, whatever their sender knows of it."""
     if not events:
@@ -143,6 +164,13 @@ def _admitted(session: Session, events: Sequence[UsageEvent]) -> set[Identity]:
 def _uses_quota(event: UsageEvent, metric: Metric) -> bool:
     counts = event.classification is Classification.BILLABLE or metric.counts_to_quota
     return counts and event.value > 0 and not event.lease_id
+
+
+def _insert(session: Session, rows: Sequence[Mapping[str, object]]) -> dict[Identity, int]:
+    """Stores events; the id of each one's row."""
+    row = UsageEventRow.__table__.c
+    found = insert_rows(session, UsageEventRow, rows, returning=[row.tenant_id, row.event_id, row.id])
+    return {(tenant_id, event_id): id_ for tenant_id, event_id, id_ in found}
 
 
 def _row(judged: Judged, now: datetime) -> dict[str, object]:
@@ -173,4 +201,5 @@ def _row(judged: Judged, now: datetime) -> dict[str, object]:
         "corrects": event.corrects,
         "voids": event.voids,
         "dimensions": event.dimensions,
+        **({} if judged.slot is None else judged.slot.columns()),
     }

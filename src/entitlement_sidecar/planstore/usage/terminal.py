@@ -1,0 +1,144 @@
+"""The end of work: an event of a terminal metric ends what has its correlation id (S0.9).
+
+Billable usage of the same tenant and correlation id that happens later than it is not billable, whichever of
+the two arrives first. Where the end arrives last, what is stored is classified anew; where both arrive at
+once at two replicas, one of them waits. The end stands, also when its event is voided afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification
+from entitlement_sidecar.domain.ruling import RuleName
+from entitlement_sidecar.domain.usage import UsageEvent
+from entitlement_sidecar.planstore.db import UsageClassificationRow, UsageEventRow
+from entitlement_sidecar.planstore.usage.bulk import among, insert_rows
+from entitlement_sidecar.planstore.usage.changing import FactChange, Occasion, change_aggregates, metrics_of
+from entitlement_sidecar.planstore.usage.facts import Identity, Stored, stored
+from entitlement_sidecar.planstore.usage.giving_back import LimitsOf, change_quota
+from entitlement_sidecar.planstore.usage.turns import take_turns
+
+Work = tuple[str, str]
+"""Tenant and correlation id."""
+
+REASON = "it happened after the end of its work"
+
+
+def after_terminal(
+    session: Session, events: Sequence[UsageEvent], document: CatalogueDocument
+) -> set[Identity]:
+    """Which of the events that are about to be stored are billable and come after the end of their work.
+
+    `events` is all of them, corrections too: the transaction takes its turn with their tenants, so that no
+    other stores an end that is not seen here, or misses the events that are stored here.
+    """
+    terminal = {metric.key for metric in document.metrics.values() if metric.terminal}
+    if not terminal:
+        return set()
+    changing = {event.tenant_id for event in events if event.corrects or event.metric in terminal}
+    bound = [event for event in events if event.correlation_id and not event.corrects]
+    take_turns(session, changing, {event.tenant_id for event in bound})
+    billable = [event for event in bound if event.classification is Classification.BILLABLE]
+    ends = _stored_ends(session, {_work(event) for event in billable}, terminal)
+    for work, end in _ends(event for event in bound if event.metric in terminal).items():
+        ends[work] = min(end, ends.get(work, end))
+    return {
+        (event.tenant_id, event.id)
+        for event in billable
+        if (at := ends.get(_work(event))) is not None and event.occurred_at > at
+    }
+
+
+def reclassify_after(
+    session: Session,
+    terminals: Sequence[UsageEvent],
+    now: datetime,
+    document: CatalogueDocument,
+    limits_of: LimitsOf,
+) -> int:
+    """Classifies what happened after ends that were just stored; how many events that were.
+
+    `terminals` may hold other events too. Aggregates follow, and quota is given back. To be called in the
+    transaction in which `after_terminal` was.
+    """
+    ends = _ends(
+        event
+        for event in terminals
+        if event.correlation_id and not event.corrects and document.metrics[event.metric].terminal
+    )
+    found = [one for one in _stored_after(session, ends) if one.classification == Classification.BILLABLE]
+    if not found:
+        return 0
+    insert_rows(session, UsageClassificationRow, [_row(one, now, document) for one in found])
+    metrics = metrics_of(session, document, {one.row.metric for one in found})
+    changes = [_change(one) for one in found]
+    change_quota(session, changes, metrics, limits_of, now)
+    change_aggregates(session, changes, metrics, Occasion(now))
+    return len(found)
+
+
+def _work(event: UsageEvent) -> Work:
+    return event.tenant_id, event.correlation_id
+
+
+def _ends(terminals: Iterable[UsageEvent]) -> dict[Work, datetime]:
+    """When work ended first."""
+    ends: dict[Work, datetime] = {}
+    for event in terminals:
+        work = _work(event)
+        ends[work] = min(event.occurred_at, ends.get(work, event.occurred_at))
+    return ends
+
+
+def _stored_ends(session: Session, works: set[Work], terminal: set[str]) -> dict[Work, datetime]:
+    if not works:
+        return {}
+    event = UsageEventRow
+    query = (
+        select(event.tenant_id, event.correlation_id, func.min(event.occurred_at))
+        .where(
+            among(session, event.tenant_id, {tenant_id for tenant_id, _ in works}),
+            among(session, event.correlation_id, {correlation_id for _, correlation_id in works}),
+            event.metric.in_(sorted(terminal)),
+            event.corrects == "",
+        )
+        .group_by(event.tenant_id, event.correlation_id)
+    )
+    return {(tenant_id, correlation_id): end for tenant_id, correlation_id, end in session.execute(query)}
+
+
+def _stored_after(session: Session, ends: Mapping[Work, datetime]) -> list[Stored]:
+    """What happened later than the ends of its work, whatever it counts as."""
+    event = UsageEventRow
+    found: list[Identity] = []
+    for (tenant_id, correlation_id), end in sorted(ends.items()):
+        query = select(event.tenant_id, event.event_id).where(
+            event.tenant_id == tenant_id,
+            event.correlation_id == correlation_id,
+            event.occurred_at > end,
+            event.corrects == "",
+        )
+        found += [(tenant, event_id) for tenant, event_id in session.execute(query)]
+    return stored(session, found) if found else []
+
+
+def _row(one: Stored, now: datetime, document: CatalogueDocument) -> dict[str, object]:
+    return {
+        "tenant_id": one.row.tenant_id,
+        "event_id": one.row.event_id,
+        "classification": int(Classification.NON_BILLABLE),
+        "rule": str(RuleName.TERMINAL),
+        "registry_version": document.version,
+        "reason": REASON,
+        "recorded_at": now,
+    }
+
+
+def _change(one: Stored) -> FactChange:
+    before = one.fact(one.corrections, one.classification)
+    return FactChange(one.row, before, one.fact(one.corrections, Classification.NON_BILLABLE))
