@@ -37,6 +37,7 @@ _COMMANDS = {
     "report": ("report:report", "Report usage to a sidecar."),
     "record-task": ("record_task:record_task", "Report a task with its tokens and compute to a sidecar."),
     "correct": ("correct:correct", "Void or amend reported usage, through a sidecar."),
+    "outbox": ("outbox:outbox", "See what a sidecar still holds, check it, or put it back."),
     "catalogue": ("catalogue:catalogue", "Validate and apply plans as configuration."),
     "plans": ("plans:plans", "See what is sold."),
     "subscriptions": ("subscriptions:subscriptions", "Create and change subscriptions."),
