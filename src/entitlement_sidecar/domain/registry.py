@@ -30,10 +30,6 @@ class Granularity(IntEnum):
     ROLLUP = 2
 
 
-ROLLUP_ID = "r-"
-"""What the ids of rollups begin with: they have no correlation, also once their metric is of EVENTs."""
-
-
 class WhenFull(IntEnum):
     """What happens to usage where the outbox has no room for it (DESIGN 8)."""
 

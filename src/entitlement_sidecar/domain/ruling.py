@@ -15,7 +15,6 @@ import msgspec
 from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Metric
 from entitlement_sidecar.domain.registry import (
     DIMENSION,
-    ROLLUP_ID,
     Emitter,
     Granularity,
     RuleCondition,
@@ -220,13 +219,9 @@ def _test(condition: RuleCondition) -> _Test:
 def _refused(event: UsageEvent, judged: _Judged) -> Ruling | None:
     if event.unit and event.unit != judged.metric.unit:
         return _wrong_unit(event, judged.metric)
-    if judged.correlated and not (event.correlation_id or event.consumption_id or _is_rollup(event)):
+    if judged.correlated and not (event.correlation_id or event.consumption_id):
         return _uncorrelated(judged.metric)
     return None if event.occurred_at is event.recorded_at else _out_of_time(event, judged)
-
-
-def _is_rollup(event: UsageEvent) -> bool:
-    return event.count != 1 or event.id.startswith(ROLLUP_ID)
 
 
 def _wrong_unit(event: UsageEvent, metric: Metric) -> Ruling:
@@ -242,15 +237,11 @@ def _uncorrelated(metric: Metric) -> Ruling:
 def _out_of_time(event: UsageEvent, judged: _Judged) -> Ruling | None:
     age = event.recorded_at - event.occurred_at
     if age > judged.max_age:
-        reason = (
-            f"occurred_at: it happened {_said(age)} before it was recorded, and usage of "
-            f"{event.metric!r} is taken up to {_said(judged.max_age)} after it happened"
-        )
+        reason = f"occurred_at: expected at most {judged.max_age} before it was recorded, got {_said(age)}"
         return Ruling(UsageOutcome.LATE_REFUSED, rule=RuleName.AGE, reason=reason)
     if -age > judged.max_future:
         reason = (
-            f"occurred_at: {_said(-age)} ahead of the sidecar's clock, and usage of {event.metric!r} "
-            f"may be {_said(judged.max_future)} ahead"
+            f"occurred_at: expected at most {judged.max_future} ahead of the clock here, got {_said(-age)}"
         )
         return Ruling(UsageOutcome.INVALID, rule=RuleName.FUTURE, reason=reason)
     return None

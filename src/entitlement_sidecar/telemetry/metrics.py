@@ -41,7 +41,7 @@ calls_shed = Counter(
 calls_denied = Counter(
     "entitlement_calls_denied",
     "Calls, checks of batches and usage events that callers were refused, by cause: missing (no "
-    "credentials), unknown (nobody has them) or tenant (not one of the caller's).",
+    "credentials), unknown (nobody has them), tenant (not one of the caller's) or emitter (not its name).",
     ["cause"],
     registry=REGISTRY,
 )
@@ -275,6 +275,12 @@ admissions = Counter(
 )
 ingested_events = Counter(
     "entitlement_ingested_events", "Events ingested, by outcome.", ["outcome"], registry=REGISTRY
+)
+usage_sink_events = Counter(
+    "entitlement_usage_sink_events",
+    "Accepted events that were written to a sink; after a crash the last ones count again.",
+    ["sink"],
+    registry=REGISTRY,
 )
 quarantined_events = Gauge(
     "entitlement_usage_quarantined",

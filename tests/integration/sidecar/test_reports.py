@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from entitlement_sidecar.domain.usage import UsageOutcome
+from entitlement_sidecar.wire.codec import to_timestamp
 from entitlement_sidecar.wire.v1 import usage_pb2
 from support.failures import failure
 from support.processes import Sidecar
@@ -47,7 +48,7 @@ def test_each_event_has_its_own_outcome(beside: Sidecar, tenant: str) -> None:
     ]
     assert "value" in results[1].reason
     assert "'steps' is not in catalogue version 1, which has calls, exports, tokens" in results[4].reason
-    assert [one.retriable for one in results] == [False, False, False, False, True, False]
+    assert not any(one.retriable for one in results)
 
 
 def test_what_was_accepted_is_known_again(beside: Sidecar, tenant: str) -> None:
@@ -68,7 +69,8 @@ def test_identity_belongs_to_a_tenant(beside: Sidecar, tenant: str) -> None:
 
 def test_an_id_is_derived_from_what_happened(beside: Sidecar, tenant: str) -> None:
     """With correlation id and instant a report is safe to repeat; without them each one counts."""
-    fact = event(tenant, correlation_id="c1", occurred_at=at(2026))
+    yesterday = to_timestamp(datetime.now(UTC) - timedelta(days=1))
+    fact = event(tenant, correlation_id="c1", occurred_at=yesterday)
     [first], [again] = beside.report([fact]), beside.report([fact])
     assert (first.outcome, again.outcome) == (UsageOutcome.ACCEPTED, UsageOutcome.DUPLICATE)
     assert first.id == again.id != ""
@@ -93,7 +95,7 @@ def test_a_report_may_name_its_consumption(beside: Sidecar, tenant: str) -> None
         ({"metric": "Exports"}, "metric: expected"),
         ({"value": -1}, "value: expected 0 to 9007199254740991, got -1"),
         ({"value": 2**53}, "value: expected"),
-        ({"unit": "call"}, "unit: expected 'export', got 'call'"),
+        ({"unit": "call"}, "unit: expected 'export', the unit of 'exports', got 'call'"),
         ({"id": "i" * 129}, "id: expected at most 128 printable characters"),
         ({"id": "a\nb"}, "id: expected at most 128 printable characters"),
         ({"correlation_id": "c" * 257}, "correlation_id: expected at most 256"),
@@ -101,8 +103,8 @@ def test_a_report_may_name_its_consumption(beside: Sidecar, tenant: str) -> None
         ({"actor_id": "\x00"}, "actor_id: expected at most 256 printable"),
         ({"emitter": "e" * 257}, "emitter: expected at most 256"),
         ({"consumption_id": "c" * 129}, "consumption_id: expected at most 128"),
-        ({"occurred_at": at(1999)}, "occurred_at: expected 2000-01-01T00:00:00+00:00 to "),
-        ({"occurred_at": at(9000)}, "occurred_at: expected 2000-01-01T00:00:00+00:00 to "),
+        ({"occurred_at": at(1999)}, "occurred_at: expected an instant from 2000-01-01T00:00:00+00:00 to "),
+        ({"occurred_at": at(9000)}, "occurred_at: expected at most 0:05:00 ahead of the clock here, got "),
         ({"occurred_at": Timestamp(seconds=2**62)}, "occurred_at: expected"),
         (
             {"dimensions": {f"k{n}": "v" for n in range(17)}},

@@ -88,9 +88,10 @@ class Callers:
     def _renewed(self, caller: Caller) -> _Known:
         before = self._known.get(caller.name)
         if before is None or not before.caller.is_same(caller):
-            return self._made(caller, Permit(caller.name, caller.tenants))
+            return self._made(caller, Permit(caller.name, caller.tenants, caller.emitters))
+        before.permit.report_as(caller.emitters)
         if before.caller.tenants == caller.tenants:
-            return before
+            return msgspec.structs.replace(before, caller=caller)
         before.permit.change(caller.tenants)
         # What is kept for it was allowed by the old list: new handlers have kept nothing.
         return self._made(caller, before.permit)

@@ -6,6 +6,7 @@ It holds no secrets: of tokens only their SHA-256.
       - name: checkout
         token_sha256: 0c5f…            # 64 hex digits
         tenants: [acme, globex]
+        emitters: [cart]               # reports usage as itself, and as these
       - name: batch
         san: spiffe://example.org/batch
         tenants: "*"
@@ -40,7 +41,9 @@ MAX_CALLERS = 1000
 EVERY_TENANT = "*"
 
 _KNOWN_BY = ("token_sha256", "san", "socket")
-_KEYS = ("name", *_KNOWN_BY, "mode", "group", "tenants")
+_KEYS = ("name", *_KNOWN_BY, "mode", "group", "tenants", "emitters")
+_PLAIN = ("tenants", "emitters")
+"""Lists: what is in them is text however it is written."""
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _DNS = re.compile(r"[A-Za-z0-9*]([A-Za-z0-9-]*)(\.[A-Za-z0-9-]+)*")
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:[\x21-\x7e]+")
@@ -56,10 +59,14 @@ class Caller(msgspec.Struct, frozen=True):
     san: str = ""
     socket: str = ""
     access: SocketAccess = SocketAccess()
+    emitters: frozenset[str] = frozenset()
 
     def is_same(self, other: Caller) -> bool:
-        """Whether both are one caller: all but the tenants is equal."""
-        return msgspec.structs.replace(self, tenants=None) == msgspec.structs.replace(other, tenants=None)
+        """Whether both are one caller: all but what it may is equal."""
+        return self._known_by() == other._known_by()
+
+    def _known_by(self) -> Caller:
+        return msgspec.structs.replace(self, tenants=None, emitters=frozenset())
 
 
 def read_callers(path: Path) -> list[Caller]:
@@ -130,7 +137,7 @@ def _tenant_problems(tenants: Any) -> Iterator[tuple[Place, str]]:  # noqa: ANN4
 
 def _text(document: YamlDocument, index: int, key: str) -> Any:  # noqa: ANN401 - plain data
     """A value; a number as it is written: 0660 and a digest of digits alone are meant as text."""
-    if key == "tenants":
+    if key in _PLAIN:
         return document.data["callers"][index].get(key)
     return document.texts.get(("callers", index, key), document.data["callers"][index].get(key))
 
@@ -161,6 +168,10 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         f'a list of tenant ids, or "{EVERY_TENANT}"',
         lambda value: value == EVERY_TENANT or (isinstance(value, list) and bool(value)),
     ),
+    "emitters": (
+        f"a list of emitters, each {KEY_FORM}",
+        lambda value: isinstance(value, list) and all(isinstance(one, str) and is_key(one) for one in value),
+    ),
 }
 
 
@@ -178,8 +189,9 @@ def _repeats(document: YamlDocument) -> Iterator[tuple[Place, str]]:
 
 
 def _caller(document: YamlDocument, index: int) -> Caller:
-    tenants = document.data["callers"][index]["tenants"]
-    texts = {key: _text(document, index, key) or "" for key in _KEYS if key != "tenants"}
+    caller = document.data["callers"][index]
+    tenants = caller["tenants"]
+    texts = {key: _text(document, index, key) or "" for key in _KEYS if key not in _PLAIN}
     san = texts["san"]
     return Caller(
         name=texts["name"],
@@ -188,4 +200,5 @@ def _caller(document: YamlDocument, index: int) -> Caller:
         san=san if ":" in san else san.lower(),
         socket=texts["socket"],
         access=SocketAccess(parse_mode(texts["mode"]) if texts["mode"] else OWNER_ONLY, texts["group"]),
+        emitters=frozenset(caller.get("emitters", ())),
     )

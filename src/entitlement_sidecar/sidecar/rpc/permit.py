@@ -1,4 +1,4 @@
-"""Which tenants one caller may ask about, as the callers file says now."""
+"""Which tenants one caller may ask about, and as which emitter it reports, as the callers file says now."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import TypeVar
 
-from entitlement_sidecar.domain.errors import ForbiddenError
+from entitlement_sidecar.domain.errors import ForbiddenError, InvalidInputError
 from entitlement_sidecar.telemetry import metrics
 
 _Item = TypeVar("_Item")
+
+_SHOWN = 64
+"""Most characters of a wrong name that a message repeats."""
 
 Tenants = frozenset[str] | None
 """Ids of tenants; None: every tenant."""
@@ -19,13 +22,15 @@ class Permit:
     """What one caller may. It is the same object while the file only changes the caller's tenants.
 
     Args:
-        caller: The caller's name, for messages.
+        caller: The caller's name: in messages, and the emitter of the usage that it reports.
         tenants: Whom it may ask about.
+        emitters: In whose names beside its own it may report usage.
     """
 
-    def __init__(self, caller: str, tenants: Tenants) -> None:
+    def __init__(self, caller: str, tenants: Tenants, emitters: Iterable[str] = ()) -> None:
         self.caller = caller
         self._tenants = tenants
+        self.report_as(emitters)
         self._changed = asyncio.Event()
 
     def change(self, tenants: Iterable[str] | None) -> None:
@@ -33,6 +38,10 @@ class Permit:
         self._tenants = None if tenants is None else frozenset(tenants)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    def report_as(self, emitters: Iterable[str]) -> None:
+        """Other emitters, beside itself, from now on."""
+        self._emitters = frozenset({self.caller, *emitters})
 
     def end(self) -> None:
         """Nothing from now on: the caller has gone, or is known by something else."""
@@ -53,6 +62,23 @@ class Permit:
         """
         if refusal := self.refusal(tenant_id):
             raise ForbiddenError(refusal)
+
+    def emitter(self, claimed: str) -> str:
+        """The emitter of usage that the caller reports: who it is, or one that it reports for.
+
+        Raises:
+            InvalidInputError: It may not report in that name (S0.7).
+        """
+        if not claimed:
+            return self.caller
+        if claimed in self._emitters:
+            return claimed
+        metrics.calls_denied.labels("emitter").inc()
+        allowed = ", ".join(sorted(self._emitters))
+        raise InvalidInputError.of(
+            "emitter",
+            f"caller {self.caller!r} may not report as {claimed[:_SHOWN]!r}; expected {allowed}, or none",
+        )
 
     async def following(
         self, tenant_id: str, items: AsyncGenerator[_Item, None] | AsyncIterator[_Item]

@@ -36,7 +36,6 @@ class UsageServicer:
         """`permit` says whose usage may be reported; None: everybody's."""
         self._taking = taking
         self._permit = permit
-        self._refusal = permit.refusal if permit else None
 
     def methods(self) -> list[Method]:
         """What a front has to serve."""
@@ -49,7 +48,7 @@ class UsageServicer:
     async def report(self, payload: bytes) -> bytes:
         """ReportUsage."""
         request = parse_message(usage_pb2.ReportUsageRequest, payload)
-        results = await self._taking.reporter.report(request.events, self._refusal)
+        results = await self._taking.reporter.report(request.events, self._permit)
         return usage_pb2.ReportUsageResponse(
             results=[result_to_proto(result) for result in results]
         ).SerializeToString()
@@ -63,6 +62,7 @@ class UsageServicer:
             task,
             subject=self._shown(task.tenant_id, task.subject),
             actor_id=self._shown(task.tenant_id, task.actor_id),
+            emitter=task.emitter if self._permit is None else self._permit.emitter(task.emitter),
         )
         results = await self._taking.tasks.record(named)
         return usage_pb2.RecordTaskResponse(

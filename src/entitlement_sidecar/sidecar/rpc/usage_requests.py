@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY
 from entitlement_sidecar.domain.errors import InvalidInputError, Violation
 from entitlement_sidecar.sidecar.usage.corrections import Correction
-from entitlement_sidecar.sidecar.usage.report import EARLIEST
+from entitlement_sidecar.sidecar.usage.judging import EARLIEST
 from entitlement_sidecar.sidecar.usage.tasks import Task
 from entitlement_sidecar.wire.codec import from_timestamp
 from entitlement_sidecar.wire.fields import (

@@ -24,7 +24,8 @@ from entitlement_sidecar.domain.catalogue import Metric
 from entitlement_sidecar.domain.decision import CheckRequest
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.domain.usage import UsageEvent, UsageResult
-from entitlement_sidecar.sidecar.usage.report import Refusal, UsageReporter
+from entitlement_sidecar.sidecar.usage.judging import Reporting
+from entitlement_sidecar.sidecar.usage.report import UsageReporter
 from entitlement_sidecar.wire.v1 import usage_pb2
 
 MIN_KEY = 32
@@ -89,13 +90,13 @@ class PseudonymousReporter(UsageReporter):
         self._pseudonyms = pseudonyms
 
     async def report(
-        self, events: Sequence[usage_pb2.UsageEvent], refusal: Refusal | None = None
+        self, events: Sequence[usage_pb2.UsageEvent], caller: Reporting | None = None
     ) -> list[UsageResult]:
         """As `UsageReporter.report`, of pseudonyms; the events that are given are changed."""
         for event in events:
             event.subject = self._pseudonyms.of(event.tenant_id, event.subject)
             event.actor_id = self._pseudonyms.of(event.tenant_id, event.actor_id)
-        return await super().report(events, refusal)
+        return await super().report(events, caller)
 
     def consume(self, request: CheckRequest, metric: Metric, event_id: str, lease_id: str) -> UsageEvent:
         """As `UsageReporter.consume`, of a pseudonym."""

@@ -6,13 +6,17 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Durability, Metric
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest
 from entitlement_sidecar.domain.errors import InvalidInputError, OutboxFullError
+from entitlement_sidecar.domain.registry import Emitter, Granularity, RuleCondition, RuleEffect, UsageRule
+from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
+from entitlement_sidecar.sidecar.usage.identity import generated_event_id
 from entitlement_sidecar.sidecar.usage.outbox import OutboxRecord
 from entitlement_sidecar.sidecar.usage.report import UsageReporter
 from entitlement_sidecar.testing import FakeClock
@@ -37,16 +41,34 @@ CATALOGUE = CatalogueDocument(
 )
 
 
+RULED = msgspec.structs.replace(
+    CATALOGUE,
+    version=5,
+    metrics={
+        **CATALOGUE.metrics,
+        "pings": Metric("pings", domain="api", unit="ping", granularity=Granularity.ROLLUP),
+    },
+    emitters={"": Emitter(""), "crm": Emitter("crm", external=True)},
+    rules=(
+        UsageRule("failed-work", (RuleCondition("dimensions.status", ("failed",)),)),
+        UsageRule("tests", (RuleCondition("dimensions.env", ("test-*",)),), RuleEffect.REFUSE),
+    ),
+)
+"""The same with forbidden cases, and with emitters: whoever gives no name is trusted."""
+
+
 class Outbox(MemoryOutbox):
-    """Remembers how durably it was asked to keep."""
+    """Remembers how durably it was asked to keep, and what to sum up."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**more)
         self.asked: list[Durability] = []
+        self.rolled_up: list[str] = []
 
     def append(self, records: Any, durability: Durability, **more: Any) -> Any:
         """Keeps records."""
         self.asked.append(durability)
+        self.rolled_up += [record.event.metric for record in records if record.rollup]
         return super().append(records, durability, **more)
 
     async def events(self) -> list[UsageEvent]:
@@ -172,13 +194,118 @@ async def test_malformed_events_are_refused_with_the_field(
     assert [kept.id for kept in await outbox.events()] == ["before", "after"]
 
 
-async def test_an_unknown_metric_may_come_again(reporter: UsageReporter, outbox: Outbox) -> None:
-    """A newer catalogue may name it."""
-    result = await one(reporter, call(metric="faxes"))
+async def test_an_unknown_metric_is_kept_for_ingest(reporter: UsageReporter, outbox: Outbox) -> None:
+    """A newer catalogue may name it, so nobody has to send it again."""
+    result = await one(reporter, call(id="a", metric="faxes"))
 
-    assert (result.outcome, result.retriable) == (UsageOutcome.UNKNOWN_METRIC, True)
+    [event] = await outbox.events()
+    assert (result.outcome, result.retriable) == (UsageOutcome.UNKNOWN_METRIC, False)
+    assert (result.rule, result.registry_version, result.classification) == (RuleName.METRIC, 4, None)
     assert "'faxes'" in result.reason
-    assert not await outbox.events()
+    assert (event.id, event.classification, event.rule) == ("a", None, "usage:metric")
+
+
+async def test_outcomes_say_what_decided(reporter: UsageReporter) -> None:
+    """By which version of the registry, and what the event counts as; a conflict counts as nothing."""
+    results = await reporter.report(
+        [
+            call(id="a"),
+            call(id="a"),
+            call(id="a", value=2),
+            call(id="b", value=-1),
+            call(metric="views", correlation_id=""),
+        ]
+    )
+
+    told = [(one.outcome.name, one.rule, one.registry_version, one.classification) for one in results]
+    assert told == [
+        ("ACCEPTED", "", 4, Classification.BILLABLE),
+        ("DUPLICATE", RuleName.IDENTITY, 4, Classification.BILLABLE),
+        ("CONFLICT", RuleName.IDENTITY, 4, None),
+        ("INVALID", RuleName.MALFORMED, 4, None),
+        ("ACCEPTED", "", 4, Classification.INFORMATIONAL),
+    ]
+
+
+async def test_declared_rules_classify_or_refuse(outbox: Outbox, clock: FakeClock) -> None:
+    """What may not be billed is kept as such and says why; what a rule refuses is not kept."""
+    reporter = UsageReporter(outbox, lambda: RULED, clock, "i-1")
+
+    failed, test = await reporter.report(
+        [call(id="a", dimensions={"status": "failed"}), call(id="b", dimensions={"env": "test-7"})]
+    )
+
+    [event] = await outbox.events()
+    assert (failed.outcome, failed.rule) == (UsageOutcome.ACCEPTED, "failed-work")
+    assert failed.classification is event.classification is Classification.NON_BILLABLE
+    assert (event.id, event.rule) == ("a", "failed-work")
+    assert (test.outcome, test.rule) == (UsageOutcome.INVALID, "tests")
+
+
+async def test_what_its_emitter_may_not_report_is_kept_and_does_not_count(
+    outbox: Outbox, clock: FakeClock
+) -> None:
+    """Neither to be sent again, nor lost: operators see it."""
+    reporter = UsageReporter(outbox, lambda: RULED, clock, "i-1")
+
+    result = await one(reporter, call(id="a", emitter="crm"))
+
+    [event] = await outbox.events()
+    assert (result.outcome, result.rule, result.retriable) == (
+        UsageOutcome.QUARANTINED,
+        RuleName.EMITTER,
+        False,
+    )
+    assert (result.classification, event.classification) == (None, None)
+
+
+async def test_a_newer_catalogue_judges_what_comes_after_it(outbox: Outbox, clock: FakeClock) -> None:
+    """The registry is made anew when the document is another."""
+    held = [CATALOGUE]
+    reporter = UsageReporter(outbox, lambda: held[-1], clock, "i-1")
+    before = await one(reporter, call(id="a", dimensions={"status": "failed"}))
+
+    held.append(RULED)
+    after = await one(reporter, call(id="b", dimensions={"status": "failed"}))
+
+    assert (before.rule, before.registry_version) == ("", 4)
+    assert (after.rule, after.registry_version) == ("failed-work", 5)
+
+
+async def test_events_of_a_rollup_metric_are_summed_up(outbox: Outbox, clock: FakeClock) -> None:
+    """Nobody has to correlate them, and those of other metrics stay what they are."""
+    reporter = UsageReporter(outbox, lambda: RULED, clock, "i-1")
+
+    await reporter.report([call(metric="pings", correlation_id=""), call(id="a")])
+
+    assert outbox.rolled_up == ["pings"]
+
+
+class Known:
+    """A caller that may report about acme, as itself and as cart."""
+
+    def refusal(self, tenant_id: str) -> str:
+        """Why not about a tenant."""
+        return "" if tenant_id == "acme" else f"not about {tenant_id}"
+
+    def emitter(self, claimed: str) -> str:
+        """In whose name."""
+        if claimed not in {"", "checkout", "cart"}:
+            raise InvalidInputError.of("emitter", f"not as {claimed}")
+        return claimed or "checkout"
+
+
+async def test_a_known_caller_reports_in_its_own_name(reporter: UsageReporter, outbox: Outbox) -> None:
+    """Which stands where none is given; another's is refused, and so is another's tenant."""
+    results = await reporter.report(
+        [call(id="a"), call(id="b", emitter="cart"), call(emitter="crm"), call(tenant_id="globex")], Known()
+    )
+
+    assert [event.emitter for event in await outbox.events()] == ["checkout", "cart"]
+    assert [(one.outcome.name, one.rule, one.reason) for one in results[2:]] == [
+        ("INVALID", RuleName.EMITTER, "emitter: not as crm"),
+        ("INVALID", RuleName.TENANT, "not about globex"),
+    ]
 
 
 async def test_without_a_catalogue_what_is_well_formed_is_kept(outbox: Outbox, clock: FakeClock) -> None:
@@ -290,3 +417,24 @@ async def test_the_event_of_a_consume(reporter: UsageReporter, clock: FakeClock)
     assert (event.id_generated, anonymous.id_generated) == (False, True)
     assert anonymous.correlation_id == "g-1"
     assert OutboxRecord(event).consumption is None
+
+
+async def test_a_consume_that_a_rule_is_about_is_kept_and_not_billed(
+    outbox: Outbox, clock: FakeClock
+) -> None:
+    """Also where the rule refuses what is reported: it was allowed, so it has happened."""
+    reporter = UsageReporter(outbox, lambda: RULED, clock, "i-1")
+    request = CheckRequest("acme", "exports", CheckMode.CONSUME, 3, dimensions={"env": "test-1"})
+
+    event = reporter.consume(request, RULED.metrics["calls"], "c-1", "root:9")
+
+    assert (event.classification, event.rule) == (Classification.NON_BILLABLE, "tests")
+
+
+def test_generated_ids_are_uuids_of_their_time() -> None:
+    """Version 7: later ones sort behind, and no two are the same."""
+    ids = [generated_event_id() for _ in range(1000)]
+
+    assert len(set(ids)) == len(ids)
+    assert {(uuid.UUID(one).version, uuid.UUID(one).variant) for one in ids} == {(7, uuid.RFC_4122)}
+    assert ids[0][:13] <= ids[-1][:13]
