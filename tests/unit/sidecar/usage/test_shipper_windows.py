@@ -130,7 +130,7 @@ async def test_what_is_on_its_way_is_not_declared(waits: Waits) -> None:
     outbox, overtaken = MemoryOutbox(), Forgetful(SequenceRange(1, 3))
     await fill_lanes(outbox, "a1", "b1", "a2", "b2")
 
-    await run_until(shipper_of(outbox, overtaken, waits), emptied(outbox))
+    await run_until(shipper_of(outbox, overtaken, waits, max_events=2), emptied(outbox))
 
     assert overtaken.declared == []
     assert (await outbox.stats()).lost == 0
