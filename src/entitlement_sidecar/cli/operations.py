@@ -51,10 +51,15 @@ OPERATIONS: dict[str, str] = {
     "tokens-post-revoke": "tokens revoke TOKEN",
     "tokens-post-token": "tokens create NAME --role viewer",
     "usage-discard-quarantine": "usage quarantine discard --all",
+    "usage-get-daily": "usage daily TENANT",
     "usage-get-events": "usage events TENANT",
+    "usage-get-report": "usage report TENANT",
     "usage-get-summary": "usage summary TENANT",
     "usage-list-quarantine": "usage quarantine list",
+    "usage-list-sinks": "usage sinks",
     "usage-list-sources": "usage sources",
+    "usage-post-correction": "usage correct TENANT EVENT --reason WHY",
+    "usage-post-events": "usage import EVENTS",
     "usage-replay-quarantine": "usage quarantine replay --all",
 }
 """By operation id, with the arguments that the command cannot be without."""

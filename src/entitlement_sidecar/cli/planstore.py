@@ -47,6 +47,12 @@ from entitlement_sidecar.telemetry.logging import configure_logging
     help="Shards of the feed in Redis.",
 )
 @click.option("--allow-remote", is_flag=True, help="Listen on addresses that other machines reach.")
+@click.option(
+    "--usage-sink",
+    default="",
+    metavar="jsonl:PATH",
+    help="File that accepted usage is appended to, one event in JSON per line.",
+)
 @log_option
 @click.pass_context
 def planstore(context: click.Context, /, log_level: str, **settings: Any) -> None:  # noqa: ANN401 - typed by options

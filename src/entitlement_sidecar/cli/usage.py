@@ -10,6 +10,8 @@ import click
 from entitlement_sidecar.cli.output import output_option, print_records, tell_more
 from entitlement_sidecar.cli.quarantine import quarantine, sources
 from entitlement_sidecar.cli.targets import Whole, connect, organization_pages, planstore_options
+from entitlement_sidecar.cli.usage_import import import_usage
+from entitlement_sidecar.cli.usage_reports import correct, daily, report, sinks
 
 SUMMARY = (
     "metric",
@@ -31,8 +33,8 @@ def usage() -> None:
     """See what the ledger holds."""
 
 
-usage.add_command(quarantine)
-usage.add_command(sources)
+for command in (quarantine, sources, report, daily, correct, import_usage, sinks):
+    usage.add_command(command)
 
 
 @usage.command("summary")

@@ -57,7 +57,7 @@ from entitlement_sidecar.planstore.subscriptions import (
     settler,
 )
 from entitlement_sidecar.planstore.subscriptions.settler import Settler
-from entitlement_sidecar.planstore.usage import attention
+from entitlement_sidecar.planstore.usage import attention, sinks
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.telemetry.probes import HttpServer
@@ -106,7 +106,7 @@ def build(config: PlanstoreConfig) -> Planstore:
     Raises:
         ConfigurationError: A setting is wrong, or the database is away or not migrated.
     """
-    clock = SystemClock()
+    clock, sink = SystemClock(), sinks.sink_of(config.usage_sink)
     prepare_state(config)
     token = load_or_create_token(config.token_path)
     database, key = _open(config)
@@ -149,7 +149,10 @@ def build(config: PlanstoreConfig) -> Planstore:
     return Planstore(
         database=database,
         publisher=publisher,
-        workers=_workers(database, key, gate, Settler(database, subscriptions, clock), clock),
+        workers=(
+            *_workers(database, key, gate, Settler(database, subscriptions, clock), clock),
+            *([_feeding(database, sink, clock)] if sink else []),
+        ),
         signal=signal,
         http=HttpServer(app, config.http, allow_remote=config.allow_remote),
         grpc=server,
@@ -252,6 +255,11 @@ def _workers(
         Worker("usage attention", attention.Attention(database, clock).step, attention.EVERY),
         Worker("settler", settling.settle_due, settler.EVERY),
     )
+
+
+def _feeding(database: Database, sink: sinks.EventSink, clock: Clock) -> Worker:
+    """What hands accepted usage on."""
+    return Worker("usage sink", sinks.SinkFeeder(database, sink, clock).step, sinks.EVERY)
 
 
 def _publisher(

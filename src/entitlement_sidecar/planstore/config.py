@@ -31,6 +31,7 @@ class PlanstoreConfig(msgspec.Struct, frozen=True, kw_only=True):
         also_trust: File with further public keys: those of plan stores whose folder is another one.
         feed_shards: Shards of the feed in Redis.
         allow_remote: Listen on addresses that other machines reach.
+        usage_sink: Where accepted usage goes on to: `jsonl:/path`; empty: nowhere.
     """
 
     database: str = ""
@@ -44,6 +45,7 @@ class PlanstoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     also_trust: Path | None = None
     feed_shards: int = 4
     allow_remote: bool = False
+    usage_sink: str = ""
 
     @property
     def database_url(self) -> str:

@@ -30,6 +30,10 @@ from entitlement_sidecar.planstore.api.rest_sources import usage_sources
 from entitlement_sidecar.planstore.api.rest_subscriptions import subscriptions
 from entitlement_sidecar.planstore.api.rest_tokens import tokens
 from entitlement_sidecar.planstore.api.rest_usage import usage
+from entitlement_sidecar.planstore.api.rest_usage_corrections import usage_corrections
+from entitlement_sidecar.planstore.api.rest_usage_import import usage_import
+from entitlement_sidecar.planstore.api.rest_usage_reports import usage_reports
+from entitlement_sidecar.planstore.api.rest_usage_sinks import usage_sinks
 
 _DESCRIPTION = """Plans, subscriptions, quota and usage of organizations.
 
@@ -50,6 +54,10 @@ ROUTERS = (
     entitlements,
     quotas,
     usage,
+    usage_reports,
+    usage_corrections,
+    usage_import,
+    usage_sinks,
     quarantine,
     usage_sources,
     snapshots,

@@ -29,6 +29,8 @@ class Reach(Enum):
     """One tenant, which path or message names: theirs."""
     NONE = auto()
     """Nothing of any tenant: they may read it."""
+    NAMED = auto()
+    """Tenants that the body names: the route itself calls `require_tenant` of each."""
     ALL = auto()
     """Every tenant: they may not."""
 
@@ -68,7 +70,9 @@ REST: Sequence[Resource] = (
     Resource(f"{ORGANIZATION}/history", _P.READ),
     # With `record_usage` the route asks for CONSUME too, once it has read the body.
     Resource(f"{ORGANIZATION}/quotas", _P.READ, _P.READ),
-    Resource(f"{ORGANIZATION}/usage", _P.READ),
+    Resource(f"{ORGANIZATION}/usage", _P.READ, _P.CHANGE),
+    Resource("/api/billing/usage/events", None, _P.INGEST, Reach.NAMED),
+    Resource("/api/billing/usage/sinks", _P.READ, reach=Reach.ALL),
     Resource("/api/billing/usage/quarantine", _P.READ, _P.CHANGE, Reach.ALL),
     Resource("/api/billing/usage/sources", _P.READ, reach=Reach.ALL),
     Resource(f"{ORGANIZATION}/snapshot", _P.READ, _P.CONFIGURE),
