@@ -86,17 +86,22 @@ async def test_ranges_that_make_no_sense_do_no_harm(
     assert accepted == sum(rest)
 
 
+def some(number: int) -> list[OutboxRecord]:
+    """A few events: much less than what lies between two watermarks."""
+    return records(*(f"e{number}-{i}" for i in range(10)))
+
+
 def classified(name: str, classification: Classification | None) -> list[OutboxRecord]:
     """An event of that class."""
     return [OutboxRecord(msgspec.structs.replace(event(name), classification=classification))]
 
 
 async def test_the_last_part_of_the_room_is_for_billable_usage(outbox: Outbox) -> None:
-    """Other usage is refused first; what may be billable, and calls that have such, are taken a while longer."""
+    """Other usage is refused first; what may be billable is taken a while longer."""
     refused: list[str] = []
     number = 0
     while not refused:
-        await outbox.append(records(f"e{number}", f"f{number}"), DURABLE)
+        await outbox.append(some(number), DURABLE)
         number += 1
         try:
             await outbox.append(classified(f"free{number}", Classification.NON_BILLABLE), DURABLE)
@@ -114,7 +119,7 @@ async def test_room_is_asked_for_beforehand(outbox: Outbox) -> None:
     number = 0
     while not await _refused(outbox, billable=False):
         assert not await _refused(outbox, billable=True)
-        await outbox.append(records(f"e{number}", f"f{number}"), DURABLE)
+        await outbox.append(some(number), DURABLE)
         number += 1
 
     assert not await _refused(outbox, billable=True)
@@ -128,12 +133,16 @@ async def _refused(outbox: Outbox, *, billable: bool) -> bool:
     return False
 
 
+async def _fill_up(outbox: Outbox) -> None:
+    for number in range(100_000):
+        await outbox.append(records(*(f"x{number}-{i}" for i in range(10))), DURABLE)
+
+
 async def test_fill_says_how_much_of_the_room_is_taken(outbox: Outbox) -> None:
     """From next to nothing to where nothing more is taken."""
     empty = outbox.fill
     with pytest.raises(OutboxFullError):
-        for number in range(100_000):
-            await outbox.append(records(*(f"x{number}-{i}" for i in range(10))), DURABLE)
+        await _fill_up(outbox)
 
     assert 0 <= empty < 0.4
     assert empty < outbox.fill < 1
