@@ -6,6 +6,7 @@ import msgspec
 
 from entitlement_sidecar.domain.ruling import Ruling
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
+from entitlement_sidecar.planstore.usage.slots import Slot
 
 Identity = tuple[str, str]
 """Tenant and id of an event (S0.5)."""
@@ -24,7 +25,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 
 
 class Judged(msgspec.Struct, frozen=True, gc=False):
-    """An arrival whose event says what the registry decided, and the ruling itself.
+    """An arrival whose event says what the registry decided, the ruling itself, and where it counts.
 
     `digest` is that of the event as it was sent: what the registry or an original adds is no part of it.
     """
@@ -33,6 +34,7 @@ class Judged(msgspec.Struct, frozen=True, gc=False):
     ruling: Ruling
     digest: bytes
     registry_version: int
+    slot: Slot | None = None
 
     @property
     def event(self) -> UsageEvent:

@@ -6,7 +6,7 @@ That is: whether the window of an event is over or closed, and the original of a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 from sqlalchemy.orm import Session
@@ -16,13 +16,8 @@ from entitlement_sidecar.domain.registry import AfterClose
 from entitlement_sidecar.domain.ruling import Registry, RuleName, Ruling
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome
 from entitlement_sidecar.planstore.usage.arrival import COUNTING, Arrival, Identity, Judged
-from entitlement_sidecar.planstore.usage.originals import completed, originals_of
-from entitlement_sidecar.planstore.usage.windows import UsageWindows
-
-_HELD = (
-    "{reason}: no event of this tenant has this id here yet; the correction is kept for operators and does "
-    "not count"
-)
+from entitlement_sidecar.planstore.usage.originals import Original, completed, originals_of
+from entitlement_sidecar.planstore.usage.slots import Slot, is_closed, slots_of
 
 
 class Judge:
@@ -31,96 +26,103 @@ class Judge:
     def __init__(self, session: Session, registry: Registry, now: datetime) -> None:
         self._session = session
         self._registry = registry
+        self._metrics = registry.document.metrics
         self._now = now
-        self._windows = UsageWindows(session)
 
     def judge(self, arrivals: Sequence[Arrival]) -> list[Judged]:
         """Each arrival as it would count, in order; nothing is stored."""
-        judged = [self._judged(one) for one in arrivals if not one.event.corrects]
-        if len(judged) == len(arrivals):
+        plain = [one for one in arrivals if not one.event.corrects]
+        rulings = [self._registry.judge(one.event) for one in plain]
+        slots = iter(self._slots(plain, rulings))
+        judged = [
+            self._ruled(one, ruling, next(slots) if ruling.outcome is UsageOutcome.ACCEPTED else None)
+            for one, ruling in zip(plain, rulings, strict=True)
+        ]
+        if len(plain) == len(arrivals):
             return judged
-        plain = iter(judged)
-        originals = self._originals(arrivals, judged)
-        return [self._correction(one, originals) if one.event.corrects else next(plain) for one in arrivals]
+        originals, told = self._originals(arrivals, judged), iter(judged)
+        return [self._correction(one, originals) if one.event.corrects else next(told) for one in arrivals]
 
-    def _judged(self, arrival: Arrival) -> Judged:
-        event = arrival.event
-        ruling = self._registry.judge(event)
-        metric = self._registry.document.metrics.get(event.metric)
-        if metric is None:
-            return Judged(arrival, ruling, event.digest(), self._registry.version)
-        return self._ruled(arrival, ruling, self._timed(event, metric, ruling), metric.unit)
+    def _slots(self, arrivals: Sequence[Arrival], rulings: Sequence[Ruling]) -> list[Slot]:
+        events = [
+            one.event
+            for one, ruling in zip(arrivals, rulings, strict=True)
+            if ruling.outcome is UsageOutcome.ACCEPTED
+        ]
+        return slots_of(self._session, events, self._metrics, self._now) if events else []
 
-    def _ruled(self, arrival: Arrival, decided: Ruling, told: Ruling, unit: str) -> Judged:
+    def _ruled(self, arrival: Arrival, ruling: Ruling, slot: Slot | None) -> Judged:
         version, event = self._registry.version, arrival.event
+        metric = self._metrics.get(event.metric)
         counted = msgspec.structs.replace(
             event,
-            unit=unit,
-            classification=decided.classification,
-            rule=decided.rule,
+            unit=event.unit if metric is None else metric.unit,
+            classification=ruling.classification,
+            rule=ruling.rule,
             registry_version=version,
         )
-        arrival = Arrival(counted, arrival.instance, arrival.epoch, arrival.sequence)
-        return Judged(arrival, told, event.digest(), version)
+        judged = Arrival(counted, arrival.instance, arrival.epoch, arrival.sequence)
+        if slot is not None and slot.window_end is not None and metric is not None:
+            ruling = self._timed(event, metric, ruling, slot.window_end)
+        return Judged(judged, ruling, event.digest(), version, slot)
 
-    def _timed(self, event: UsageEvent, metric: Metric, ruling: Ruling) -> Ruling:
-        """Whether its window was over when it was recorded, or is closed by now.
-
-        Both are rare, so that windows are looked at only where one of them can be.
-        """
-        if ruling.outcome is not UsageOutcome.ACCEPTED:
+    def _timed(self, event: UsageEvent, metric: Metric, ruling: Ruling, window_end: datetime) -> Ruling:
+        """Whether its window was over when it was recorded, or is closed by now."""
+        if window_end > self._now and window_end > event.recorded_at:
             return ruling
-        may_be_closed = (self._now - event.occurred_at).total_seconds() >= metric.close_after
-        if event.recorded_at <= event.occurred_at and not may_be_closed:
-            return ruling
-        end = self._windows.at(event, metric).end
-        if end is None:
-            return ruling
-        if may_be_closed and (refused := self._closed(metric, end)):
+        refused = self._closed(metric, window_end)
+        if refused is not None:
             return refused
-        return _late(ruling, end) if end <= event.recorded_at else ruling
+        return _late(ruling, window_end) if window_end <= event.recorded_at else ruling
 
-    def _closed(self, metric: Metric, end: datetime) -> Ruling | None:
-        if metric.after_close is AfterClose.ADJUST or end + timedelta(seconds=metric.close_after) > self._now:
+    def _closed(self, metric: Metric, window_end: datetime | None) -> Ruling | None:
+        if metric.after_close is AfterClose.ADJUST or not is_closed(metric, window_end, self._now):
             return None
-        reason = f"occurred_at: the window of {metric.key!r} that ended at {end:%Y-%m-%dT%H:%M:%SZ} is closed"
+        reason = f"occurred_at: the window of {metric.key!r} that ended at {_instant(window_end)} is closed"
         return Ruling(UsageOutcome.LATE_REFUSED, rule=RuleName.CLOSED, reason=reason)
 
     def _originals(
         self, arrivals: Sequence[Arrival], judged: Sequence[Judged]
-    ) -> Mapping[Identity, UsageEvent]:
+    ) -> Mapping[Identity, Original]:
         """Those that are stored, and those that came with their corrections."""
-        together = {one.identity: one.event for one in reversed(judged) if one.ruling.outcome in COUNTING}
+        together = {
+            one.identity: Original(one.event, one.slot)
+            for one in reversed(judged)
+            if one.slot is not None and one.ruling.outcome in COUNTING
+        }
         corrected = {(one.event.tenant_id, one.event.corrects) for one in arrivals if one.event.corrects}
         return together | originals_of(self._session, corrected)
 
-    def _correction(self, arrival: Arrival, originals: Mapping[Identity, UsageEvent]) -> Judged:
+    def _correction(self, arrival: Arrival, originals: Mapping[Identity, Original]) -> Judged:
         event, version = arrival.event, self._registry.version
         original = originals.get((event.tenant_id, event.corrects))
+        ruling = self._of_original(event, original)
+        if original is None or ruling.outcome is not UsageOutcome.ACCEPTED:
+            return Judged(arrival, ruling, event.digest(), version)
+        whole = Arrival(completed(event, original.event), arrival.instance, arrival.epoch, arrival.sequence)
+        return Judged(whole, ruling, event.digest(), version, original.slot)
+
+    def _of_original(self, event: UsageEvent, original: Original | None) -> Ruling:
         if original is None:
-            reason = _HELD.format(reason=f"corrects: {event.corrects!r}")
-            ruling = Ruling(UsageOutcome.QUARANTINED, rule=RuleName.ORIGINAL, reason=reason)
-            return Judged(arrival, ruling, event.digest(), version)
-        if original.corrects:
-            reason = f"corrects: {event.corrects!r} is a correction itself; name the event that it corrects"
-            ruling = Ruling(UsageOutcome.INVALID, rule=RuleName.ORIGINAL, reason=reason)
-            return Judged(arrival, ruling, event.digest(), version)
-        arrival = Arrival(completed(event, original), arrival.instance, arrival.epoch, arrival.sequence)
-        return Judged(arrival, self._of_original(original), event.digest(), version)
-
-    def _of_original(self, original: UsageEvent) -> Ruling:
-        metric = self._registry.document.metrics.get(original.metric)
-        if metric is None:
-            return msgspec.structs.replace(
-                self._registry.judge(original), outcome=UsageOutcome.QUARANTINED, classification=None
+            reason = (
+                f"corrects: no event of this tenant has the id {event.corrects!r} here yet; "
+                "the correction is kept for operators and does not count"
             )
-        end = self._windows.at(original, metric).end
-        refused = None if end is None else self._closed(metric, end)
-        return refused or Ruling(UsageOutcome.ACCEPTED, original.classification)
+            return Ruling(UsageOutcome.QUARANTINED, rule=RuleName.ORIGINAL, reason=reason)
+        if original.event.corrects:
+            reason = f"corrects: {event.corrects!r} is a correction itself; name the event that it corrects"
+            return Ruling(UsageOutcome.INVALID, rule=RuleName.ORIGINAL, reason=reason)
+        metric = self._metrics.get(original.event.metric)
+        refused = None if metric is None else self._closed(metric, original.slot.window_end)
+        return refused or Ruling(UsageOutcome.ACCEPTED, original.event.classification)
 
 
-def _late(ruling: Ruling, end: datetime) -> Ruling:
-    reason = f"recorded after its window had ended at {end:%Y-%m-%dT%H:%M:%SZ}"
+def _late(ruling: Ruling, window_end: datetime) -> Ruling:
+    reason = f"recorded after its window had ended at {_instant(window_end)}"
     if ruling.reason:
         reason = f"{ruling.reason}; {reason}"
     return Ruling(UsageOutcome.LATE_ACCEPTED, ruling.classification, RuleName.LATE, reason)
+
+
+def _instant(instant: datetime | None) -> str:
+    return "" if instant is None else f"{instant:%Y-%m-%dT%H:%M:%SZ}"

@@ -11,16 +11,28 @@ from sqlalchemy.orm import Session
 from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.planstore.db import UsageEventRow
 from entitlement_sidecar.planstore.usage.arrival import Identity
+from entitlement_sidecar.planstore.usage.slots import Slot
 from entitlement_sidecar.wire.codec import event_from_proto
 from entitlement_sidecar.wire.v1 import usage_pb2
 
 
-def originals_of(session: Session, identities: Collection[Identity]) -> dict[Identity, UsageEvent]:
+class Original(msgspec.Struct, frozen=True, gc=False):
+    """An event that is corrected, and where it counts."""
+
+    event: UsageEvent
+    slot: Slot
+
+
+def originals_of(session: Session, identities: Collection[Identity]) -> dict[Identity, Original]:
     """Stored events by their identity; what was removed by retention, or never came, is absent."""
     row = UsageEventRow
-    query = select(row.payload).where(tuple_(row.tenant_id, row.event_id).in_(sorted(identities)))
-    events = (event_from_proto(usage_pb2.UsageEvent.FromString(one)) for one in session.scalars(query))
-    return {(event.tenant_id, event.id): event for event in events}
+    query = select(row.payload, row.subscription_id, row.window_kind, row.window_start, row.window_end)
+    found = session.execute(query.where(tuple_(row.tenant_id, row.event_id).in_(sorted(identities))))
+    originals = (
+        Original(event_from_proto(usage_pb2.UsageEvent.FromString(payload)), Slot(held, kind, start, end))
+        for payload, held, kind, start, end in found
+    )
+    return {(one.event.tenant_id, one.event.id): one for one in originals}
 
 
 def completed(correction: UsageEvent, original: UsageEvent) -> UsageEvent:
