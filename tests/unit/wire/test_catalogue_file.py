@@ -22,6 +22,7 @@ from entitlement_sidecar.domain.catalogue import (
     WhenUnknown,
 )
 from entitlement_sidecar.domain.errors import CatalogueError, InvalidInputError
+from entitlement_sidecar.domain.registry import TaskMetrics
 from entitlement_sidecar.domain.resolve import resolve
 from entitlement_sidecar.domain.snapshot import LIVE, SubscriptionState
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
@@ -97,7 +98,7 @@ def test_the_reference_page_is_valid() -> None:
 
 
 def test_the_examples_hold_what_the_sources_ask_for() -> None:
-    """Tiers (S2.1), task plans (S3.3) and ten metrics in ten domains (S0.3)."""
+    """Tiers (S2.1), task plans (S3.3), ten metrics in ten domains with a forbidden case each (S0.3, S0.6)."""
     tiers, sales, tasks = (load_catalogue(path) for path in EXAMPLES)
 
     def amounts(plan: str) -> list[int | None]:
@@ -107,6 +108,15 @@ def test_the_examples_hold_what_the_sources_ask_for() -> None:
     assert [amounts(plan) for plan in tiers.plans] == [[10_000], [100_000], [1_000_000], []]
     assert [plan.price.amount for plan in tiers.plans.values()] == [0, 299, 999, 4999]
     assert len({metric.domain for metric in sales.metrics.values()}) == 10
+    terminal = [metric.key for metric in sales.metrics.values() if metric.terminal]
+    ruled = {key for rule in sales.rules for key in rule.metrics} | {
+        metric.key
+        for metric in sales.metrics.values()
+        if any(metric.domain in rule.domains for rule in sales.rules)
+    }
+    assert (terminal, ruled) == (["case.opened"], sales.metrics.keys() - {"case.opened"})
+    assert [emitter.key for emitter in sales.emitters.values() if emitter.external] == ["crm"]
+    assert tasks.task_metrics == TaskMetrics("tasks", "input-tokens", "output-tokens", "compute-ms")
     granted = {
         key: next(e for e in plan.entitlements if e.feature == "tasks") for key, plan in tasks.plans.items()
     }
