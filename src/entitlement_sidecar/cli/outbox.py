@@ -105,8 +105,8 @@ def _set_aside(path: Path) -> dict[str, str]:
 
     try:
         with OutboxReader(path) as reader:
-            queued = sum(map(intact, reader.readable(QUEUED)))
-            dead = sum(map(intact, reader.readable(DEAD)))
+            queued = sum(intact(one) is not None for one in reader.readable(QUEUED))
+            dead = sum(intact(one) is not None for one in reader.readable(DEAD))
         told = f"{queued} queued events and {dead} dead letters can be read"
     except ConfigurationError as error:
         told = f"nothing can be read: {error}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
-from entitlement_sidecar.cli.output import output_option, plain, print_record, print_records, record_of
+from entitlement_sidecar.cli.output import output_option, print_record, print_records
 from entitlement_sidecar.cli.progress import progress
 from entitlement_sidecar.cli.sidecar import DEFAULT_STATE
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _NOT_REPORTED = frozenset({"classification", "rule"})
 """What the plan store decides for itself."""
+_PAGE = 500
+"""Events that are written at a time."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -69,38 +73,36 @@ def export(state_dir: Path, source: Path | None, what: str) -> None:
 
     Nothing is taken out of the outbox: an event that is imported and shipped as well counts once.
     """
+    from entitlement_sidecar.sidecar.adapters.sqlite_outbox_checks import intact  # noqa: PLC0415
     from entitlement_sidecar.sidecar.adapters.sqlite_outbox_reading import DEAD, QUEUED, OutboxReader  # noqa: PLC0415 - keeps --help quick
 
     kinds = {"queued": [QUEUED], "dead": [DEAD], "all": [QUEUED, DEAD]}[what]
     damaged = 0
     with OutboxReader(source or outbox_file(state_dir)) as reader, progress("exporting", None) as advance:
-        for stored in (one for kind in kinds for one in reader.readable(kind)):
-            event = _intact(stored)
-            if event is None:
-                damaged += 1
-            else:
-                click.echo(_line(event))
-            advance(1)
+        events = (intact(one) for kind in kinds for one in reader.readable(kind))
+        while page := list(islice(events, _PAGE)):
+            lines = [_line(event) for event in page if event is not None]
+            damaged += len(page) - len(lines)
+            click.echo("".join(lines), nl=False)
+            advance(len(page))
     if damaged:
         click.echo(f"{damaged} events are damaged and were left out", err=True)
 
 
 def _line(event: UsageEvent) -> str:
     """An event as JSON, without what is empty."""
-    usual = {field.name: field.default for field in msgspec.structs.fields(event)}
     said = {
-        name: plain(value)
-        for name, value in record_of(event).items()
-        if name not in _NOT_REPORTED and value not in (usual[name], {})
+        name: value
+        for name, value in msgspec.to_builtins(event).items()
+        if name not in _NOT_REPORTED and value not in (_usual(type(event))[name], {})
     }
-    return msgspec.json.encode(said).decode()
+    return f"{msgspec.json.encode(said).decode()}\n"
 
 
-def _intact(stored: Stored) -> UsageEvent | None:
-    """The event, where it is what was accepted."""
-    from entitlement_sidecar.sidecar.adapters.sqlite_outbox_checks import intact  # noqa: PLC0415 - keeps --help quick
-
-    return stored.event() if intact(stored) else None
+@cache
+def _usual(kind: type[UsageEvent]) -> dict[str, Any]:
+    """What a field has that nobody set."""
+    return {field.name: field.default for field in msgspec.structs.fields(kind)}
 
 
 class _Wanted(msgspec.Struct, frozen=True):
@@ -164,8 +166,10 @@ def replay(
 
 
 def _fitting(reader: OutboxReader, what: str, wanted: _Wanted) -> Iterator[tuple[Stored, UsageEvent]]:
+    from entitlement_sidecar.sidecar.adapters.sqlite_outbox_checks import intact  # noqa: PLC0415 - keeps --help quick
+
     for stored in reader.readable(what):
-        event = _intact(stored)
+        event = intact(stored)
         if event is not None and wanted.fits(stored, event):
             yield stored, event
 

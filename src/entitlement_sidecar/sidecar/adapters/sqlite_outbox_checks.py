@@ -8,6 +8,7 @@ from itertools import combinations
 
 import msgspec
 
+from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import epoch_of, sequence_of
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_reading import (
     DEAD,
@@ -81,15 +82,18 @@ def _payload(check_: str, stored: Stored) -> Iterator[Finding]:
         yield Finding(check_, _where(stored), "its bytes are no event")
     elif (event.tenant_id, event.id) != (stored.tenant_id, stored.event_id):
         yield Finding(check_, _where(stored), f"its bytes are event {event.id!r} of {event.tenant_id!r}")
-    elif not intact(stored):
+    elif not _fits(stored, event):
         yield Finding(check_, _where(stored), "its digest is that of other content")
 
 
-def intact(stored: Stored) -> bool:
-    """Whether it is what was accepted. A rollup has no digest: it grew after it was accepted."""
+def intact(stored: Stored) -> UsageEvent | None:
+    """The event, where it is what was accepted; None where it is damaged."""
     event = stored.event()
-    if event is None:
-        return False
+    return event if event is not None and _fits(stored, event) else None
+
+
+def _fits(stored: Stored, event: UsageEvent) -> bool:
+    """A rollup has no digest: it grew after it was accepted."""
     return not stored.digest or stored.value is not None or event.digest() == stored.digest
 
 

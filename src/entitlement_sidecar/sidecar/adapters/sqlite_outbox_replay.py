@@ -19,6 +19,8 @@ from entitlement_sidecar.sidecar.usage.outbox import OutboxRecord
 
 _PAGE = 500
 """Events of one transaction."""
+_LOG_BYTES = 16 << 20
+"""Size of the log from which on it is moved into the file."""
 
 
 class StoppedOutbox:
@@ -61,6 +63,8 @@ class StoppedOutbox:
         while page := list(islice(waiting, _PAGE)):
             rows = [kept(OutboxRecord(event)) for event in page]
             [results] = self._file.append([Call(rows)], durable=True)
+            if self._file.wal_bytes > _LOG_BYTES:
+                self._file.checkpoint(truncate=False)
             yield Counter(result.outcome for result in results)
 
 
