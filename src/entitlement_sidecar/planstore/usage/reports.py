@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, Subquery, case, func, literal, select, tuple_
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import Aggregation, Classification
 from entitlement_sidecar.planstore.catalogue.plans import current_document
-from entitlement_sidecar.planstore.db import UsageClassificationRow, UsageEventRow
+from entitlement_sidecar.planstore.usage.facts import Scope, facts
 
 DIMENSION = "dimension:"
 """Before the name of an attribute that a report is by."""
@@ -86,16 +86,16 @@ def usage_report(
 ) -> Sequence[Sum]:
     """The lines of a report by key, metric and classification; `after` is the last one seen."""
     measured = _measured(session, ask.metric)
-    facts = _facts(session, ask, ranked=bool(measured.last))
-    order = (facts.c.key, facts.c.metric, facts.c.classification)
+    lines = _lines(session, ask, ranked=bool(measured.last))
+    order = (lines.c.key, lines.c.metric, lines.c.classification)
     query = (
         select(
             *order,
-            func.max(facts.c.unit),
-            _value(facts, measured),
-            func.sum(facts.c.count),
-            func.min(facts.c.occurred_at),
-            func.max(facts.c.occurred_at),
+            func.max(lines.c.unit),
+            _value(lines, measured),
+            func.sum(lines.c.events),
+            func.min(lines.c.occurred_at),
+            func.max(lines.c.occurred_at),
         )
         .group_by(*order)
         .order_by(*order)
@@ -125,94 +125,51 @@ def _measured(session: Session, metric: str) -> _Measured:
     return _Measured(of(Aggregation.MAX), of(Aggregation.LAST), of(Aggregation.UNIQUE_COUNT))
 
 
-def _facts(session: Session, ask: ReportAsk, *, ranked: bool) -> Subquery:
-    """The events that are asked for, as they hold now; `ranked` numbers those of a line, the last first."""
-    event, word, correction = UsageEventRow, _last_words(ask), _last_corrections(ask)
-    key = _key(session, ask.by)
-    classification = func.coalesce(word.c.classification, event.classification)
-    newest = (event.occurred_at.desc(), event.id.desc())
-    rank = func.row_number().over(partition_by=(key, event.metric, classification), order_by=newest)
-    query = (
-        select(
-            key.label("key"),
-            event.metric,
-            event.unit,
-            classification.label("classification"),
-            func.coalesce(correction.c.value, event.value).label("value"),
-            event.count,
-            event.subject,
-            event.occurred_at,
-            (rank if ranked else literal(1)).label("rank"),
-        )
-        .outerjoin(word, word.c.event_id == event.event_id)
-        .outerjoin(correction, correction.c.corrects == event.event_id)
-        .where(*_asked(event, ask), event.corrects == "", func.coalesce(correction.c.voids, False).is_(False))
-    )
-    return query.subquery("facts")
+def _lines(session: Session, ask: ReportAsk, *, ranked: bool) -> Subquery:
+    """The events that are asked for, by their lines; `ranked` numbers those of a line, the last one first."""
+    fact = facts(Scope(ask.tenant_id, ask.metric, ask.since, ask.until))
+    key = _key(session, fact, ask.by)
+    newest = (fact.c.occurred_at.desc(), fact.c.id.desc())
+    rank = func.row_number().over(partition_by=(key, fact.c.metric, fact.c.classification), order_by=newest)
+    return select(
+        key.label("key"),
+        fact.c.metric,
+        fact.c.unit,
+        fact.c.classification,
+        fact.c.value,
+        fact.c["count"].label("events"),
+        fact.c.subject,
+        fact.c.occurred_at,
+        (rank if ranked else literal(1)).label("rank"),
+    ).subquery("lines")
 
 
-def _asked(event: Any, ask: ReportAsk) -> Sequence[ColumnElement[bool]]:  # noqa: ANN401 - the row, or its alias
-    found = [
-        event.tenant_id == ask.tenant_id,
-        event.occurred_at >= ask.since,
-        event.occurred_at < ask.until,
-    ]
-    return [*found, event.metric == ask.metric] if ask.metric else found
-
-
-def _last_words(ask: ReportAsk) -> Subquery:
-    """What events were classified as after their arrival: of several rows the last holds."""
-    row, newest = UsageClassificationRow, aliased(UsageClassificationRow)
-    last = (
-        select(func.max(newest.id).label("id"))
-        .where(newest.tenant_id == ask.tenant_id)
-        .group_by(newest.event_id)
-        .subquery()
-    )
-    query = select(row.event_id, row.classification).join(last, last.c.id == row.id)
-    return query.subquery("words")
-
-
-def _last_corrections(ask: ReportAsk) -> Subquery:
-    """Corrections by their originals, whose instant and metric they have: the last of each holds."""
-    row, newest = UsageEventRow, aliased(UsageEventRow)
-    last = (
-        select(func.max(newest.id).label("id"))
-        .where(*_asked(newest, ask), newest.corrects != "")
-        .group_by(newest.corrects)
-        .subquery()
-    )
-    query = select(row.id, row.corrects, row.value, row.voids).join(last, last.c.id == row.id)
-    return query.where(*_asked(row, ask)).subquery("corrections")
-
-
-def _key(session: Session, by: str) -> ColumnElement[str]:
-    event = UsageEventRow
+def _key(session: Session, fact: Subquery, by: str) -> ColumnElement[str]:
     if by.startswith(DIMENSION):
-        return func.coalesce(event.dimensions[by.removeprefix(DIMENSION)].as_string(), "")
-    columns: Mapping[str, Any] = {
-        By.SUBJECT: event.subject,
-        By.ACTOR: event.actor_id,
-        By.EMITTER: event.emitter,
-        By.METRIC: event.metric,
+        return func.coalesce(fact.c.dimensions[by.removeprefix(DIMENSION)].as_string(), "")
+    columns: Mapping[str, ColumnElement[str]] = {
+        By.SUBJECT: fact.c.subject,
+        By.ACTOR: fact.c.actor_id,
+        By.EMITTER: fact.c.emitter,
+        By.METRIC: fact.c.metric,
     }
-    return columns[by] if by in columns else _day(session)
+    return columns[by] if by in columns else _day(session, fact)
 
 
-def _day(session: Session) -> ColumnElement[str]:
+def _day(session: Session, fact: Subquery) -> ColumnElement[str]:
     """The day in UTC, as ISO 8601 writes it."""
     if session.get_bind().dialect.name == "sqlite":
-        return func.strftime("%Y-%m-%d", UsageEventRow.occurred_at)
-    return func.to_char(func.timezone("UTC", UsageEventRow.occurred_at), "YYYY-MM-DD")
+        return func.strftime("%Y-%m-%d", fact.c.occurred_at)
+    return func.to_char(func.timezone("UTC", fact.c.occurred_at), "YYYY-MM-DD")
 
 
-def _value(facts: Subquery, measured: _Measured) -> ColumnElement[int]:
+def _value(lines: Subquery, measured: _Measured) -> ColumnElement[int]:
     """What the values of a line come to."""
     kinds = (
-        (measured.greatest, func.max(facts.c.value)),
-        (measured.last, func.max(case((facts.c.rank == 1, facts.c.value)))),
-        (measured.unique, func.count(func.nullif(facts.c.subject, "").distinct())),
+        (measured.greatest, func.max(lines.c.value)),
+        (measured.last, func.max(case((lines.c.rank == 1, lines.c.value)))),
+        (measured.unique, func.count(func.nullif(lines.c.subject, "").distinct())),
     )
-    cases = [(facts.c.metric.in_(metrics), value) for metrics, value in kinds if metrics]
-    total = func.sum(facts.c.value)
+    cases = [(lines.c.metric.in_(metrics), value) for metrics, value in kinds if metrics]
+    total = func.sum(lines.c.value)
     return case(*cases, else_=total) if cases else total
