@@ -16,6 +16,7 @@ from functools import partial
 
 from entitlement_sidecar.sidecar.bootstrap import Loop, Sidecar, build
 from entitlement_sidecar.sidecar.config import SidecarConfig
+from entitlement_sidecar.sidecar.usage.room import level_of
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.telemetry.signals import stop_on_signals
 
@@ -123,6 +124,8 @@ async def _watch_outbox(sidecar: Sidecar) -> None:
         metrics.outbox_settled.set(stats.settled)
         metrics.outbox_lost.set(stats.lost)
         metrics.outbox_bytes.set(stats.bytes_used)
+        metrics.outbox_fill.set(sidecar.outbox.fill)
+        metrics.outbox_level.set(level_of(sidecar.outbox.fill))
         oldest = time.time() if stats.oldest_recorded_at is None else stats.oldest_recorded_at
         metrics.outbox_oldest_seconds.set(max(0.0, time.time() - oldest))
         await asyncio.sleep(STATS_EVERY)

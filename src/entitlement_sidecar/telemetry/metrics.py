@@ -157,7 +157,7 @@ usage_reported = Counter(
 )
 outbox_events = Gauge(
     "entitlement_outbox_events",
-    "Events in the outbox by state: queued or dead.",
+    "Events in the outbox by state: queued, or dead (refused for good by the plan store).",
     ["state"],
     registry=REGISTRY,
 )
@@ -189,7 +189,25 @@ outbox_quarantined = Counter(
 )
 outbox_refused = Counter(
     "entitlement_outbox_refused",
-    "Appends refused because the outbox or disk was full.",
+    "Appends and consumptions refused for want of room, by level: billable_only (from 85 % on other usage is "
+    "not taken), full (from 95 % on none is) or disk (it is full or failing).",
+    ["level"],
+    registry=REGISTRY,
+)
+outbox_fill = Gauge(
+    "entitlement_outbox_fill",
+    "Part of --max-outbox-bytes that is taken: at 0.7 the log says so, from 0.85 on only billable usage is "
+    "taken, from 0.95 on none.",
+    registry=REGISTRY,
+)
+outbox_level = Gauge(
+    "entitlement_outbox_level",
+    "How full the outbox is: 0 roomy, 1 high, 2 billable usage only, 3 full.",
+    registry=REGISTRY,
+)
+outbox_rolled_up = Counter(
+    "entitlement_outbox_rolled_up",
+    "Events that were added to a record of their second instead of being a record of their own.",
     registry=REGISTRY,
 )
 shipped_batches = Counter(

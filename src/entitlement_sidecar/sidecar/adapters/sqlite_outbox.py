@@ -25,7 +25,7 @@ from entitlement_sidecar.sidecar.usage.outbox import (
     OutboxStats,
     SequenceRange,
 )
-from entitlement_sidecar.sidecar.usage.room import RETRY_AFTER, any_billable, full, refuses
+from entitlement_sidecar.sidecar.usage.room import RETRY_AFTER, RoomWatch, any_billable, full, refuses
 from entitlement_sidecar.telemetry import metrics
 
 FILE_NAME = "outbox.db"
@@ -62,6 +62,7 @@ class SqliteOutbox:
             raise
         self._reader = open_reader(self._path)
         self._read_opening = self._writer.openings
+        self._watch = RoomWatch()
         self._closed = False
 
     def append(
@@ -106,21 +107,23 @@ class SqliteOutbox:
     @property
     def fill(self) -> float:
         """How much of its room is taken, with what waits for its commit."""
-        return self._taken / self._max_bytes
+        return self._taken / max(self._max_bytes, 1)
 
     @property
     def _taken(self) -> int:
         return self._writer.file.bytes_used + self._writer.waiting_bytes
 
     def _has_room(self, size: int, *, billable: bool) -> bool:
-        return not refuses(self._taken + size, self._max_bytes, billable=billable)
+        taken = self._taken + size
+        self._watch.look(taken / max(self._max_bytes, 1))
+        return not refuses(taken, self._max_bytes, billable=billable)
 
     def _check_open(self) -> None:
         if self._closed:
             raise DrainingError("the outbox is closed: this process is going away")
 
     def _refuse(self, *, billable: bool) -> None:
-        metrics.outbox_refused.inc()
+        metrics.outbox_refused.labels("full" if billable else "billable_only").inc()
         # The log counts too: a checkpoint may make room without anything being shipped.
         self._writer.make_room()
         raise full(self._taken, self._max_bytes, billable=billable)

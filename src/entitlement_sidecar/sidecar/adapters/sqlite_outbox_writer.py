@@ -258,11 +258,12 @@ class OutboxWriter:
     def _commit(self, group: list[_Append]) -> list[Any]:
         calls = [Call(one.rows.kept, one.rows.atomic) for one in group]
         durable = any(one.rows.durable for one in group)
-        began = time.perf_counter()
+        began, merged = time.perf_counter(), self.file.merged
         results = self._attempt(lambda: self.file.append(calls, durable=durable))
         metrics.outbox_commit_seconds.observe(time.perf_counter() - began)
         if isinstance(results, BaseException):
             return [results] * len(group)
+        metrics.outbox_rolled_up.inc(self.file.merged - merged)
         return results
 
     def _attempt(self, run: Callable[[], _T]) -> _T | BaseException:
@@ -291,7 +292,7 @@ class OutboxWriter:
         return error
 
     def _failing(self, error: Exception) -> OutboxFullError:
-        metrics.outbox_refused.inc()
+        metrics.outbox_refused.labels("disk").inc()
         _log.error("the disk of the outbox is full or failing: %s", error)
         return OutboxFullError("the disk of the outbox is full or failing", RETRY_AFTER)
 
