@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
+from msgspec.structs import replace
 
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.errors import ConfigurationError, RetryableError
-from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
+from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import SqliteOutbox
 from entitlement_sidecar.sidecar.usage.outbox import Batch, Outbox, OutboxRecord
-from support.usage import record
+from support.usage import event, record
 
 _T = TypeVar("_T")
 
@@ -25,14 +26,43 @@ MAX_BYTES = 400_000
 """So little that the log is moved into the file within the story."""
 MIB = 1 << 20
 LARGE = "x" * 6000
+ROLLUP = "r-"
+"""How ids of rollups begin."""
+
+
+@dataclass
+class Sums:
+    """What was summed up in rollups: of each answer, how much was used with it."""
+
+    acked: int = 0
+    firm: int = 0
+    refused: int = 0
+    settled: int = 0
+    perhaps_settled: int = 0
+
+    def check(self, queued: int, *, everything: bool) -> None:
+        """What is queued, against what was told."""
+        if everything:
+            assert queued + self.settled == self.acked, f"{queued} queued: {self}"
+        else:
+            there = queued + self.settled + self.perhaps_settled
+            assert there >= self.firm, f"{queued} queued: {self}"
+            assert queued <= self.acked + self.refused, f"{queued} queued: {self}"
 
 
 class Story:
-    """Calls an outbox and remembers its answers. `name` is what a failure says of the fault."""
+    """Calls an outbox and remembers its answers.
 
-    def __init__(self, folder: Path, name: str) -> None:
+    Args:
+        folder: Where the outbox is.
+        name: What a failure says of the fault.
+        twin: The outbox, where it is not on disk.
+    """
+
+    def __init__(self, folder: Path, name: str, twin: Outbox | None = None) -> None:
         self.name = name
         self._folder = folder
+        self._twin = twin
         self._outbox: Outbox | None = None
         self._sent: dict[str, OutboxRecord] = {}
         self._acked: set[str] = set()
@@ -42,11 +72,12 @@ class Story:
         self._finished: set[str] = set()
         """Settled or given up, or perhaps so: the call failed."""
         self._boundaries: dict[tuple[int, int], set[str]] = {}
+        self._sums = Sums()
 
     async def open(self) -> None:
         """Opens the outbox, unless the disk does not let it."""
         try:
-            self._outbox = SqliteOutbox(self._folder, max_bytes=MAX_BYTES)
+            self._outbox = self._twin or SqliteOutbox(self._folder, max_bytes=MAX_BYTES)
         except ConfigurationError:
             self._outbox = None
 
@@ -69,7 +100,7 @@ class Story:
         for one, result in zip(made, results, strict=True):
             self._told(one, result)
         if not buffered and any(result.outcome is UsageOutcome.ACCEPTED for result in results):
-            self._firm |= self._acked
+            self._are_firm()
 
     def _told(self, one: OutboxRecord, result: UsageResult) -> None:
         name = one.event.id
@@ -87,6 +118,26 @@ class Story:
             case _:
                 assert result.retriable, f"{self.name}: {result}"
 
+    async def roll_up(self, *values: int, buffered: bool = False) -> None:
+        """Reports usage that is summed up, alike but for its value."""
+        if self._outbox is None:
+            return
+        durability = Durability.BUFFERED if buffered else Durability.DURABLE
+        made = [OutboxRecord(event(f"any-{value}", value=value), rollup=True) for value in values]
+        made = [replace(one, event=replace(one.event, correlation_id="")) for one in made]
+        results = await self._asked(lambda: self._open_outbox.append(made, durability))
+        if results is None:
+            self._sums.refused += sum(values)
+            return
+        self._sums.acked += sum(values)
+        if not buffered:
+            self._are_firm()
+
+    def _are_firm(self) -> None:
+        """A commit that is on disk takes everything before it along."""
+        self._firm |= self._acked
+        self._sums.firm = self._sums.acked
+
     def _begin(self, name: str) -> None:
         """It is held from now on: for the first time, or because what was settled may come again."""
         self._acked.add(name)
@@ -102,9 +153,15 @@ class Story:
                 UsageResult(one.event.id, outcome, "because", retriable)
                 for one, outcome in zip(batch.events, told, strict=True)
             ]
+            done = await self._asked(partial(self._settle, batch, results))
             if not retriable:
                 self._finished |= {result.id for result in results}
-            await self._asked(partial(self._open_outbox.settle, batch, results))
+                self._sums.settled += rolled_up(batch) if done else 0
+                self._sums.perhaps_settled += 0 if done else rolled_up(batch)
+
+    async def _settle(self, batch: Batch, results: Sequence[UsageResult]) -> bool:
+        await self._open_outbox.settle(batch, results)
+        return True
 
     async def _next(self) -> Sequence[Batch]:
         if self._outbox is None:
@@ -176,35 +233,47 @@ class Story:
     async def check(self, *, everything: bool) -> None:
         """Opens what is on the disk, and compares. `everything`: no power was cut."""
         assert not list(self._folder.glob("*corrupt*")), f"{self.name}: taken for damaged"
-        self._outbox = SqliteOutbox(self._folder, max_bytes=MAX_BYTES)
+        self._outbox = self._twin or SqliteOutbox(self._folder, max_bytes=MAX_BYTES)
         stats = await self._outbox.stats()
         assert stats.accepted == stats.settled + stats.queued + stats.dead, f"{self.name}: {stats}"
         for name, one in self._sent.items():
             if one.consumption is not None and name in (self._acked if everything else self._firm):
                 kept = await self._outbox.consumption("acme", name)
                 assert kept == one.consumption, f"{self.name}: the answer of {name} is lost"
-        there = await self._all_queued()
+        there = await self._all_queued(everything=everything)
+        assert stats.lost == 0, f"{self.name}: {stats}"
         assert len(there) == len(set(there)) == stats.queued, f"{self.name}: {there}, {stats}"
         wanted = self._acked if everything else self._firm
         missing = wanted - set(there) - self._finished
         assert not missing, f"{self.name}: {missing} are lost"
-        assert set(there) <= self._acked | self._refused, f"{self.name}: {there} were never sent"
+        ours = {name for name in there if not name.startswith(ROLLUP)}
+        assert ours <= self._acked | self._refused, f"{self.name}: {ours} were never sent"
         if everything:
-            assert set(there) <= self._acked, f"{self.name}: {there} were refused and kept"
+            assert ours <= self._acked, f"{self.name}: {ours} were refused and kept"
         await self._outbox.close()
 
-    async def _all_queued(self) -> list[str]:
-        names = []
+    async def _all_queued(self, *, everything: bool) -> list[str]:
+        names, rolled = [], 0
         while batches := await self._open_outbox.next_batches(500, MIB):
             for batch in batches:
                 self._same_boundaries(batch)
-                for one in batch.events:
-                    assert one.event.value == self._sent[one.event.id].event.value, f"{self.name}: changed"
-                    names.append(one.event.id)
+                names += [self._as_sent(one.event) for one in batch.events]
+                rolled += rolled_up(batch)
                 results = [UsageResult(one.event.id, UsageOutcome.ACCEPTED) for one in batch.events]
                 self._finished |= {result.id for result in results}
                 await self._open_outbox.settle(batch, results)
+        self._sums.check(rolled, everything=everything)
         return names
+
+    def _as_sent(self, one: UsageEvent) -> str:
+        if not one.id.startswith(ROLLUP):
+            assert one == self._sent[one.id].event, f"{self.name}: {one.id} has changed"
+        return one.id
+
+
+def rolled_up(batch: Batch) -> int:
+    """What rollups of a batch sum up to."""
+    return sum(one.event.value for one in batch.events if one.event.id.startswith(ROLLUP))
 
 
 async def tell(story: Story) -> None:
@@ -218,12 +287,15 @@ async def told(story: Story) -> None:
     await story.append("a1", "a2", "a3")
     await story.append("b1", "b2", buffered=True)
     await story.append("c1", answer=b"yes")
+    await story.roll_up(10, 20)
     await story.append("a1", "a2", "d1", value=2)
     await story.ship(UsageOutcome.ACCEPTED, retriable=True)
     await story.ship(UsageOutcome.ACCEPTED, UsageOutcome.INVALID, UsageOutcome.DUPLICATE)
     await story.append("e1", "b1", atomic=True, value=3)
     await story.append("f1", "f2", "f3", "f4", buffered=True)
     await story.first_answer("c1")
+    await story.roll_up(100, buffered=True)
+    await story.roll_up(1000)
     await story.ship(UsageOutcome.QUARANTINED)
     await story.append(*(f"g{n}" for n in range(12)))
     await story.append("h1", buffered=True)
@@ -235,5 +307,4 @@ def _large(one: OutboxRecord) -> OutboxRecord:
     """Several pages, for those whose name says so."""
     if not one.event.id.startswith("g"):
         return one
-    event = msgspec.structs.replace(one.event, dimensions={"text": LARGE})
-    return msgspec.structs.replace(one, event=event)
+    return replace(one, event=replace(one.event, dimensions={"text": LARGE}))
