@@ -21,7 +21,7 @@ from entitlement_sidecar.planstore.db.upsert import insert_for
 from entitlement_sidecar.planstore.usage.facts import Fact, Key, facts_of, in_aggregate
 from entitlement_sidecar.planstore.usage.removed import removed_before
 from entitlement_sidecar.planstore.usage.slots import is_closed
-from entitlement_sidecar.planstore.usage.totals import LARGEST, add_up, key_columns, nothing
+from entitlement_sidecar.planstore.usage.totals import DERIVED, LARGEST, add_up, key_columns, nothing
 
 
 class FactChange(msgspec.Struct, frozen=True):
@@ -79,7 +79,8 @@ def change_aggregates(
     gone = removed_before(session)
     for key in sorted(differences):
         metric, difference = metrics[key.metric], differences[key]
-        row = _held(session, key, difference.any_fact)
+        fact = difference.any_fact
+        row = _held(session, key, fact.unit, fact.window_end)
         is_whole = key.window_start >= gone.get(key.classification, key.window_start)
         if is_whole and _must_count_again(row, metric):
             _count_again(session, key, row, metric)
@@ -87,9 +88,7 @@ def change_aggregates(
             _add_difference(row, metric, difference)
             if is_whole and _was_at_an_edge(row, difference.left):
                 _find_edges(session, key, row)
-        if occasion.is_correction or row.state != "open" or is_closed(metric, row.window_end, occasion.now):
-            row.state = "adjusted"
-        row.version += 1
+        _changed(row, metric, occasion)
     session.flush()
 
 
@@ -102,10 +101,29 @@ def metrics_of(session: Session, catalogue: CatalogueDocument, keys: Iterable[st
     return found
 
 
-def _held(session: Session, key: Key, fact: Fact) -> UsageLedgerRow:
+def count_again(session: Session, key: Key, metric: Metric, now: datetime) -> None:
+    """Makes an aggregate anew from its facts, in the caller's transaction, and makes it where it is missing.
+
+    Nothing may have been removed from its window.
+    """
+    row = _held(session, key, metric.unit, None)
+    before = {name: getattr(row, name) for name in DERIVED}
+    _count_again(session, key, row, metric)
+    if before != {name: getattr(row, name) for name in DERIVED}:
+        _changed(row, metric, Occasion(now))
+    session.flush()
+
+
+def _changed(row: UsageLedgerRow, metric: Metric, occasion: Occasion) -> None:
+    if occasion.is_correction or row.state != "open" or is_closed(metric, row.window_end, occasion.now):
+        row.state = "adjusted"
+    row.version += 1
+
+
+def _held(session: Session, key: Key, unit: str, window_end: datetime | None) -> UsageLedgerRow:
     """The aggregate, made where it is missing, and held until the transaction ends."""
     row = UsageLedgerRow
-    empty = key_columns(key) | nothing(key, fact.unit, fact.window_end)
+    empty = key_columns(key) | nothing(key, unit, window_end)
     session.execute(insert_for(session, row).values(**empty).on_conflict_do_nothing())
     query = select(row).where(*(getattr(row, name) == value for name, value in key_columns(key).items()))
     return session.scalars(query.with_for_update(), execution_options={"populate_existing": True}).one()
