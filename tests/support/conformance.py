@@ -100,7 +100,7 @@ def instant(text: str | None) -> datetime | None:
 @cache
 def concept(path: Path) -> Concept:
     """Reads one file and everything in it."""
-    raw = _plain(path)
+    raw = plain(path)
     validator = Draft202012Validator(json.loads((ROOT / "decisions.schema.json").read_text()))
     problems = [f"{path.name}: {error.json_path}: {error.message}" for error in validator.iter_errors(raw)]
     assert not problems, "\n".join(problems)
@@ -138,7 +138,8 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), ["t", "f"])
 
 
-def _plain(path: Path) -> dict[str, Any]:
+def plain(path: Path) -> dict[str, Any]:
+    """What a file of cases says."""
     loaded: dict[str, Any] = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 - a safe loader
     return loaded
 

@@ -32,7 +32,8 @@ from entitlement_sidecar.wire.fields import (
 from entitlement_sidecar.wire.v1 import usage_pb2
 
 EARLIEST = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
-"""Before this nothing was metered: an older instant is a mistake of units."""
+LATEST = datetime.fromisoformat("3000-01-01T00:00:00+00:00")
+"""Before the one nothing was metered, and from the other on nothing is: such instants are mistakes of units."""
 
 _UNJUDGED = Ruling(UsageOutcome.ACCEPTED)
 """Of what is well formed where no catalogue is held: it is kept, and ingest decides."""
@@ -217,6 +218,6 @@ def _stated(stamp: Timestamp) -> datetime:
         occurred_at = from_timestamp(stamp)
     except OverflowError:
         occurred_at = None
-    if occurred_at is None or occurred_at < EARLIEST:
-        raise _RefusedError(f"occurred_at: expected an instant from {EARLIEST.isoformat()} to the year 9999")
+    if occurred_at is None or not EARLIEST <= occurred_at < LATEST:
+        raise _RefusedError(f"occurred_at: expected {EARLIEST.isoformat()} to {LATEST.isoformat()}")
     return occurred_at

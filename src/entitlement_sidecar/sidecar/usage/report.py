@@ -135,20 +135,9 @@ def _rolls_up(metric: Metric | None) -> bool:
 def _outcome(item: Kept, results: Iterator[UsageResult], version: int) -> UsageResult:
     """The outcome of an event that was given to the outbox, which knows whether it came before."""
     result, ruling = next(results), item.ruling
-    match result.outcome:
-        case UsageOutcome.ACCEPTED:
-            return told(ruling, result.id, version)
-        case UsageOutcome.DUPLICATE:
-            return msgspec.structs.replace(
-                result,
-                rule=RuleName.IDENTITY,
-                registry_version=version,
-                classification=ruling.classification,
-            )
-        case _:
-            return msgspec.structs.replace(
-                result, rule=result.rule or RuleName.IDENTITY, registry_version=version
-            )
+    if result.outcome is UsageOutcome.ACCEPTED:
+        return told(ruling, result.id, version)
+    return msgspec.structs.replace(result, rule=result.rule or RuleName.IDENTITY, registry_version=version)
 
 
 @cache

@@ -206,7 +206,7 @@ async def test_an_unknown_metric_is_kept_for_ingest(reporter: UsageReporter, out
 
 
 async def test_outcomes_say_what_decided(reporter: UsageReporter) -> None:
-    """By which version of the registry, and what the event counts as; a conflict counts as nothing."""
+    """By which version of the registry, and what counts as what: once, where it came before."""
     results = await reporter.report(
         [
             call(id="a"),
@@ -220,7 +220,7 @@ async def test_outcomes_say_what_decided(reporter: UsageReporter) -> None:
     told = [(one.outcome.name, one.rule, one.registry_version, one.classification) for one in results]
     assert told == [
         ("ACCEPTED", "", 4, Classification.BILLABLE),
-        ("DUPLICATE", RuleName.IDENTITY, 4, Classification.BILLABLE),
+        ("DUPLICATE", RuleName.IDENTITY, 4, None),
         ("CONFLICT", RuleName.IDENTITY, 4, None),
         ("INVALID", RuleName.MALFORMED, 4, None),
         ("ACCEPTED", "", 4, Classification.INFORMATIONAL),
