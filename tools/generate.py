@@ -1,8 +1,8 @@
 """Writes every generated file, or with `--check` says which are not what they would be.
 
-Generated are the code of the contract (`wire/v1`) and five reference pages: the contract, its decisions,
-REST, the metrics and the settings; the OpenAPI document; and the schema of catalogue files for editors. All
-are committed, so that a reader and an install need no generator.
+Generated are the code of the contract (`wire/v1`) and six reference pages: the contract, its decisions,
+REST, the metrics, the outcomes of usage and the settings; the OpenAPI document; and the schema of catalogue
+files for editors. All are committed, so that a reader and an install need no generator.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import reference_decisions
 import reference_metrics
 import reference_rest
 import reference_settings
+import reference_usage
 from entitlement_sidecar.wire import catalogue_schema
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +62,7 @@ def generate_pages(folder: Path) -> dict[str, str]:
         "docs/reference/decisions.md": reference_decisions.render(description.read_bytes()),
         "docs/reference/contract.md": reference_contract.render(description.read_bytes()),
         "docs/reference/metrics.md": reference_metrics.render(),
+        "docs/reference/usage-outcomes.md": reference_usage.render(),
         "docs/reference/openapi.json": reference_rest.render_document(),
         "docs/reference/rest.md": reference_rest.render(),
         "docs/reference/configuration.md": reference_settings.render(),
