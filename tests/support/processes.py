@@ -104,11 +104,12 @@ class Process:
 class Planstore:
     """A plan store process with a state folder; restarts on the ports it had."""
 
-    def __init__(self, state: Path, *, database: str = "", redis: str = "") -> None:
+    def __init__(self, state: Path, *, database: str = "", redis: str = "", sink: str = "") -> None:
         self.state = state
         self._options = [
             *(["--database", database] if database else []),
             *(["--redis", redis] if redis else []),
+            *(["--usage-sink", sink] if sink else []),
         ]
         self.http_port, self.grpc_port = 0, 0
         self.process: Process | None = None

@@ -16,6 +16,7 @@ from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.planstore.usage import sinks
 from entitlement_sidecar.planstore.usage.arrival import Arrival
 from entitlement_sidecar.planstore.usage.sinks import AcceptedEvent, JsonLinesSink, SinkFeeder, sink_of
+from support.waiting import until
 
 
 class Listed:
@@ -56,11 +57,8 @@ def store(shop: Any, *ids: str) -> None:
 
 
 def feed(feeder: SinkFeeder) -> None:
-    """Until it has nothing to do now."""
-    for _ in range(50):
-        if feeder.step() == sinks.EVERY:
-            return
-    raise AssertionError("it never comes to an end")
+    """Until it has nothing to do now; transactions of others on the server may hold it up a while."""
+    until(lambda: feeder.step() == sinks.EVERY, "the sink to be fed", timeout=60)
 
 
 def test_each_accepted_event_goes_on_once_and_in_order(shop: Any) -> None:
@@ -103,7 +101,7 @@ def test_a_sink_that_fails_gets_the_same_again(shop: Any) -> None:
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_what_commits_late_is_not_left_out(shop: Any) -> None:
-    """Of two that write at once, the first to take ids commits last; nobody is skipped, order is that of ids."""
+    """The first of two writers to take ids commits last: it is not skipped, and order is that of ids."""
     sink = Listed()
     feeder = SinkFeeder(shop.database, sink, shop.clock)
     with shop.database.writing() as slow:
