@@ -65,6 +65,8 @@ class Story:
         self._twin = twin
         self._outbox: Outbox | None = None
         self._sent: dict[str, OutboxRecord] = {}
+        self._tried: dict[str, list[UsageEvent]] = {}
+        """Everything that was sent under an id: power that goes may leave what was not answered."""
         self._acked: set[str] = set()
         self._firm: set[str] = set()
         """Acked, and not lost with the power."""
@@ -90,6 +92,8 @@ class Story:
         if outbox is None:
             return
         durability = Durability.BUFFERED if buffered else Durability.DURABLE
+        for one in made:
+            self._tried.setdefault(one.event.id, []).append(one.event)
         results = await self._asked(lambda: outbox.append(made, durability, atomic=atomic))
         if results is None:
             for one in made:
@@ -267,7 +271,8 @@ class Story:
 
     def _as_sent(self, one: UsageEvent) -> str:
         if not one.id.startswith(ROLLUP):
-            assert one == self._sent[one.id].event, f"{self.name}: {one.id} has changed"
+            sent = [self._sent[one.id].event] if one.id in self._acked else self._tried[one.id]
+            assert one in sent, f"{self.name}: {one.id} has changed"
         return one.id
 
 
