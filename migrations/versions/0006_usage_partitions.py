@@ -86,7 +86,7 @@ BEGIN
     END IF;
     DELETE FROM {schema}.usage_events e
     WHERE e.occurred_at >= since AND e.occurred_at < until
-      AND e.window_end <= ended_before
+      AND e.window_end < ended_before
       AND coalesce((
             SELECT c.classification FROM {schema}.usage_classifications c
             WHERE c.tenant_id = e.tenant_id
@@ -108,7 +108,8 @@ BEGIN
     END IF;
     FOR name IN
         SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = '{schema}.usage_events'::regclass AND c.relname ~ '^usage_events_\\d{{4}}_\\d{{2}}$'
+        WHERE i.inhparent = '{schema}.usage_events'::regclass
+          AND c.relname ~ '^usage_events_[0-9]{{4}}_[0-9]{{2}}$'
           AND c.relname < 'usage_events_' || to_char(before, 'YYYY_MM')
     LOOP
         EXECUTE format('LOCK TABLE ONLY {schema}.%I IN ACCESS EXCLUSIVE MODE', name);
@@ -119,6 +120,19 @@ BEGIN
     END LOOP;
     RETURN dropped;
 END $$
+"""
+
+# From the month of the first event, of the last ten years, to three months ahead.
+MAKE_FIRST_MONTHS = """
+WITH oldest AS (SELECT greatest(coalesce((OLDEST), now()), now() - interval '9 years') AS at),
+bounds AS (
+    SELECT date_trunc('month', now() AT TIME ZONE 'UTC') AS this,
+           date_trunc('month', at AT TIME ZONE 'UTC') AS first FROM oldest),
+since AS (SELECT this, least(first, this - interval '2 months') AS first FROM bounds)
+SELECT usage_events_make_months(
+    first::date,
+    (extract(year FROM age(this, first)) * 12 + extract(month FROM age(this, first)))::integer + 4
+) FROM since
 """
 
 # A setting alone opens nothing: it has to be the owner of the tables, as which the functions run.
@@ -145,9 +159,17 @@ def upgrade() -> None:
         _partition()
     else:
         _extend_on_sqlite()
+    op.create_index(
+        "ix_subscription_usage_ledger_open",
+        "subscription_usage_ledger",
+        ["metric", "window_end"],
+        postgresql_where=sa.text("state = 'open'"),
+        sqlite_where=sa.text("state = 'open'"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_subscription_usage_ledger_open", "subscription_usage_ledger")
     if op.get_bind().dialect.name == "postgresql":
         _into_one_table()
     else:
@@ -171,7 +193,7 @@ def _partition() -> None:
     op.execute(f"CREATE TABLE {EVENTS}_default PARTITION OF {EVENTS} DEFAULT")
     _create_functions()
     _make_months()
-    op.execute(f"INSERT INTO {EVENTS} SELECT * FROM {BEFORE}")
+    op.execute(f"INSERT INTO {EVENTS} SELECT * FROM {BEFORE}")  # noqa: S608 - names of this file
     op.execute(f"DROP TABLE {BEFORE}")
     for name, form in INDEXES.items():
         op.execute(f"CREATE INDEX {name} ON {EVENTS} {form}")
@@ -183,15 +205,8 @@ def _partition() -> None:
 
 
 def _make_months() -> None:
-    """From the month of the first event, of the last ten years, to three months ahead."""
-    op.execute(
-        "WITH oldest AS (SELECT coalesce(greatest(min(occurred_at), now() - interval '9 years'), now()) AS at "
-        f"FROM {BEFORE}), bounds AS (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') AS this, "
-        "date_trunc('month', at AT TIME ZONE 'UTC') AS first FROM oldest), "
-        "since AS (SELECT this, least(first, this - interval '2 months') AS first FROM bounds) "
-        "SELECT usage_events_make_months(first::date, (extract(year FROM age(this, first)) * 12 "
-        "+ extract(month FROM age(this, first)))::integer + 4) FROM since"
-    )
+    oldest = sa.select(sa.func.min(sa.column("occurred_at"))).select_from(sa.table(BEFORE))
+    op.execute(MAKE_FIRST_MONTHS.replace("OLDEST", str(oldest)))
 
 
 def _create_functions() -> None:
@@ -206,7 +221,7 @@ def _create_functions() -> None:
 
 def _into_one_table() -> None:
     op.execute(f"CREATE TABLE {BEFORE} (LIKE {EVENTS} INCLUDING DEFAULTS)")
-    op.execute(f"INSERT INTO {BEFORE} SELECT * FROM {EVENTS}")
+    op.execute(f"INSERT INTO {BEFORE} SELECT * FROM {EVENTS}")  # noqa: S608 - names of this file
     op.execute(f"ALTER SEQUENCE {EVENTS}_id_seq OWNED BY {BEFORE}.id")
     op.execute(f"DROP TABLE {EVENTS}")
     op.execute(f"ALTER TABLE {BEFORE} RENAME TO {EVENTS}")

@@ -57,7 +57,7 @@ from entitlement_sidecar.planstore.subscriptions import (
     settler,
 )
 from entitlement_sidecar.planstore.subscriptions.settler import Settler
-from entitlement_sidecar.planstore.usage import attention, sinks
+from entitlement_sidecar.planstore.usage import attention, closing, retention, sinks
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.telemetry.probes import HttpServer
@@ -254,6 +254,8 @@ def _workers(
         Worker("last-used", gate.last_used.write, last_used.EVERY),
         Worker("usage attention", attention.Attention(database, clock).step, attention.EVERY),
         Worker("settler", settling.settle_due, settler.EVERY),
+        Worker("usage windows", closing.Closer(database, clock).close_due, closing.EVERY),
+        Worker("usage retention", retention.Retaining(database, clock).step, retention.EVERY),
     )
 
 

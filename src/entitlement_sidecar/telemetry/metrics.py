@@ -319,6 +319,17 @@ settled = Counter(
     "Changes of subscriptions that time made and the settler stored.",
     registry=REGISTRY,
 )
+usage_windows_closed = Counter(
+    "entitlement_usage_windows_closed",
+    "Usage aggregates that were closed: their window ended, and so did the grace of late events.",
+    registry=REGISTRY,
+)
+usage_events_removed = Counter(
+    "entitlement_usage_events_removed",
+    "Raw usage events that the catalogue's retention had removed, by classification; aggregates stay.",
+    ["classification"],
+    registry=REGISTRY,
+)
 rpc_requests = Counter(
     "entitlement_rpc_requests",
     "gRPC calls answered, by method and code; watchers count when they end.",

@@ -7,6 +7,7 @@ Phase `pre` only adds what the version before ignores: run it before the first n
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.planstore.db.away import AWAY, MISNAMED, told
 from entitlement_sidecar.planstore.db.engine import WRITING, create_engine_for
 from entitlement_sidecar.planstore.db.grants import grant, take_turn
+from entitlement_sidecar.planstore.db.partitions import make_months
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +106,7 @@ def _upgrade(engine: Engine, phase: Phase) -> str:
             if not _has(_revisions(connection), head(part)):
                 _run(config, part)
         after = _revisions(connection)
+        make_months(connection, datetime.now(UTC).date())
         if engine.dialect.name == "sqlite" and connection.execute(text("PRAGMA foreign_key_check")).all():
             raise ConfigurationError("database: rows refer to what is not there; nothing was changed")
     if after != before:

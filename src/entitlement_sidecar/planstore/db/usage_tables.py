@@ -157,7 +157,7 @@ class UsageSinkRow(Base):
 
 
 class UsageRetentionRow(Base):
-    """Since when raw events of a classification are kept: those before were removed, as configured."""
+    """Which raw events of a classification are kept: those of windows that ended before were removed."""
 
     __tablename__ = "usage_retention"
 
@@ -192,6 +192,13 @@ class UsageLedgerRow(Base):
             "metric",
             "window_kind",
             "subscription_id",
+        ),
+        Index(
+            "ix_subscription_usage_ledger_open",
+            "metric",
+            "window_end",
+            postgresql_where=text("state = 'open'"),
+            sqlite_where=text("state = 'open'"),
         ),
     )
 

@@ -9,7 +9,7 @@ Each event is added by whoever stores it. What becomes of it later, `changing` a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.planstore.db import UsageLedgerRow
 from entitlement_sidecar.planstore.usage.bulk import insert_rows
 from entitlement_sidecar.planstore.usage.facts import Fact, Key, in_aggregate
-from entitlement_sidecar.planstore.usage.removed import removed_before
+from entitlement_sidecar.planstore.usage.removed import Removed
 from entitlement_sidecar.planstore.usage.slots import Slot, is_closed
 from entitlement_sidecar.planstore.usage.totals import LARGEST, Total, key_columns
 
@@ -84,7 +84,7 @@ def add_to_aggregates(session: Session, counted: Counted, catalogue: CatalogueDo
         if keys:
             _upsert(session, aggregation, [_row(key, totals[key], counted, catalogue) for key in keys])
             if aggregation in _LOOKED_UP:
-                _look_up(session, keys, aggregation)
+                _look_up(session, {key: totals[key].window_end for key in keys}, aggregation)
 
 
 def _row(key: Key, total: Total, counted: Counted, catalogue: CatalogueDocument) -> dict[str, object]:
@@ -127,21 +127,21 @@ def _larger(one: Any, other: Any) -> Any:  # noqa: ANN401 - SQL expressions
     return case((one >= other, one), else_=other)
 
 
-def _look_up(session: Session, keys: Sequence[Key], aggregation: Aggregation) -> None:
+def _look_up(session: Session, ends: Mapping[Key, datetime | None], aggregation: Aggregation) -> None:
     """Reads values from facts. Aggregates are held by now, so that what other batches stored is seen."""
-    gone = removed_before(session)
-    for key in keys:
-        if key.window_start < gone.get(key.classification, key.window_start):
-            # Not all facts of the window are there any more: what is known of it stays.
+    removed = Removed.read(session)
+    for key, end in ends.items():
+        if not removed.is_whole(key.classification, end):
+            # What is known of the window stays.
             continue
         row = UsageLedgerRow
         matches = [getattr(row, name) == value for name, value in key_columns(key).items()]
-        looking = update(row).where(*matches).values(value=_looked_up(key, aggregation))
+        looking = update(row).where(*matches).values(value=_looked_up(key, end, aggregation))
         session.execute(looking.execution_options(synchronize_session=False))
 
 
-def _looked_up(key: Key, aggregation: Aggregation) -> Any:  # noqa: ANN401 - an SQL expression
-    query, fact = in_aggregate(key, None)
+def _looked_up(key: Key, window_end: datetime | None, aggregation: Aggregation) -> Any:  # noqa: ANN401 - an SQL expression
+    query, fact = in_aggregate(key, window_end)
     if aggregation is Aggregation.LAST:
         newest = query.with_only_columns(fact.c.value).order_by(fact.c.occurred_at.desc(), fact.c.id.desc())
         return newest.limit(1).scalar_subquery()

@@ -19,7 +19,7 @@ from entitlement_sidecar.domain.catalogue import Aggregation, CatalogueDocument,
 from entitlement_sidecar.planstore.db import MetricRow, UsageEventRow, UsageLedgerRow
 from entitlement_sidecar.planstore.db.upsert import insert_for
 from entitlement_sidecar.planstore.usage.facts import Fact, Key, facts_of, in_aggregate
-from entitlement_sidecar.planstore.usage.removed import removed_before
+from entitlement_sidecar.planstore.usage.removed import Removed
 from entitlement_sidecar.planstore.usage.slots import is_closed
 from entitlement_sidecar.planstore.usage.totals import DERIVED, LARGEST, add_up, key_columns, nothing
 
@@ -76,12 +76,12 @@ def change_aggregates(
                 differences.setdefault(change.after.key, _Difference()).come[change.after.id] = change.after
     if not differences:
         return
-    gone = removed_before(session)
+    removed = Removed.read(session)
     for key in sorted(differences):
         metric, difference = metrics[key.metric], differences[key]
         fact = difference.any_fact
         row = _held(session, key, fact.unit, fact.window_end)
-        is_whole = key.window_start >= gone.get(key.classification, key.window_start)
+        is_whole = removed.is_whole(key.classification, row.window_end)
         if is_whole and _must_count_again(row, metric):
             _count_again(session, key, row, metric)
         else:

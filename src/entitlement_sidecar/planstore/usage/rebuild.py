@@ -25,7 +25,7 @@ from entitlement_sidecar.planstore.catalogue.plans import current_document
 from entitlement_sidecar.planstore.db import Database, UsageEventRow, UsageLedgerRow
 from entitlement_sidecar.planstore.usage.changing import count_again, metrics_of
 from entitlement_sidecar.planstore.usage.facts import Key, Scope, columns_of, facts, iterate
-from entitlement_sidecar.planstore.usage.removed import removed_before
+from entitlement_sidecar.planstore.usage.removed import Removed
 from entitlement_sidecar.planstore.usage.totals import DERIVED, Total, nothing
 
 PAGE = 200
@@ -130,7 +130,7 @@ class _One:
         self._since = request.since
         self._tenant_id = tenant_id
         self._metric = metric
-        self._gone = removed_before(session)
+        self._removed = Removed.read(session)
         self._rows = {_key(row): row for row in self._kept()}
 
     def _kept(self) -> Iterator[UsageLedgerRow]:
@@ -144,7 +144,7 @@ class _One:
         """What is not as its events say, in the order of keys."""
         totals = self._totals(report)
         for key in sorted(totals.keys() | self._rows.keys()):
-            if key.window_start < self._gone.get(key.classification, key.window_start):
+            if not self._removed.is_whole(key.classification, self._end(key, totals)):
                 report.skipped += 1
                 continue
             report.aggregates += 1
@@ -166,6 +166,10 @@ class _One:
             else:
                 total.add(one)
         return totals
+
+    def _end(self, key: Key, totals: dict[Key, Total]) -> datetime | None:
+        row = self._rows.get(key)
+        return totals[key].window_end if row is None else row.window_end
 
     def _compared(self, key: Key, total: Total | None) -> Difference | None:
         row = self._rows.get(key)
