@@ -7,12 +7,13 @@ the choices of a run; `make soak` kills 300 times.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -20,7 +21,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from entitlement_sidecar.planstore.db import Database, UsageEventRow, UsageLedgerRow, create_engine_for
+from entitlement_sidecar.domain.ruling import RuleName
+from entitlement_sidecar.planstore.db import (
+    Database,
+    UsageEventRow,
+    UsageLedgerRow,
+    UsageQuarantineRow,
+    UsageSourceRow,
+    create_engine_for,
+)
 from support.careless_network import CarelessNetwork
 from support.processes import Planstore, Sidecar
 from support.usage_load import TENANTS, Fact, Identity, Permits, Service
@@ -31,7 +40,7 @@ KILLS = (300 if os.environ.get("SOAK") else 20) // 2
 
 SEED = int(os.environ.get("USAGE_SEED") or random.SystemRandom().randrange(10**6))
 SERVICES = 4
-CALLS = (30, 90)
+CALLS = (15, 50)
 """How many there are between two kills."""
 
 QUEUED = 'entitlement_outbox_events{state="queued"}'
@@ -67,7 +76,7 @@ def network(store: Planstore) -> Iterator[CarelessNetwork]:
         yield network
 
 
-@pytest.mark.timeout(120 + 15 * KILLS)
+@pytest.mark.timeout(240 + 30 * KILLS)
 def test_each_acked_event_is_counted_once(
     store: Planstore, network: CarelessNetwork, database_url: str, tmp_path: Path, ending: ExitStack
 ) -> None:
@@ -94,12 +103,14 @@ def test_each_acked_event_is_counted_once(
     network.deliver_late()
     beside.stop()
 
-    counted = {identity: fact for service in services for identity, fact in service.counted.items()}
+    expected = Expected(services)
     database = Database(create_engine_for(database_url))
     ending.callback(database.close)
-    _assert_ledger(database, counted)
-    _assert_aggregates(database, counted)
-    _assert_conserved(tmp_path / "sidecar" / "outbox.db", len(counted))
+    stored = _stored(database)
+    _assert_ledger(stored, expected)
+    _assert_held(database, expected)
+    _assert_aggregates(database, stored)
+    _assert_conserved(tmp_path / "sidecar" / "outbox.db", database, len(stored))
     assert set(network.fates) >= {"on", "twice", "unanswered"}, network.fates
     assert sum(service.unanswered for service in services)
 
@@ -133,40 +144,80 @@ def _restart(victim: Planstore | Sidecar) -> None:
         victim.start()
 
 
-def _assert_ledger(database: Database, counted: dict[Identity, Fact]) -> None:
+class Expected:
+    """What all services together expect."""
+
+    def __init__(self, services: Sequence[Service]) -> None:
+        self.counted = {identity: fact for one in services for identity, fact in one.counted.items()}
+        self.held = {identity for one in services for identity in one.held}
+        self.rolled = {key: rolled for one in services for key, rolled in one.rolled.items()}
+
+
+def _stored(database: Database) -> Sequence[UsageEventRow]:
+    with database.reading() as session:
+        return session.scalars(select(UsageEventRow)).all()
+
+
+def _assert_ledger(stored: Sequence[UsageEventRow], expected: Expected) -> None:
     """Each identity once, with what was acked; and nothing else."""
+    identities = Counter((row.tenant_id, row.event_id) for row in stored)
+    assert not [identity for identity, times in identities.items() if times > 1]
+    facts = {(row.tenant_id, row.event_id): Fact(row.metric, row.value) for row in stored}
+    plain = {identity: fact for identity, fact in facts.items() if fact.metric != "hits"}
+    assert not expected.counted.keys() - plain.keys(), "acked, and lost"
+    assert not plain.keys() - expected.counted.keys(), "never acked, and counted"
+    assert plain == expected.counted
+    sums: Counter[Identity] = Counter()
+    for row in stored:
+        if row.metric == "hits":
+            sums[row.tenant_id, row.subject] += row.value
+            assert row.value == 2 * row.count
+    assert sums.keys() == expected.rolled.keys()
+    for key, rolled in expected.rolled.items():
+        assert rolled.sure <= sums[key] <= rolled.at_most, key
+
+
+def _assert_held(database: Database, expected: Expected) -> None:
+    """What no catalogue names is kept for operators, once."""
     with database.reading() as session:
-        rows = session.scalars(select(UsageEventRow)).all()
-        stored = Counter((row.tenant_id, row.event_id) for row in rows)
-        facts = {(row.tenant_id, row.event_id): Fact(row.metric, row.value) for row in rows}
-    assert not [identity for identity, times in stored.items() if times > 1]
-    assert not counted.keys() - facts.keys(), "acked, and lost"
-    assert not facts.keys() - counted.keys(), "never acked, and counted"
-    assert facts == counted
+        rows = session.scalars(select(UsageQuarantineRow)).all()
+    held = {(row.tenant_id, row.event_id): row.rule for row in rows}
+    assert held == dict.fromkeys(expected.held, RuleName.METRIC)
 
 
-def _assert_aggregates(database: Database, counted: dict[Identity, Fact]) -> None:
-    """They are what the list adds up to."""
-    sums: Counter[tuple[str, str]] = Counter()
-    counts: Counter[tuple[str, str]] = Counter()
+def _assert_aggregates(database: Database, stored: Sequence[UsageEventRow]) -> None:
+    """They are what the ledger adds up to."""
+    expected: Counter[tuple[str, str, int]] = Counter()
+    counts: Counter[tuple[str, str, int]] = Counter()
+    for row in stored:
+        key = (row.tenant_id, row.metric, row.classification)
+        expected[key] += row.value
+        counts[key] += row.count
     with database.reading() as session:
-        for row in session.scalars(select(UsageLedgerRow)):
-            sums[row.tenant_id, row.metric] += row.value
-            counts[row.tenant_id, row.metric] += row.event_count
-    expected: Counter[tuple[str, str]] = Counter()
-    for (tenant, _), fact in counted.items():
-        expected[tenant, fact.metric] += fact.value
-    assert sums == expected
-    assert counts == Counter((tenant, fact.metric) for (tenant, _), fact in counted.items())
+        for aggregate in session.scalars(select(UsageLedgerRow)):
+            key = (aggregate.tenant_id, aggregate.metric, aggregate.classification)
+            expected[key] -= aggregate.value
+            counts[key] -= aggregate.event_count
+    assert not any(expected.values()), expected
+    assert not any(counts.values()), counts
 
 
-def _assert_conserved(outbox: Path, counted: int) -> None:
-    """At the sidecar: of every start, what was accepted was settled or is a dead letter."""
+def _assert_conserved(outbox: Path, database: Database, stored: int) -> None:
+    """Of every start, what was accepted was settled or refused; and the plan store has heard of all of it."""
     with closing(sqlite3.connect(outbox)) as file:
         file.row_factory = sqlite3.Row
-        epochs = [dict(row) for row in file.execute("SELECT * FROM epochs")]
-        [(queued,)] = file.execute("SELECT count(*) FROM records").fetchall()
+        epochs = {row["epoch"]: dict(row) for row in file.execute("SELECT * FROM epochs WHERE accepted > 0")}
+        [[queued]] = file.execute("SELECT count(*) FROM records")
     assert queued == 0
-    for epoch in epochs:
-        assert epoch["accepted"] == epoch["settled"] + epoch["dead"] + epoch.get("lost", 0), epoch
-    assert sum(epoch["settled"] for epoch in epochs) >= counted
+    with database.reading() as session:
+        sources = {row.epoch: row for row in session.scalars(select(UsageSourceRow))}
+    assert sources.keys() == epochs.keys()
+    for epoch, totals in epochs.items():
+        source, accepted = sources[epoch], totals["accepted"]
+        assert accepted == totals["settled"] + totals["dead"], totals
+        assert totals["lost"] == source.declared == 0
+        assert json.loads(source.received) == [[1, accepted]]
+        assert source.accepted_total == accepted
+        assert source.stored + source.duplicates + source.quarantined == totals["settled"]
+        assert source.conflicts + source.refused == totals["dead"]
+    assert sum(source.stored for source in sources.values()) == stored

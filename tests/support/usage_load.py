@@ -1,6 +1,7 @@
 """Services that report usage and never give up: what was not answered is sent again, with the same ids.
 
-Each knows in the end what the ledger has to hold of it: `counted`, by identity.
+Each knows in the end what the plan store has to hold of it: what is `counted`, by identity, what is `held` in
+quarantine, and between which bounds its rollups add up, which have no identity.
 """
 
 from __future__ import annotations
@@ -49,6 +50,18 @@ class Fact(NamedTuple):
     value: int
 
 
+class Rolled:
+    """What rollups of one subject add up to: `sure` was answered, `at_most` counts every attempt."""
+
+    def __init__(self) -> None:
+        self.sure = self.at_most = 0
+
+    def add(self, value: int, attempts: int) -> None:
+        """One report that was answered at last; whether earlier attempts counted too, nobody knows."""
+        self.sure += value
+        self.at_most += value * attempts
+
+
 class Permits:
     """How many calls may be made, for all services together: a test gives them out as it goes."""
 
@@ -86,7 +99,8 @@ class Service:
 
     def __init__(self, number: int, port: int, seed: int, permits: Permits) -> None:
         self.counted: dict[Identity, Fact] = {}
-        self.refused: set[Identity] = set()
+        self.held: set[Identity] = set()
+        self.rolled: dict[Identity, Rolled] = {}
         self.unanswered = 0
         self._number = number
         self._made = 0
@@ -100,7 +114,7 @@ class Service:
             self._usage = usage_pb2_grpc.UsageServiceStub(channel)
             self._entitlements = decision_pb2_grpc.EntitlementServiceStub(channel)
             while self._permits.take():
-                self._dice.choice((self._report, self._report, self._consume, self._misuse))()
+                self._dice.choice((self._report, self._report, self._consume, self._misuse, self._roll))()
 
     def _name(self) -> str:
         self._made += 1
@@ -148,6 +162,20 @@ class Service:
             identity = (request.tenant_id, decision.consumption_id)
             self.counted[identity] = Fact(feature, request.quantity)
 
+    def _roll(self) -> None:
+        """Many events that are one record; ten calls have a subject in common."""
+        self._made += 1
+        tenant, subject = TENANTS[0], f"s{self._number}-{self._made // 10}"
+        events = [
+            usage_pb2.UsageEvent(tenant_id=tenant, metric="hits", value=2, subject=subject)
+            for _ in range(self._dice.randint(1, 20))
+        ]
+        before = self.unanswered
+        for result in self._reported(events):
+            assert result.outcome in _TAKEN, result
+        rolled = self.rolled.setdefault((tenant, subject), Rolled())
+        rolled.add(2 * len(events), 1 + self.unanswered - before)
+
     def _misuse(self) -> None:
         """Events that may not count, beside one that does, which is not affected.
 
@@ -159,13 +187,15 @@ class Service:
         bad[2].value = -1
         for event in bad:
             event.id = self._name()
-        bad += [self._conflicting()] if self.counted else []
-        first, *others = self._reported([good, *bad])
+        unknown = self._event(id=self._name(), metric="mystery")
+        again = [self._conflicting()] if self.counted else []
+        first, second, *others = self._reported([good, unknown, *bad, *again])
         assert first.outcome in _TAKEN, first
         self.counted[good.tenant_id, first.id] = Fact(good.metric, good.value)
-        for event, result in zip(bad[:3], others, strict=False):
+        assert second.outcome in {UsageOutcome.UNKNOWN_METRIC, *_TAKEN}, second
+        self.held.add((unknown.tenant_id, unknown.id))
+        for result in others[: len(bad)]:
             assert result.outcome in {UsageOutcome.INVALID, *_TAKEN}, result
-            self.refused.add((event.tenant_id, event.id))
 
     def _conflicting(self) -> usage_pb2.UsageEvent:
         """One of before with other content: the first one counts."""
