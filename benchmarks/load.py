@@ -124,30 +124,54 @@ def _fill(peer: Connection, calls: Iterator[_Encoded], depth: int) -> None:
     peer.flush()
 
 
+class _Paced:
+    """Calls that are sent at set times, whether or not earlier ones were answered."""
+
+    def __init__(self, target: Target, rate: float, connections: int) -> None:
+        self.tally = _Tally()
+        self._pause = 1 / rate
+        self._calls = _endless(target)
+        self._peers = [Connection(target.address, target.path, self.tally.done) for _ in range(connections)]
+        self._turns = itertools.cycle(self._peers)
+        self._due = time.perf_counter()
+
+    def turn(self, now: float) -> None:
+        """Sends what is due, and takes what was answered."""
+        # What the server does not take yet is sent later, and late from its set time.
+        while self._due <= now and next(self._turns).call(next(self._calls), self._due):
+            self._due += self._pause
+        for peer in self._peers:
+            peer.flush()
+            peer.receive()
+
+    def close(self) -> None:
+        """Ends its connections."""
+        for peer in self._peers:
+            peer.close()
+
+
 def fixed_rate(target: Target, *, rate: float, connections: int, seconds: float) -> Result:
     """Sends at set times, whether or not earlier calls have been answered; latency counts from the set time.
 
     It polls instead of sleeping: its own wake-ups would be part of what is measured.
     """
-    tally = _Tally()
-    calls = _endless(target)
-    peers = [Connection(target.address, target.path, tally.done) for _ in range(connections)]
-    turns = itertools.cycle(peers)
+    [result] = fixed_rates([(target, rate, connections)], seconds)
+    return result
+
+
+def fixed_rates(calls: Sequence[tuple[Target, float, int]], seconds: float) -> list[Result]:
+    """As `fixed_rate`, for several kinds of calls at once: what, how many a second, on how many links."""
+    paced = [_Paced(*one) for one in calls]
     began = time.perf_counter()
-    due = began
     try:
         while (now := time.perf_counter()) < began + WARM_UP + seconds:
-            tally.counting = now > began + WARM_UP
-            # What the server does not take yet is sent later, and late from its set time.
-            while due <= now and next(turns).call(next(calls), due):
-                due += 1 / rate
-            for peer in peers:
-                peer.flush()
-                peer.receive()
-        return tally.result(seconds, 1.0)
+            for one in paced:
+                one.tally.counting = now > began + WARM_UP
+                one.turn(now)
+        return [one.tally.result(seconds, 1.0) for one in paced]
     finally:
-        for peer in peers:
-            peer.close()
+        for one in paced:
+            one.close()
 
 
 def _endless(target: Target) -> Iterator[_Encoded]:

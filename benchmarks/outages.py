@@ -98,7 +98,7 @@ def rows(site: Site, front: str, rounds: int, seconds: float) -> Iterator[Row]:
     """Rates and tails of PEEKs of both conditions."""
     cores = Cores.of_this_machine()
     with sidecar(front, site.options, site.state, cores) as server:
-        _hold_all(server)
+        hold_all(server)
         found = _rounds(site, server, rounds, seconds)
     for how, what in _HOW.items():
         yield from _compared(server, f"PEEK boolean, {what}", found[how, _HEALTHY], found[how, _STALE])
@@ -154,7 +154,7 @@ def _asked(server: Server, workload: Workload, seconds: float, *, full: bool) ->
     return result
 
 
-def _hold_all(server: Server) -> None:
+def hold_all(server: Server) -> None:
     """Has every tenant held, so that no check needs to ask anybody."""
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = decision_pb2_grpc.EntitlementServiceStub(channel)
@@ -179,7 +179,7 @@ def cold_starts(site: Site, front: str, rounds: int) -> Iterator[Row]:
     """Time to ready of a sidecar that was there before, with everything behind it swallowed."""
     cores, took = Cores.of_this_machine(), []
     with sidecar(front, site.options, site.state, cores) as server:
-        _hold_all(server)
+        hold_all(server)
     for proxy in (site.to_redis, site.to_store):
         proxy.black_hole()
     for _ in range(rounds):

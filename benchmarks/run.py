@@ -22,7 +22,7 @@ from statistics import median
 import msgspec
 from rich.console import Console
 
-from benchmarks import evaluating, h2load, load, memory, outages, report
+from benchmarks import beside_usage, evaluating, h2load, load, memory, outages, report
 from benchmarks.echo_server import PATH as ECHO_PATH
 from benchmarks.load import Result
 from benchmarks.report import Row, Target
@@ -143,6 +143,7 @@ def _outages(options: Options, folder: Path, cores: Cores) -> Iterator[Row]:
         front = options.fronts[-1]
         yield from outages.cold_starts(site, front, options.rounds)
         yield from outages.rows(site, front, max(options.rounds, _OUTAGES), options.seconds * 2)
+        yield from beside_usage.rows(site, front, max(options.rounds, _OUTAGES), options.seconds * 2)
         yield from memory.rows(site, front, folder)
 
 

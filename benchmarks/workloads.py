@@ -77,16 +77,14 @@ def workloads() -> list[Workload]:
         Workload("CONSUME buffered", _CHECK, _checks(_BUFFERED, consume=True), _is_consumed, keeps=1),
         Workload("CONSUME durable", _CHECK, _checks(_DURABLE, consume=True), _is_consumed, keeps=1),
         Workload(f"batch of {BATCH} PEEK boolean", _BATCH_CHECK, _batches(), _all_allowed, BATCH, "checks/s"),
-        Workload(
-            f"ReportUsage durable, {BATCH} a call",
-            _REPORT,
-            _reports(),
-            _all_accepted,
-            BATCH,
-            "events/s",
-            keeps=BATCH,
-        ),
+        reports(),
     ]
+
+
+def reports() -> Workload:
+    """ReportUsage of a hundred durable events a call."""
+    name = f"ReportUsage durable, {BATCH} a call"
+    return Workload(name, _REPORT, _reports(), _all_accepted, BATCH, "events/s", keeps=BATCH)
 
 
 def peek(degradation: int = decision_pb2.DEGRADATION_NONE) -> Workload:

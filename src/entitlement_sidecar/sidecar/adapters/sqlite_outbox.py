@@ -14,7 +14,7 @@ from entitlement_sidecar.domain.errors import DrainingError, SourceUnavailableEr
 from entitlement_sidecar.domain.usage import UsageResult
 from entitlement_sidecar.sidecar.adapters.sqlite_files import open_reader
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import read_statement
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import kept
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Kept, kept
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_writer import OutboxWriter, Rows
 from entitlement_sidecar.sidecar.adapters.state_folder import StateFolder
 from entitlement_sidecar.sidecar.usage.outbox import (
@@ -31,6 +31,9 @@ from entitlement_sidecar.telemetry import metrics
 FILE_NAME = "outbox.db"
 
 DEFAULT_MAX_BYTES = 1 << 30
+
+_STRETCH = 20
+"""Records to translate at once: about 0.2 ms of the event loop."""
 
 _CHECKPOINT_BYTES = 16 << 20
 """Size of the log past which a checkpoint does not wait for a quiet moment."""
@@ -76,8 +79,24 @@ class SqliteOutbox:
             DrainingError: It is closed.
         """
         self._check_open()
+        if len(records) > _STRETCH:
+            return asyncio.ensure_future(self._append_many(records, durability, atomic=atomic))
         rows = Rows([kept(record) for record in records], durability is Durability.DURABLE, atomic)
-        billable = any_billable(record.event for record in records)
+        return self._append(rows, billable=any_billable(record.event for record in records))
+
+    async def _append_many(
+        self, records: Sequence[OutboxRecord], durability: Durability, *, atomic: bool
+    ) -> list[UsageResult]:
+        """As `append`; others get their turn on the event loop while records are translated."""
+        translated: list[Kept] = []
+        for first in range(0, len(records), _STRETCH):
+            translated += [kept(record) for record in records[first : first + _STRETCH]]
+            await asyncio.sleep(0)
+        self._check_open()
+        rows = Rows(translated, durability is Durability.DURABLE, atomic)
+        return await self._append(rows, billable=any_billable(record.event for record in records))
+
+    def _append(self, rows: Rows, *, billable: bool) -> Awaitable[list[UsageResult]]:
         if not self._has_room(rows.size, billable=billable):
             if self._writer.purge_is_due():
                 return asyncio.ensure_future(self._append_after_purge(rows, billable=billable))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -224,11 +225,11 @@ class Shipper:
     def _note(self, batch: Batch, receipt: Receipt) -> None:
         """Counts what was settled, and how long it took."""
         metrics.shipped_batches.labels("settled").inc()
-        settled = [result for result in receipt.results if not result.retriable]
+        settled = Counter(result.outcome for result in receipt.results if not result.retriable)
         if not settled:
             return
-        for result in settled:
-            metrics.shipped_events.labels(result.outcome.name).inc()
+        for outcome, number in settled.items():
+            metrics.shipped_events.labels(outcome.name).inc(number)
         now = self._clock.now().timestamp()
         self.state.last_settled_at, self.state.failing = now, False
         metrics.shipped_last.set(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -438,3 +439,24 @@ def test_generated_ids_are_uuids_of_their_time() -> None:
     assert len(set(ids)) == len(ids)
     assert {(uuid.UUID(one).version, uuid.UUID(one).variant) for one in ids} == {(7, uuid.RFC_4122)}
     assert ids[0][:13] <= ids[-1][:13]
+
+
+async def test_checks_have_their_turn_while_a_large_report_is_judged(
+    reporter: UsageReporter,
+) -> None:
+    """A thousand events are judged in stretches: nobody waits for the whole report."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    running = asyncio.create_task(others())
+    results = await reporter.report([call(id=f"e{number}") for number in range(1000)])
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert len(results) == 1000
+    assert turns >= 40
