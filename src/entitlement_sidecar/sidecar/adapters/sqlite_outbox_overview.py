@@ -86,7 +86,7 @@ def overview(reader: OutboxReader, max_bytes: int, advance: Callable[[int], None
         first_answers=reader.first_answers,
         bytes_used=used,
         max_bytes=max_bytes,
-        level=level_of(used / max_bytes).name,
+        level=level_of(used / max_bytes).name.lower(),
         open_batches=len(reader.batches()),
         epochs=epochs,
         waiting=sorted(waiting, key=lambda one: -one.records),
