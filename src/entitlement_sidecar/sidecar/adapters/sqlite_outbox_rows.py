@@ -62,7 +62,7 @@ class Row(msgspec.Struct, frozen=True):
 def kept(record: OutboxRecord) -> Kept:
     """A record as the file holds it."""
     event = record.event
-    rollup = event if rolls_up(record) else None
+    rollup = event if record.rollup and rolls_up(record) else None
     return Kept(
         event.tenant_id,
         event.id,
