@@ -50,7 +50,7 @@ def rebuild(*, since: datetime | None, database: str, state_dir: Path, output: s
     print_records([line for one in report.differences for line in _lines(one)], COLUMNS, output)
     click.echo(_summary(report, check=request.check), err=True)
     if report.different and request.check:
-        raise SystemExit(1)
+        click.get_current_context().exit(1)
 
 
 def _run(request: RebuildRequest, database: str, state_dir: Path) -> RebuildReport:
