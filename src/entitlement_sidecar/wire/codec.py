@@ -310,6 +310,7 @@ def event_to_proto(event: UsageEvent) -> usage_pb2.UsageEvent:
 
 # Any: the generated stubs do not say that an enum's fields take numbers.
 _CLASSIFICATIONS: dict[Classification | None, Any] = {None: 0, **{one: int(one) for one in Classification}}
+_OUTCOMES: dict[UsageOutcome, Any] = {one: int(one) for one in UsageOutcome}
 
 
 def event_from_proto(message: usage_pb2.UsageEvent) -> UsageEvent:
@@ -348,16 +349,16 @@ def event_from_proto(message: usage_pb2.UsageEvent) -> UsageEvent:
 
 
 def result_to_proto(result: UsageResult) -> usage_pb2.UsageResult:
-    """Translates an outcome."""
-    return usage_pb2.UsageResult(
-        id=result.id,
-        outcome=int(result.outcome),
-        reason=result.reason,
-        retriable=result.retriable,
-        rule=result.rule,
-        registry_version=result.registry_version,
-        classification=int(result.classification or 0),
-    )
+    """Translates an outcome; field by field, as events are."""
+    message = usage_pb2.UsageResult()
+    message.id = result.id
+    message.outcome = _OUTCOMES[result.outcome]
+    message.reason = result.reason
+    message.retriable = result.retriable
+    message.rule = result.rule
+    message.registry_version = result.registry_version
+    message.classification = _CLASSIFICATIONS[result.classification]
+    return message
 
 
 def result_from_proto(message: usage_pb2.UsageResult) -> UsageResult:
