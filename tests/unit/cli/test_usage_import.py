@@ -208,3 +208,12 @@ def test_reports_and_corrections_are_asked_for(
     call = planstore.calls[-1]
     assert call.path == "/api/billing/organizations/acme/usage/corrections"
     assert json.loads(call.body) == {"event_id": "e/1", "value": 0, "reason": "x"}
+
+
+def test_the_examples_are_the_same_usage_in_both_forms() -> None:
+    """So importing one after the other counts once."""
+    folder = Path(__file__).parents[3] / "examples" / "usage"
+    table, lines_of = (folder / f"tasks.{form}" for form in ("csv", "jsonl"))
+    found = [row.event for row in read(table.read_text(), "csv", "acme")]
+    assert found == [row.event for row in read(lines_of.read_text())]
+    assert len([one for one in found if one]) == 5
