@@ -151,9 +151,10 @@ class Outbox(Protocol):
     async def next_batches(self, max_events: int, max_bytes: int) -> Sequence[Batch]:
         """The batches of the oldest window that are not settled in full; none when nothing waits.
 
-        A window is up to four batches, which share no (tenant, metric): they may be sent side by side. Its
-        boundaries are stored before they are first returned. The next window is made when all batches of
-        this one are settled. A rollup whose second is not over is in none.
+        A window is up to four batches, which share no (tenant, metric), and one of corrections: they may be
+        sent side by side. Its boundaries are stored before they are first returned. The next window is made
+        when all batches of this one are settled, and before a correction, so that its original is there. A
+        rollup whose second is not over is in none.
 
         Args:
             max_events: Events of one batch at most.
