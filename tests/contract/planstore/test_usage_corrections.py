@@ -201,3 +201,26 @@ def test_replicas_that_correct_the_same_event_at_once(books: Books) -> None:
     assert value - 100 in values
     assert set(books.counters().values()) == {(0, value)}
     assert books.differences() == []
+
+
+def test_corrections_checks_and_batches_at_once(books: Books) -> None:
+    """They touch the same counters and aggregates in orders of their own, and never wait in a circle."""
+    books.append(*(used(f"e{number}", 2) for number in range(30)))
+
+    def work(number: int) -> object:
+        asked = {"feature": "reports", "record_usage": True}
+        match number % 3:
+            case 0:
+                return books.append(corrected(f"c{number}", f"e{number}", 1))
+            case 1:
+                return books.append(used(f"more{number}", 1), corrected(f"c{number}", f"e{number}"))
+            case _:
+                return books.shop.rest.post(f"{ACME}/quotas/check", json=asked).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        told = list(pool.map(work, range(30)))
+
+    assert told == [["ACCEPTED"], ["ACCEPTED"] * 2, 200] * 10
+    assert books.total()[:2] == (10 + 10 + 20, 30)
+    assert set(books.counters()["day"]) == {0, 40}
+    assert books.differences() == []
