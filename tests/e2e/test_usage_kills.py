@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from entitlement_sidecar.domain.clock import SystemClock
 from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.planstore.db import (
     Database,
@@ -29,6 +30,7 @@ from entitlement_sidecar.planstore.db import (
     UsageSourceRow,
     create_engine_for,
 )
+from entitlement_sidecar.planstore.usage.rebuild import Rebuild, RebuildRequest
 from support.careless_network import CarelessNetwork
 from support.outbox_books import epochs, queued
 from support.processes import Planstore, Sidecar
@@ -184,7 +186,7 @@ def _assert_held(database: Database, expected: Expected) -> None:
 
 
 def _assert_aggregates(database: Database, stored: Sequence[UsageEventRow]) -> None:
-    """They are what the ledger adds up to."""
+    """They are what the ledger adds up to, and what a rebuild makes of it."""
     expected: Counter[tuple[str, str, int]] = Counter()
     counts: Counter[tuple[str, str, int]] = Counter()
     for row in stored:
@@ -198,6 +200,7 @@ def _assert_aggregates(database: Database, stored: Sequence[UsageEventRow]) -> N
             counts[key] -= aggregate.event_count
     assert not any(expected.values()), expected
     assert not any(counts.values()), counts
+    assert Rebuild(database, SystemClock()).run(RebuildRequest(check=True)).differences == []
 
 
 def _assert_conserved(outbox: Path, database: Database, stored: int) -> None:
