@@ -148,7 +148,7 @@ class Shipper:
         async with self._turn:
             batches = await self._patiently(self._next_batches)
             if not batches:
-                return False
+                return batches is not None and await self._second_ends()
             async with asyncio.TaskGroup() as group:
                 parcels = _parcels(batches)
                 under_way = [
@@ -157,6 +157,16 @@ class Shipper:
             settled = all(task.result() for task in under_way)
             full = sum(len(batch.events) for batch in batches) >= self._max_events
             return settled and (full or self._draining.is_set())
+
+    async def _second_ends(self) -> bool:
+        """While draining, gives rollups that may still grow the time to end. Whether there were any."""
+        if not self._draining.is_set():
+            return False
+        stats = await self._patiently(self._outbox.stats)
+        if stats is None or not stats.queued:
+            return False
+        await self._sleep(LINGER)
+        return True
 
     async def _next_batches(self) -> Sequence[Batch]:
         batches = await self._outbox.next_batches(self._max_events, MAX_BYTES)

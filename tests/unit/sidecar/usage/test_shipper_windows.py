@@ -215,3 +215,16 @@ async def test_how_shipping_fares_is_known(outbox: MemoryOutbox, waits: Waits) -
     assert seen == [(True, None)] * 3
     assert not shipper.state.failing
     assert shipper.state.last_settled_at == FakeClock().now().timestamp()
+
+
+async def test_draining_waits_for_the_second_of_rollups_to_end(waits: Waits) -> None:
+    """They may grow until then; nothing of them stays behind for want of a moment."""
+    clock = FakeClock()
+    outbox, ledger = MemoryOutbox(clock=clock), Ledger()
+    await outbox.append([OutboxRecord(event("a"), rollup=True)], Durability.DURABLE)
+    waits.meanwhile = lambda: clock.advance(0.3)
+
+    await shipper_of(outbox, ledger, waits).drain(60)
+
+    assert len(ledger.stored) == 1
+    assert (await outbox.stats()).queued == 0
