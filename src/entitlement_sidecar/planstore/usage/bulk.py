@@ -62,7 +62,7 @@ def insert_rows(
     else:
         statement = _from_json(table, tuple(rows[0]), refine, tuple(returning))
         result = session.execute(statement, {"rows": _json.encode(rows).decode()})
-    return list(result) if returning else []
+    return list(result.all()) if returning else []
 
 
 def among(
