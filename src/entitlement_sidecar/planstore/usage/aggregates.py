@@ -150,6 +150,7 @@ def _looked_up(key: Key, window_end: datetime | None, aggregation: Aggregation) 
     query, fact = in_aggregate(key, window_end)
     if aggregation is Aggregation.LAST:
         newest = query.with_only_columns(fact.c.value).order_by(fact.c.occurred_at.desc(), fact.c.id.desc())
-        return newest.limit(1).scalar_subquery()
+        # None where the batch itself voids it, which is applied afterwards.
+        return func.coalesce(newest.limit(1).scalar_subquery(), 0)
     named = query.with_only_columns(func.count(fact.c.subject.distinct())).where(fact.c.subject != "")
     return named.scalar_subquery()
