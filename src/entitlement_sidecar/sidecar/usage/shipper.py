@@ -156,7 +156,7 @@ class Shipper:
                 ]
             settled = all(task.result() for task in under_way)
             full = sum(len(batch.events) for batch in batches) >= self._max_events
-            return settled and (full or self._draining.is_set())
+            return settled and (full or _was_cut(batches) or self._draining.is_set())
 
     async def _second_ends(self) -> bool:
         """While draining, gives rollups that may still grow the time to end. Whether there were any."""
@@ -276,6 +276,11 @@ def _parcels(batches: Sequence[Batch]) -> list[_Parcel]:
         source, first = (batch.instance, batch.epoch), batch.events[0].sequence
         floors[source] = min(floors.get(source, first), first)
     return [_Parcel(batch, floors[batch.instance, batch.epoch]) for batch in batches]
+
+
+def _was_cut(batches: Sequence[Batch]) -> bool:
+    """Whether more than these had been accepted: a window also ends before a correction, full or not."""
+    return max(batch.events[-1].sequence for batch in batches) < batches[0].accepted_total
 
 
 def _say_lost(lost: int) -> None:
