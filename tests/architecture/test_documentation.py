@@ -55,6 +55,7 @@ def test_every_command_is_documented() -> None:
         for words in (one.split() for one in re.findall(r"`([^`]+)`", cell)):
             told.add(words[0])
             told |= {f"{words[0]} {name}" for name in "".join(words[1:2]).split("/")}
+            told |= {" ".join((*words[:2], name)) for name in "".join(words[2:3]).split("/")}
     assert [name for name in commands(cli) if name not in told] == []
 
 

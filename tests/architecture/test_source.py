@@ -85,3 +85,20 @@ def test_the_data_plane_imports_no_control_plane() -> None:
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == []
+
+
+def test_decoders_are_made_before_there_are_threads() -> None:
+    """Two threads that make msgspec's first decoder of a type at once can end the process (SIGSEGV).
+
+    So processes with threads make theirs when a module is imported. Commands have one thread.
+    """
+    late = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in modules()
+        if path.relative_to(SOURCE).parts[0] != "cli"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in {"msgspec.json.decode", "msgspec.convert"}
+        and any(keyword.arg == "type" for keyword in node.keywords)
+    ]
+    assert late == []

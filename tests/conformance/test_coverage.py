@@ -13,6 +13,9 @@ from support.conformance import FILES, all_cases, concept
 
 AT_LEAST = 300
 
+NOT_DECIDED = {"USAGE_UNMETERED"}
+"""Warnings about the sidecar's disk, which no rule decides: `tests/e2e/test_disk_full_usage.py` has them."""
+
 
 def _expected(name: str) -> set[str]:
     """The first words of everything that cases expect under a name."""
@@ -46,7 +49,7 @@ def test_there_are_enough() -> None:
 )
 def test_every_value_is_expected_somewhere(name: str, kind: type[IntEnum]) -> None:
     """A value that nobody expects is a value that nobody has thought about."""
-    assert _names(kind) - _expected(name) == set()
+    assert _names(kind) - _expected(name) - NOT_DECIDED == set()
 
 
 def test_every_kind_is_asked_about() -> None:

@@ -23,7 +23,7 @@ BACKLOG = 2_000_000 if os.environ.get("SOAK") else 200_000
 
 TENANTS = 50
 _CALL = 1000
-_DRAINED_WITHIN = 1500.0 if os.environ.get("SOAK") else 300.0
+_DRAINED_WITHIN = 1500.0 if os.environ.get("SOAK") else 600.0
 _MOST_MIB = 150
 
 

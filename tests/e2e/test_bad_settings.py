@@ -127,6 +127,16 @@ def test_command_token_file_is_missing(tmp_path: Path) -> None:
     says(said, [f"{path}: No such file or directory", "--token-file", "ENTITLEMENTS_TOKEN_FILE"])
 
 
+def test_subject_key(sidecar_refuses: Callable[..., str], tmp_path: Path) -> None:
+    """One that others may read is not used, and nothing of it is said."""
+    path = tmp_path / "subjects.key"
+    path.write_text(SECRET)
+    path.chmod(0o644)
+    said = sidecar_refuses("--subject-key-file", str(path))
+    says(said, [f"--subject-key-file {path}: others may read", "chmod 600"])
+    assert SECRET not in said
+
+
 @pytest.mark.parametrize(
     ("content", "place"),
     [

@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import os
 import random
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
+from entitlement_sidecar.domain.clock import SystemClock
 from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.planstore.db import (
     Database,
@@ -30,7 +30,9 @@ from entitlement_sidecar.planstore.db import (
     UsageSourceRow,
     create_engine_for,
 )
+from entitlement_sidecar.planstore.usage.rebuild import Rebuild, RebuildRequest
 from support.careless_network import CarelessNetwork
+from support.outbox_books import epochs, queued
 from support.processes import Planstore, Sidecar
 from support.usage_load import TENANTS, Fact, Identity, Permits, Service
 from support.waiting import until
@@ -42,8 +44,6 @@ SEED = int(os.environ.get("USAGE_SEED") or random.SystemRandom().randrange(10**6
 SERVICES = 4
 CALLS = (15, 50)
 """How many there are between two kills."""
-
-QUEUED = 'entitlement_outbox_events{state="queued"}'
 
 CATALOGUE = Path(__file__).parent / "kills_catalogue.yaml"
 
@@ -99,7 +99,7 @@ def test_each_acked_event_is_counted_once(
         for each in running:
             each.result()
     network.honest = True
-    until(lambda: beside.metric(QUEUED) == 0, "the outbox to be empty", timeout=120)
+    until(lambda: queued(beside.state) == 0, "the outbox to be empty", timeout=120)
     network.deliver_late()
     beside.stop()
 
@@ -110,7 +110,7 @@ def test_each_acked_event_is_counted_once(
     _assert_ledger(stored, expected)
     _assert_held(database, expected)
     _assert_aggregates(database, stored)
-    _assert_conserved(tmp_path / "sidecar" / "outbox.db", database, len(stored))
+    _assert_conserved(beside.state, database, len(stored))
     assert set(network.fates) >= {"on", "twice", "unanswered"}, network.fates
     assert sum(service.unanswered for service in services)
 
@@ -186,7 +186,7 @@ def _assert_held(database: Database, expected: Expected) -> None:
 
 
 def _assert_aggregates(database: Database, stored: Sequence[UsageEventRow]) -> None:
-    """They are what the ledger adds up to."""
+    """They are what the ledger adds up to, and what a rebuild makes of it."""
     expected: Counter[tuple[str, str, int]] = Counter()
     counts: Counter[tuple[str, str, int]] = Counter()
     for row in stored:
@@ -200,19 +200,17 @@ def _assert_aggregates(database: Database, stored: Sequence[UsageEventRow]) -> N
             counts[key] -= aggregate.event_count
     assert not any(expected.values()), expected
     assert not any(counts.values()), counts
+    assert Rebuild(database, SystemClock()).run(RebuildRequest(check=True)).differences == []
 
 
 def _assert_conserved(outbox: Path, database: Database, stored: int) -> None:
     """Of every start, what was accepted was settled or refused; and the plan store has heard of all of it."""
-    with closing(sqlite3.connect(outbox)) as file:
-        file.row_factory = sqlite3.Row
-        epochs = {row["epoch"]: dict(row) for row in file.execute("SELECT * FROM epochs WHERE accepted > 0")}
-        [[queued]] = file.execute("SELECT count(*) FROM records")
-    assert queued == 0
+    books = epochs(outbox)
+    assert queued(outbox) == 0
     with database.reading() as session:
         sources = {row.epoch: row for row in session.scalars(select(UsageSourceRow))}
-    assert sources.keys() == epochs.keys()
-    for epoch, totals in epochs.items():
+    assert sources.keys() == books.keys()
+    for epoch, totals in books.items():
         source, accepted = sources[epoch], totals["accepted"]
         assert accepted == totals["settled"] + totals["dead"], totals
         assert totals["lost"] == source.declared == 0

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import grpc_testing
 import redis
 from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import select
 
+from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome
 from entitlement_sidecar.planstore.api.rpc_snapshots import SnapshotServicer
+from entitlement_sidecar.planstore.db import UsageEventRow
 from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
 from entitlement_sidecar.planstore.snapshots import limits_of
 from entitlement_sidecar.planstore.snapshots.feed import Beats, FeedSignal
 from entitlement_sidecar.planstore.snapshots.publisher import Publisher, RedisPublisher
 from entitlement_sidecar.planstore.snapshots.redis_feed import RedisFeedWriter
 from entitlement_sidecar.planstore.subscriptions.settler import Settler
+from entitlement_sidecar.planstore.usage.arrival import Arrival
+from entitlement_sidecar.planstore.usage.closing import Closer
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.wire.v1 import snapshot_pb2, usage_pb2
 from support.population import name_of
@@ -116,6 +122,14 @@ def rpc_calls(shop: Shop, tenant: str) -> Calls:
     }
 
 
+_NEWEST = (
+    select(UsageEventRow.event_id)
+    .where(UsageEventRow.corrects == "")
+    .order_by(UsageEventRow.tenant_id, UsageEventRow.id.desc())
+    .limit(1)
+)
+
+
 def own_calls(shop: Shop, tenant: str, client: redis.Redis) -> Calls:
     """What a plan store does by itself: publishing, and settling what time has changed."""
     to_redis = RedisPublisher(shop.database, RedisFeedWriter(client), shop.key, 1, shop.clock)
@@ -125,11 +139,31 @@ def own_calls(shop: Shop, tenant: str, client: redis.Redis) -> Calls:
         with shop.database.writing() as session:
             return shop.subscriptions.settle(session, tenant)
 
+    def correct() -> object:
+        with shop.database.writing() as session:
+            event = session.scalars(_NEWEST.where(UsageEventRow.tenant_id == tenant)).one()
+            voiding = UsageEvent(
+                id=f"void-{uuid4().hex}",
+                tenant_id=tenant,
+                metric="",
+                value=0,
+                unit="",
+                occurred_at=NOW,
+                recorded_at=NOW,
+                corrects=event,
+                voids=True,
+            )
+            [result] = Ledger(limits_of).append(session, [Arrival(voiding)], shop.clock.now())
+        assert result.outcome is UsageOutcome.ACCEPTED, result
+        return result
+
     return {
         "the sequencer's step": publisher.number,
         "the publisher's step": to_redis.step,
         "the settler's step": Settler(shop.database, shop.subscriptions, shop.clock).settle_due,
         "the settling of a tenant": settle,
+        "the closing of windows": Closer(shop.database, shop.clock).close_due,
+        "a correction": correct,
     }
 
 

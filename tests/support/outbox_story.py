@@ -14,7 +14,9 @@ from msgspec.structs import replace
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.errors import ConfigurationError, RetryableError
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox import SqliteOutbox
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox import FILE_NAME, SqliteOutbox
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_checks import Finding, check
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_reading import OutboxReader
 from entitlement_sidecar.sidecar.usage.outbox import Batch, Outbox, OutboxRecord
 from support.usage import event, record
 
@@ -237,6 +239,7 @@ class Story:
     async def check(self, *, everything: bool) -> None:
         """Opens what is on the disk, and compares. `everything`: no power was cut."""
         assert not list(self._folder.glob("*corrupt*")), f"{self.name}: taken for damaged"
+        assert self._findings() == [], self.name
         self._outbox = self._twin or SqliteOutbox(self._folder, max_bytes=MAX_BYTES)
         stats = await self._outbox.stats()
         assert stats.accepted == stats.settled + stats.queued + stats.dead, f"{self.name}: {stats}"
@@ -255,6 +258,17 @@ class Story:
         if everything:
             assert ours <= self._acked, f"{self.name}: {ours} were refused and kept"
         await self._outbox.close()
+
+    def _findings(self) -> list[Finding]:
+        """What `outbox verify` would say; there may be nothing to look at where nothing was acked."""
+        if self._twin is not None:
+            return []
+        try:
+            with OutboxReader(self._folder / FILE_NAME) as reader:
+                return list(check(reader, lambda _: None))
+        except ConfigurationError:
+            assert not self._acked, f"{self.name}: no outbox"
+            return []
 
     async def _all_queued(self, *, everything: bool) -> list[str]:
         names, rolled = [], 0

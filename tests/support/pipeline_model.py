@@ -62,6 +62,9 @@ class Sent:
         self._lists: dict[str, list[Fact]] = defaultdict(list)
         self._arrived: dict[str, int] = defaultdict(int)
         self._places: dict[Place, Fact] = {}
+        self._accepted_ids: set[str] = set()
+        self._arrived_ids: set[str] = set()
+        self._behind_original: set[str] = set()
 
     def expected(self, fact: Fact, usual: UsageOutcome) -> UsageOutcome:
         """The outcome of a report, where nothing but its identity can stand against it."""
@@ -75,6 +78,9 @@ class Sent:
         if fact.id not in self.queued:
             self.queued[fact.id] = fact
             self._lists[fact.metric].append(fact)
+            self._accepted_ids.add(fact.id)
+            if fact.corrects in self._accepted_ids:
+                self._behind_original.add(fact.id)
 
     def arrive(self, place: Place, fact: Fact) -> None:
         """It arrives at the plan store: unchanged, and for the first time in its order."""
@@ -84,6 +90,9 @@ class Sent:
             at = self._arrived[fact.metric]
             assert self._lists[fact.metric][at] == fact, "in another order than they were accepted in"
             self._arrived[fact.metric] += 1
+            self._arrived_ids.add(fact.id)
+            late = fact.id in self._behind_original and fact.corrects not in self._arrived_ids
+            assert not late, "a correction overtook its original"
 
     def settle(self, results: Iterable[UsageResult]) -> None:
         """The sidecar has heard what became of them."""

@@ -97,6 +97,12 @@ def apply(
         print_losses(error.losses, str(file))
         context.exit(2)
     print_record(answer, output)
+    for metric, events in answer.get("held_usage", {}).items():
+        click.echo(
+            f"{events} events of {metric} wait in quarantine; to have them count: "
+            f"entitlements usage quarantine replay --metric {metric}",
+            err=True,
+        )
 
 
 @catalogue.command("export")

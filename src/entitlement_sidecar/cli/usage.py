@@ -11,6 +11,7 @@ from entitlement_sidecar.cli.output import output_option, print_records, tell_mo
 from entitlement_sidecar.cli.quarantine import quarantine, sources
 from entitlement_sidecar.cli.targets import Whole, connect, organization_pages, planstore_options
 from entitlement_sidecar.cli.usage_import import import_usage
+from entitlement_sidecar.cli.usage_rebuild import rebuild
 from entitlement_sidecar.cli.usage_reports import correct, daily, report, sinks
 
 SUMMARY = (
@@ -33,7 +34,7 @@ def usage() -> None:
     """See what the ledger holds."""
 
 
-for command in (quarantine, sources, report, daily, correct, import_usage, sinks):
+for command in (quarantine, sources, report, daily, correct, import_usage, sinks, rebuild):
     usage.add_command(command)
 
 

@@ -174,7 +174,7 @@ outbox_settled = Gauge(
 outbox_lost = Gauge(
     "entitlement_outbox_lost_events",
     "Events that the plan store had settled and misses since, over all starts: it was restored from an older "
-    "backup, or another database stands behind it.",
+    "backup, or another database stands behind it; and dead letters that were discarded.",
     registry=REGISTRY,
 )
 outbox_bytes = Gauge("entitlement_outbox_bytes", "Bytes that the outbox takes on disk.", registry=REGISTRY)

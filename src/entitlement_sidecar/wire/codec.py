@@ -278,34 +278,39 @@ def usage_from_proto(message: quota_pb2.LimitUsage) -> LimitUsage:
 
 
 def event_to_proto(event: UsageEvent) -> usage_pb2.UsageEvent:
-    """Translates a judged event."""
-    return usage_pb2.UsageEvent(
-        id=event.id,
-        tenant_id=event.tenant_id,
-        metric=event.metric,
-        value=event.value,
-        unit=event.unit,
-        occurred_at=to_timestamp(event.occurred_at),
-        recorded_at=to_timestamp(event.recorded_at),
-        actor_id=event.actor_id,
-        correlation_id=event.correlation_id,
-        emitter=event.emitter,
-        subject=event.subject,
-        classification=int(event.classification or 0),
-        dimensions=event.dimensions,
-        schema_version=event.schema_version,
-        registry_version=event.registry_version,
-        recorded_by=event.recorded_by,
-        consumption_id=event.consumption_id,
-        feature=event.feature,
-        lease_id=event.lease_id,
-        id_generated=event.id_generated,
-        corrects=event.corrects,
-        voids=event.voids,
-        reason=event.reason,
-        count=event.count if event.count != 1 else 0,
-        rule=event.rule,
-    )
+    """Translates a judged event. Field by field: that takes half of the time of keyword arguments."""
+    message = usage_pb2.UsageEvent()
+    message.id = event.id
+    message.tenant_id = event.tenant_id
+    message.metric = event.metric
+    message.value = event.value
+    message.unit = event.unit
+    message.occurred_at.CopyFrom(to_timestamp(event.occurred_at))
+    message.recorded_at.CopyFrom(to_timestamp(event.recorded_at))
+    message.actor_id = event.actor_id
+    message.correlation_id = event.correlation_id
+    message.emitter = event.emitter
+    message.subject = event.subject
+    message.classification = _CLASSIFICATIONS[event.classification]
+    message.dimensions.update(event.dimensions)
+    message.schema_version = event.schema_version
+    message.registry_version = event.registry_version
+    message.recorded_by = event.recorded_by
+    message.consumption_id = event.consumption_id
+    message.feature = event.feature
+    message.lease_id = event.lease_id
+    message.id_generated = event.id_generated
+    message.corrects = event.corrects
+    message.voids = event.voids
+    message.reason = event.reason
+    message.count = event.count if event.count != 1 else 0
+    message.rule = event.rule
+    return message
+
+
+# Any: the generated stubs do not say that an enum's fields take numbers.
+_CLASSIFICATIONS: dict[Classification | None, Any] = {None: 0, **{one: int(one) for one in Classification}}
+_OUTCOMES: dict[UsageOutcome, Any] = {one: int(one) for one in UsageOutcome}
 
 
 def event_from_proto(message: usage_pb2.UsageEvent) -> UsageEvent:
@@ -344,16 +349,16 @@ def event_from_proto(message: usage_pb2.UsageEvent) -> UsageEvent:
 
 
 def result_to_proto(result: UsageResult) -> usage_pb2.UsageResult:
-    """Translates an outcome."""
-    return usage_pb2.UsageResult(
-        id=result.id,
-        outcome=int(result.outcome),
-        reason=result.reason,
-        retriable=result.retriable,
-        rule=result.rule,
-        registry_version=result.registry_version,
-        classification=int(result.classification or 0),
-    )
+    """Translates an outcome; field by field, as events are."""
+    message = usage_pb2.UsageResult()
+    message.id = result.id
+    message.outcome = _OUTCOMES[result.outcome]
+    message.reason = result.reason
+    message.retriable = result.retriable
+    message.rule = result.rule
+    message.registry_version = result.registry_version
+    message.classification = _CLASSIFICATIONS[result.classification]
+    return message
 
 
 def result_from_proto(message: usage_pb2.UsageResult) -> UsageResult:

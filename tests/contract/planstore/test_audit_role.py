@@ -21,8 +21,9 @@ from entitlement_sidecar.planstore.config import PlanstoreConfig, prepare_state
 from entitlement_sidecar.planstore.db import Base, Database, create_engine_for
 from entitlement_sidecar.planstore.db.migrate import migrate
 from entitlement_sidecar.planstore.process import serve
+from entitlement_sidecar.planstore.usage.retention import Retaining
 from support.auditing import TABLES
-from support.shop import Shop
+from support.shop import CATALOGUE, Shop
 
 SUSPENSION = "/api/billing/organizations/acme/subscription/suspend"
 
@@ -98,6 +99,20 @@ def test_a_plan_store_runs_as_the_role(as_role: Database) -> None:
     report = Verification(as_role, shop.ring).verify()
     assert (report.count, report.anchors) == (0, 1)
     assert report.entries > 1
+
+
+def test_retention_and_partitions_as_the_role(as_role: Database) -> None:
+    """It may neither delete events nor change the schema; functions of the owner do both for it."""
+    shop = Shop(as_role)
+    shop.apply(CATALOGUE.replace("\nplans:", "\nretention: {billable: 40d}\nplans:", 1))
+    shop.subscribe()
+    asked = {"feature": "calls", "quantity": 1, "record_usage": True, "request_id": "one"}
+    assert shop.rest.post("/api/billing/organizations/acme/quotas/check", json=asked).is_success
+    shop.clock.advance(90 * 86400)
+
+    assert Retaining(as_role, shop.clock).step() == 1
+    with as_role.reading() as session:
+        assert session.scalar(text("SELECT count(*) FROM usage_events")) == 0
 
 
 async def test_a_plan_store_starts_as_the_role(url_of_role: str, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_batch_is_settled(shop: Any, ingest: Ingest) -> None:
         (event("x", recorded_at=None), "recorded_at"),
         (event("x", occurred_at=Timestamp(seconds=-1)), "occurred_at"),
         (event("x", occurred_at=Timestamp(seconds=253_402_300_799)), "occurred_at"),
-        (event("x", occurred_at=Timestamp(seconds=2**62)), "event"),
+        (event("x", occurred_at=Timestamp(seconds=2**62)), "occurred_at"),
         (event("x", classification=77), "event"),
         (event("x", dimensions={f"k{number}": "v" for number in range(17)}), "dimensions"),
     ],

@@ -10,6 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from entitlement_sidecar.planstore.db import Base, Database, create_engine_for
 from entitlement_sidecar.planstore.db.engine import WRITING
@@ -90,3 +91,47 @@ def test_what_was_counted_before_a_migration_is_there_after_it(database_url: str
         engine.dispose()
 
     assert [tuple(row) for row in rows] == [(7, None)]
+
+
+EVENT = """
+    INSERT INTO usage_events (id, tenant_id, event_id, metric, feature, value, unit, occurred_at, recorded_at,
+        received_at, subject, actor_id, correlation_id, emitter, classification, lease_id, instance, epoch,
+        sequence, payload)
+    VALUES (7, 'acme', 'e1', 'calls', '', 3, 'call', '{at}', '{at}', '{at}', '', '', 'w', '', 1, '', '', 0,
+        0, '')
+"""
+AGGREGATE = """
+    INSERT INTO subscription_usage_ledger (tenant_id, subscription_id, metric, window_kind, window_start,
+        classification, window_end, value, event_count, first_event_at, last_event_at)
+    VALUES ('acme', 'sub_1', 'calls', 'month', '2026-01-01 00:00:00.000000+00:00', 1,
+        '2026-02-01 00:00:00.000000+00:00', 3, 1, '{at}', '{at}')
+"""
+
+
+def test_events_from_before_partitions_keep_their_place(database_url: str) -> None:
+    """They are there with their ids, belong to the aggregate that counted them, and new ones come after."""
+    engine = create_engine_for(database_url)
+    at = "2026-01-09 12:00:00.000000" + ("" if engine.dialect.name == "sqlite" else "+00:00")
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    aggregate = AGGREGATE.replace("+00:00", "") if engine.dialect.name == "sqlite" else AGGREGATE
+    slot = "SELECT id, event_id, subscription_id, window_kind FROM usage_events ORDER BY id"
+    try:
+        with engine.execution_options(**{WRITING: True}).begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0005")
+            connection.execute(text(EVENT.format(at=at)))
+            connection.execute(text(aggregate.format(at=at)))
+        migrate(database_url)
+        with engine.execution_options(**{WRITING: True}).begin() as connection:
+            before = connection.execute(text(slot)).all()
+            with pytest.raises(DBAPIError, match="append-only"), connection.begin_nested():
+                connection.execute(text("DELETE FROM usage_events"))
+            config.attributes["connection"] = connection
+            command.downgrade(config, "0005")
+            kept = connection.execute(text("SELECT id, event_id, value FROM usage_events")).all()
+    finally:
+        engine.dispose()
+
+    assert [tuple(row) for row in before] == [(7, "e1", "sub_1", "month")]
+    assert [tuple(row) for row in kept] == [(7, "e1", 3)]

@@ -15,6 +15,7 @@ from entitlement_sidecar.planstore.usage.arrival import Arrival
 from entitlement_sidecar.planstore.usage.attention import Attention
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.telemetry import metrics
+from support.shop import AUTHORISED
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 PATH = "/api/billing/usage/quarantine"
@@ -77,11 +78,16 @@ def test_what_is_held_counts_once_its_metric_exists(office: Office, catalogue_te
     """Replayed too early it stays, with the reason of now; replayed in time it is in the ledger, once."""
     office.append(usage("a"), usage("b", tenant_id="globex"))
     early = office.post("replay", metric="faxes")
-    office.shop.apply(catalogue_text.replace("metrics:\n", FAXES, 1))
+    applied = office.shop.rest.post(
+        "/api/billing/catalogue",
+        content=catalogue_text.replace("metrics:\n", FAXES, 1),
+        headers={**AUTHORISED, "content-type": "application/yaml"},
+    ).json()
     in_time = office.post("replay", metric="faxes")
     again = office.post("replay", everything=True)
 
     assert (early["released"], early["still_held"]) == (0, 2)
+    assert applied["held_usage"] == {"faxes": 2}
     assert (in_time["released"], in_time["still_held"], in_time["next_cursor"]) == (2, 0, None)
     assert again["looked_at"] == 0
     assert office.stored() == ["a", "b"]

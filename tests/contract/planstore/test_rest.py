@@ -226,6 +226,7 @@ def test_the_catalogue_is_applied_from_yaml(shop: Any, catalogue_text: str) -> N
         "plans": ["basic@2"],
         "add_ons": [],
         "retired": [],
+        "held_usage": {},
     }
     assert (again.json()["version"], again.json()["changed"]) == (2, False)
     shown = shop.rest.get("/api/billing/catalogue").json()

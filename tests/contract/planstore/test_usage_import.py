@@ -121,10 +121,11 @@ def test_an_emitter_speaks_for_itself(shop: Any, header: Header) -> None:
         used("c", emitter="intake"),
         used("d", lease_id="root:1", feature="calls"),
         used("e", corrects="a", voids=True),
+        used("f", count=2),
         headers=crm,
     )
 
-    assert [one["outcome"] for one in results] == ["ACCEPTED", "ACCEPTED", "INVALID", "INVALID", "INVALID"]
+    assert [one["outcome"] for one in results] == ["ACCEPTED", "ACCEPTED", *["INVALID"] * 4]
     assert {one["rule"] for one in results[2:]} == {"usage:emitter"}
     assert [row.emitter for row in stored(shop)] == ["crm", "crm"]
 

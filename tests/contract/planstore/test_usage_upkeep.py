@@ -177,7 +177,7 @@ class TestMonths:
 
         with database.engine.begin() as connection:
             before = connection.scalar(count)
-            made = make_months(connection, LONG_AGO), make_months(connection, LONG_AGO)
+            made = make_months(connection, LONG_AGO.date()), make_months(connection, LONG_AGO.date())
             after = connection.scalar(count)
             names = self._months(connection)
 
@@ -190,11 +190,11 @@ class TestMonths:
     def test_months_that_hold_nothing_are_dropped(self, books: Books, database: Database) -> None:
         """Only those, and only old ones."""
         with database.engine.begin() as connection:
-            make_months(connection, LONG_AGO - timedelta(days=60))
+            make_months(connection, (LONG_AGO - timedelta(days=60)).date())
         books.append("a", "pages", occurred_at=LONG_AGO, recorded_at=LONG_AGO)
 
         with database.engine.begin() as connection:
-            dropped = drop_empty_months(connection, LONG_AGO + timedelta(days=40))
+            dropped = drop_empty_months(connection, (LONG_AGO + timedelta(days=40)).date())
             names = self._months(connection)
 
         assert dropped == 2

@@ -11,17 +11,24 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from entitlement_sidecar.domain.errors import OutboxFullError
-from entitlement_sidecar.domain.usage import UsageResult
+from entitlement_sidecar.domain.catalogue import Durability
+from entitlement_sidecar.domain.errors import ConfigurationError, OutboxFullError, RetryableError
+from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox import FILE_NAME, SqliteOutbox
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_checks import check
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_reading import DEAD, QUEUED, OutboxReader
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_replay import StoppedOutbox
 from entitlement_sidecar.testing.memory_outbox import MemoryOutbox
 from support.faulty_disk import Fault, FaultyDisk
 from support.outbox_story import Story, tell
+from support.usage import records, settled
 
 SOAK = bool(os.environ.get("SOAK"))
 SEED = int(os.environ.get("FAULT_SEED") or time.time_ns() % (1 << 32))
@@ -29,6 +36,7 @@ CUTS = 25 if SOAK else 1
 """Times that the power is cut at each point."""
 STEP = {Fault.FULL: 4, Fault.ERROR: 4, Fault.SHORT: 4, Fault.CRASH: 2}
 """Of so many points, one; all of them by `make soak`."""
+NAMES = [f"e{n}" for n in range(5)]
 LASTING = [Fault.FULL, Fault.ERROR, Fault.SHORT]
 
 
@@ -118,3 +126,51 @@ async def test_a_twin_that_refuses(tmp_path: Path) -> None:
         # Then everything is there
         await story.check(everything=True)
     assert at > 10
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR, Fault.CRASH], ids=lambda fault: fault.name)
+async def test_an_interrupted_replay(fault: Fault, tmp_path: Path) -> None:
+    """Wherever it ends, each dead letter is in the queue or a dead letter still; and it can be done again."""
+    chance = random.Random(SEED)  # noqa: S311 - to be repeated, not to be secret
+    at, reached = 0, True
+    while reached:
+        # Given dead letters, and a disk that fails at one call of the replay
+        at += 1
+        folder = tmp_path / str(at)
+        with FaultyDisk(folder):
+            await bury(folder, NAMES)
+        with FaultyDisk(folder, fault, at) as disk:
+            with suppress(ConfigurationError, RetryableError):
+                replay(folder)
+            reached = disk.failed is not None
+        disk.power_cut(chance)
+        with FaultyDisk(folder):
+            # When it is looked at
+            with OutboxReader(folder / FILE_NAME) as reader:
+                found = list(check(reader, lambda _: None))
+                there = [one.event_id for what in (QUEUED, DEAD) for one in reader.rows(what)]
+            # Then nothing is missing, nothing is there twice, and the rest can be put back
+            assert (found, sorted(there)) == ([], sorted(NAMES)), f"{fault.name} at {at}, FAULT_SEED={SEED}"
+            replay(folder)
+            with OutboxReader(folder / FILE_NAME) as reader:
+                assert sorted(one.event_id for one in reader.rows(QUEUED)) == sorted(NAMES)
+    assert at > 10
+
+
+async def bury(folder: Path, names: Sequence[str]) -> None:
+    """Leaves events as dead letters."""
+    outbox = SqliteOutbox(folder)
+    await outbox.append(records(*names), Durability.DURABLE)
+    while batches := await outbox.next_batches(len(names), 1 << 20):
+        for batch in batches:
+            await outbox.settle(batch, settled(batch, UsageOutcome.INVALID))
+    await outbox.close()
+
+
+def replay(folder: Path) -> None:
+    """Puts every dead letter back."""
+    path = folder / FILE_NAME
+    with OutboxReader(path) as reader:
+        places = [one.place for one in reader.rows(DEAD)]
+    with StoppedOutbox.at(path) as stopped:
+        stopped.revive(places)

@@ -91,7 +91,6 @@ class OutboxMachine(RuleBasedStateMachine):
         self.never: set[int] = set()
         self.books: dict[int, Books] = {1: Books()}
         self.window: dict[int, list[int]] = {}
-        self.arrived: dict[str, int] = {}
         self.second = self.settlements = 0
 
     def teardown(self) -> None:

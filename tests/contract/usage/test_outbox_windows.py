@@ -69,6 +69,19 @@ async def test_a_window_is_bounded_in_bytes(outbox: Outbox) -> None:
     assert window(await outbox.next_batches(100, 1)) == [["a1"], ["b1"]]
 
 
+async def test_a_window_ends_before_a_correction(outbox: Outbox) -> None:
+    """It names no metric, so that its original may be of any lane: which is settled before it is sent."""
+    correction = OutboxRecord(msgspec.structs.replace(event("k1"), metric="", corrects="a1"))
+    another = OutboxRecord(msgspec.structs.replace(event("k2"), metric="", corrects="b1"))
+    await outbox.append([*facts("a1", "b1"), correction, another, *facts("c1")], DURABLE)
+
+    [first] = await outbox.next_batches(100, MIB)
+    await outbox.settle(first, settled(first))
+
+    assert ids(first) == ["a1", "b1"]
+    assert window(await outbox.next_batches(100, MIB)) == [["k1", "k2", "c1"]]
+
+
 async def test_the_next_window_waits_for_all_of_this_one(outbox: Outbox) -> None:
     """A batch that is settled leaves; while another waits, nothing else is handed out."""
     await outbox.append(facts("a1", "b1", "a2", "b2"), DURABLE)

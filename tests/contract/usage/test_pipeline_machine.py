@@ -41,6 +41,7 @@ from entitlement_sidecar.planstore.db import (
     create_engine_for,
 )
 from entitlement_sidecar.planstore.db.migrate import migrate
+from entitlement_sidecar.planstore.usage.rebuild import Rebuild, RebuildRequest
 from entitlement_sidecar.sidecar.usage.corrections import Correction
 from entitlement_sidecar.wire.v1 import usage_pb2
 from support.pipeline import FATES, PlanStoreEnd, SidecarEnd, Wire
@@ -142,6 +143,7 @@ class PipelineMachine(RuleBasedStateMachine):
         assert self.sent.queued == {}
         assert self.sent.rolled == self.sent.rolled_there
         self._compare()
+        assert Rebuild(self.database, self.shop.clock).run(RebuildRequest(check=True)).differences == []
 
     def _arrived(self, request: usage_pb2.IngestBatchRequest, results: Iterable[Any]) -> None:
         """A batch has come to the plan store: the list says what has to become of it."""

@@ -300,3 +300,10 @@ async def test_a_table_for_people(folder: Path, outbox: Run) -> None:
     assert "everything holds" in outbox("verify").out
     wrong = outbox("replay", "--from", str(folder / FILE_NAME), "--discard")
     assert (wrong.code, "for dead letters" in wrong.err) == (2, True)
+
+
+def test_a_path_that_the_system_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    """The system's own word, and no defect."""
+    code = run(["outbox", "inspect", "--state-dir", "x" * 300])
+    assert code == 2
+    assert "File name too long" in capsys.readouterr().err

@@ -92,9 +92,16 @@ class Caller:
         request = usage_pb2.ReportUsageRequest(events=events)
         return list(self._usage.ReportUsage(request, metadata=self._shown, timeout=20).results)
 
+    def report_as(self, *emitters: str) -> Any:
+        events = [
+            usage_pb2.UsageEvent(tenant_id="mine", metric="exports", value=1, emitter=emitter)
+            for emitter in emitters
+        ]
+        request = usage_pb2.ReportUsageRequest(events=events)
+        return list(self._usage.ReportUsage(request, metadata=self._shown, timeout=20).results)
 
-    def record_task(self, tenant: str) -> Any:
-        request = usage_pb2.RecordTaskRequest(tenant_id=tenant, task_id="job", input_tokens=5)
+    def record_task(self, tenant: str, **more: Any) -> Any:
+        request = usage_pb2.RecordTaskRequest(tenant_id=tenant, task_id="job", input_tokens=5, **more)
         return list(self._usage.RecordTask(request, metadata=self._shown, timeout=20).results)
 
     def correct(self, tenant: str) -> Any:
@@ -170,6 +177,19 @@ def test_one_bad_tenant_fails_its_own_event(beside: Sidecar) -> None:
     outcomes = [one.outcome for one in results]
     assert outcomes == [UsageOutcome.ACCEPTED, UsageOutcome.INVALID, UsageOutcome.ACCEPTED]
     assert (results[1].reason, results[1].retriable) == (DENIED, False)
+
+
+def test_a_caller_reports_in_its_own_name(beside: Sidecar) -> None:
+    """Another's is refused, event by event, and before a task is recorded."""
+    own, other = Caller(beside.channel).report_as("checkout", "crm")
+    failed = failure(lambda: Caller(beside.channel).record_task("mine", emitter="crm"))
+
+    assert own.outcome == UsageOutcome.ACCEPTED
+    assert (other.outcome, other.rule) == (UsageOutcome.INVALID, "usage:emitter")
+    assert failed.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failed.fields == {
+        "emitter": "caller 'checkout' may not report as 'crm'; expected checkout, or none"
+    }
 
 
 def test_answers_that_are_kept_are_given_to_nobody_else(beside: Sidecar) -> None:

@@ -60,6 +60,19 @@ def test_books_that_do_not_fit_are_corrected_and_said(
     assert len(caplog.records) == 1
 
 
+def test_a_batch_whose_events_are_gone_holds_nothing_up(path: Path) -> None:
+    """What waits behind it is sent."""
+    with closing(OutboxFile(path)) as file:
+        [batch] = file.next_batches(2, MIB)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM records WHERE event_id IN ('b', 'c')")
+
+    with closing(OutboxFile(path)) as file:
+        [following] = file.next_batches(2, MIB)
+        assert (ids(batch), ids(following)) == (["b", "c"], ["d", "e"])
+        assert books(file) == (5, 0, 2, 1, 2)
+
+
 def test_a_dead_letter_comes_back_behind_the_others(path: Path) -> None:
     """With its identity, at a place of this start; the old place counts as settled."""
     with closing(OutboxFile(path)) as file:

@@ -275,6 +275,21 @@ async def test_damage_is_found_while_running(opened: Opener, folder: Path) -> No
     assert (folder / f"{FILE_NAME}.corrupt-1").exists()
 
 
+async def test_an_event_that_cannot_be_read_does_not_stop_the_line(opened: Opener, folder: Path) -> None:
+    """Pages may look well around damaged content: the file is damaged, and the line goes on with a new one."""
+    outbox = opened()
+    await outbox.append(records("e1", "e2", "e3"), DURABLE)
+    with outbox._writer.file.transaction(durable=True):
+        outbox._writer.file._db.execute("UPDATE records SET payload = x'ffff' WHERE event_id = 'e2'")
+
+    with pytest.raises(SourceUnavailableError, match="replaced"):
+        await outbox.next_batches(500, MIB)
+    await outbox.append(records("x"), DURABLE)
+
+    assert ids(await next_batch(outbox, 500, MIB)) == ["x"]
+    assert (folder / f"{FILE_NAME}.corrupt-1").exists()
+
+
 def _damage(path: Path) -> None:
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from datetime import UTC, datetime, timedelta
 
 import msgspec
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from entitlement_sidecar.domain.usage import UsageEvent, consumption_event_id, derived_event_id
+from entitlement_sidecar.domain.usage import UsageEvent, _hash, consumption_event_id, derived_event_id
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
@@ -56,3 +60,13 @@ def test_a_consumption_is_named_by_its_request() -> None:
     """Tenant, feature and request id; parts cannot run into each other."""
     assert consumption_event_id("a", "b", "c") == consumption_event_id("a", "b", "c")
     assert consumption_event_id("a", "bc", "d") != consumption_event_id("a", "b", "cd")
+
+
+@given(st.text(max_size=20), st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3))
+@example("work", {"b": "2", "a": "1"})
+@example('größe \x7f\n"\\/', {"ключ": "\u2028", "a\x00": "😀"})
+def test_the_hashed_form_never_changes(text: str, dimensions: dict[str, str]) -> None:
+    """Canonical JSON, whatever is in it: identities and digests that are stored have to be found again."""
+    canonical = json.dumps((text, 7, dimensions), sort_keys=True, separators=(",", ":"))
+
+    assert _hash(text, 7, dimensions) == hashlib.sha256(canonical.encode()).digest()

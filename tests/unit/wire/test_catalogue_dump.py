@@ -238,24 +238,15 @@ def test_examples_survive_being_written(path: Path) -> None:
     assert parse_catalogue(dump_catalogue(catalogue), "written") == catalogue
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(documents())
 def test_any_catalogue_survives_being_written(document: dict[str, Any]) -> None:
-    """Whatever can be read is written so that it reads as the same; written again, it is the same text."""
+    """Whatever can be read is written so that it reads as the same; and sidecars get the same registry."""
     catalogue = parse_catalogue(as_json(document), "given")
     written = dump_catalogue(catalogue)
 
     assert parse_catalogue(written, "written") == catalogue
     assert dump_catalogue(parse_catalogue(written, "written")) == written
-
-
-@settings(deadline=None, max_examples=100)
-@given(documents())
-def test_any_registry_survives_the_contract(document: dict[str, Any]) -> None:
-    """What sidecars get of a catalogue is what the plan store has of it."""
-    sent = parse_catalogue(as_json(document), "given").document(7, feed_shards=2)
+    sent = catalogue.document(7, feed_shards=2)
     payload = document_to_proto(sent).SerializeToString()
-
-    received = document_from_proto(snapshot_pb2.CatalogueDocument.FromString(payload))
-
-    assert received == sent
+    assert document_from_proto(snapshot_pb2.CatalogueDocument.FromString(payload)) == sent

@@ -82,6 +82,14 @@ tenants:
 """
 
 
+@pytest.mark.parametrize("amount", ["100_", "1__0", "_1"])
+def test_what_only_looks_like_a_number_is_refused_with_its_place(amount: str) -> None:
+    """Underscores stand between digits, one at a time."""
+    granted = f"{{limits: [{{amount: {amount}, window: month}}]}}"
+    found = problems(minimal(feature="{kind: metered, metric: m}", granted=granted))
+    assert any(f"'{amount}' is not accepted: expected an integer" in problem for problem in found)
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_is_valid(path: Path) -> None:
     """What is shipped as an example can be applied as it is."""

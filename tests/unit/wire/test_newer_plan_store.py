@@ -11,6 +11,7 @@ from entitlement_sidecar.domain.catalogue import CatalogueDocument, FeatureKind
 from entitlement_sidecar.domain.decision import CheckRequest, Decision, Degradation, Reason, Source
 from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.held import Held
+from entitlement_sidecar.domain.registry import Granularity, WhenFull
 from entitlement_sidecar.domain.snapshot import Snapshot
 from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStore
 from entitlement_sidecar.telemetry.metrics import REGISTRY
@@ -185,4 +186,40 @@ def test_a_metric_that_is_not_understood_still_keeps_events() -> None:
         message.metrics[0].aggregation = NEWER  # type: ignore[assignment]
         message.metrics[0].window.unit = NEWER  # type: ignore[assignment]
 
-    assert set(catalogue(newer).metrics) == {"calls"}
+        message.metrics[0].granularity = NEWER  # type: ignore[assignment]
+        message.metrics[0].when_full = NEWER  # type: ignore[assignment]
+
+    offered = catalogue(newer).metrics
+    assert set(offered) == {"calls"}
+    assert (offered["calls"].granularity, offered["calls"].when_full) == (Granularity.EVENT, WhenFull.REFUSE)
+
+
+def _new_effect(rule: types_pb2.UsageRule) -> None:
+    rule.effect = NEWER  # type: ignore[assignment]
+
+
+def _new_condition(rule: types_pb2.UsageRule) -> None:
+    rule.conditions.add(attribute="weather", values=["rain"])
+
+
+def _no_condition(rule: types_pb2.UsageRule) -> None:
+    del rule.conditions[:]
+
+
+def _new_field(rule: types_pb2.UsageRule) -> None:
+    rule.conditions[0].MergeFromString(UNKNOWN_FIELD)
+
+
+@pytest.mark.parametrize("change", [_new_effect, _new_condition, _no_condition, _new_field])
+def test_a_rule_that_is_not_understood_is_not_judged_by(
+    change: Callable[[types_pb2.UsageRule], None],
+) -> None:
+    """Ingest judges by it; the others hold here too, in their order."""
+
+    def newer(message: snapshot_pb2.CatalogueDocument) -> None:
+        for key in ("first", "newer", "last"):
+            failed = types_pb2.RuleCondition(attribute="dimensions.status", values=["failed"])
+            message.rules.add(key=key, conditions=[failed])
+        change(message.rules[1])
+
+    assert [rule.key for rule in catalogue(newer).rules] == ["first", "last"]

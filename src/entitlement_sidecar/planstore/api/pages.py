@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
@@ -23,6 +24,9 @@ PageSize = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most entries of 
 Cursor = Annotated[str, Query(description="`next_cursor` of the page before.")]
 
 _FORM = "the `next_cursor` of a page"
+
+_making = threading.Lock()
+"""Two threads that make the first decoder of a type at once can end the process."""
 
 
 def page_of(rows: Sequence[_Row], limit: int) -> tuple[Sequence[_Row], _Row | None]:
@@ -46,7 +50,8 @@ def place_of(cursor: str, kind: type[_Place]) -> _Place | None:
         return None
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(text, type=kind)
+        with _making:
+            return msgspec.json.Decoder(kind).decode(text)
     except (ValueError, msgspec.MsgspecError):
         raise InvalidInputError.of("cursor", expected(_FORM, cursor)) from None
 

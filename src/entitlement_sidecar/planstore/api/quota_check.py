@@ -24,6 +24,7 @@ from entitlement_sidecar.planstore.usage.answers import first_answer, keep_answe
 from entitlement_sidecar.planstore.usage.arrival import Arrival
 from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
+from entitlement_sidecar.planstore.usage.turns import take_turns
 from entitlement_sidecar.planstore.usage.views import usage_views
 from entitlement_sidecar.telemetry import metrics
 
@@ -82,6 +83,8 @@ class QuotaChecks:
         event_id = consumption_event_id(request.tenant_id, request.feature, request.request_id)
         if earlier := first_answer(session, request, event_id):
             return earlier
+        # Before counters are held: who changes what the tenant has in the ledger wants these too.
+        take_turns(session, (), [request.tenant_id])
         decision, usage = self._decide(session, request, now)
         if not decision.allowed or decision.kind not in {FeatureKind.METERED, FeatureKind.CREDITS}:
             return decision

@@ -21,6 +21,7 @@ from entitlement_sidecar.planstore.catalogue import (
     preview,
     refuse_losses,
 )
+from entitlement_sidecar.planstore.usage.quarantine import held_of_metrics
 from entitlement_sidecar.wire.catalogue_dump import dump_catalogue
 from entitlement_sidecar.wire.catalogue_file import parse_catalogue
 from entitlement_sidecar.wire.fields import KEY_FORM, expected, is_key
@@ -94,6 +95,9 @@ class AppliedView(View):
     plans: list[str] = Field(examples=[["starter@2"]])
     add_ons: list[str]
     retired: list[str]
+    held_usage: dict[str, int] = Field(
+        description="Events in quarantine by metrics that this catalogue has: replay them.", examples=[{}]
+    )
 
 
 class FeaturesView(View):
@@ -229,6 +233,7 @@ def _changes(router: APIRouter, dependencies: ApiDependencies) -> None:
             if not accept_losses:
                 refuse_losses(session, wanted, now)
             result = apply_catalogue(session, wanted, dependencies.key, now, dependencies.feed_shards)
+            held = held_of_metrics(session, sorted(wanted.metrics))
         dependencies.changed()
         return AppliedView(
             version=result.version,
@@ -236,6 +241,7 @@ def _changes(router: APIRouter, dependencies: ApiDependencies) -> None:
             plans=list(result.plans),
             add_ons=list(result.add_ons),
             retired=list(result.retired),
+            held_usage=held,
         )
 
 

@@ -21,6 +21,12 @@ from entitlement_sidecar.domain.catalogue import (
 from entitlement_sidecar.domain.errors import NotFoundError
 from entitlement_sidecar.planstore.db import AddOnRow, CatalogueRow, PlanRow
 
+# Made before there are threads: two that make the first decoder of a type at once can end the process.
+_catalogue = msgspec.json.Decoder(Catalogue).decode
+_entries = msgspec.json.Decoder(tuple[BreakGlass, ...]).decode
+_add_on = msgspec.json.Decoder(AddOn).decode
+_entitlement = msgspec.json.Decoder(PlanEntitlement).decode
+
 
 def current_row(session: Session) -> CatalogueRow | None:
     """The catalogue in force, as it is stored; None before the first one."""
@@ -66,13 +72,13 @@ def entries_of(row: CatalogueRow) -> tuple[BreakGlass, ...]:
 
 @lru_cache(maxsize=8)
 def _decode_entries(break_glass: str) -> tuple[BreakGlass, ...]:
-    return msgspec.json.decode(break_glass, type=tuple[BreakGlass, ...])
+    return _entries(break_glass)
 
 
 @lru_cache(maxsize=8)
 def decode_catalogue(document: str) -> Catalogue:
     """A stored catalogue. Shared between callers, who must not change its dicts."""
-    return msgspec.json.decode(document, type=Catalogue)
+    return _catalogue(document)
 
 
 def list_plans(session: Session, *, active_only: bool = True) -> list[PlanRow]:
@@ -130,9 +136,9 @@ def plan_of(row: PlanRow) -> Plan:
 
 def add_on_of(row: AddOnRow) -> AddOn:
     """The domain's add-on of a stored version."""
-    return msgspec.json.decode(row.body, type=AddOn)
+    return _add_on(row.body)
 
 
 def decode_entitlement(body: str) -> PlanEntitlement:
     """A stored entitlement."""
-    return msgspec.json.decode(body, type=PlanEntitlement)
+    return _entitlement(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from operator import attrgetter
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -11,7 +12,7 @@ from entitlement_sidecar.domain.catalogue import MAX_QUANTITY
 from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 from entitlement_sidecar.planstore.usage.arrival import Arrival
-from entitlement_sidecar.wire.codec import event_from_proto, from_timestamp
+from entitlement_sidecar.wire.codec import event_from_proto
 from entitlement_sidecar.wire.fields import (
     KEY_FORM,
     MAX_NAME,
@@ -28,6 +29,8 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(3000, 1, 1, tzinfo=UTC)
 """Instants outside are mistakes, and have no windows."""
 
+_FIRST_SECOND, _LAST_SECOND = int(EARLIEST.timestamp()), int(LATEST.timestamp())
+
 _LONGEST = (
     ("id", MAX_REQUEST_ID),
     ("unit", MAX_NAME),
@@ -43,6 +46,9 @@ _LONGEST = (
     ("reason", MAX_NAME),
 )
 
+_SHORTEST_BOUND = min(longest for _, longest in _LONGEST)
+_texts = attrgetter(*(field for field, _ in _LONGEST))
+
 
 def read_arrival(
     request: usage_pb2.IngestBatchRequest, item: usage_pb2.SequencedEvent
@@ -52,7 +58,7 @@ def read_arrival(
         problem = next(_problems(item.event), "")
         if not problem:
             event = event_from_proto(item.event)
-            return Arrival(event, request.instance, request.epoch, item.sequence)
+            return Arrival(event, request.instance, request.epoch, item.sequence, item.event)
     except (ValueError, OverflowError) as error:
         problem = f"event: {error}"
     return UsageResult(item.event.id, UsageOutcome.INVALID, problem, rule=RuleName.MALFORMED)
@@ -70,13 +76,18 @@ def _problems(message: usage_pb2.UsageEvent) -> Iterator[str]:
         yield f"value: {expected(f'0 to {MAX_QUANTITY}', message.value)}"
     if not 0 <= message.count <= MAX_QUANTITY:
         yield f"count: {expected(f'0 to {MAX_QUANTITY}', message.count)}"
-    for field, longest in _LONGEST:
-        text = getattr(message, field)
-        if len(text) > longest or "\0" in text:
-            yield f"{field}: expected at most {longest} characters, none of them NUL"
+    texts = _texts(message)
+    if max(map(len, texts)) > _SHORTEST_BOUND or "\0" in "".join(texts):
+        yield from _text_problems(texts)
     yield from _instant_problems(message)
     for field, problem in dimension_problems(message.dimensions):
         yield f"{field}: {problem}"
+
+
+def _text_problems(texts: tuple[str, ...]) -> Iterator[str]:
+    for (field, longest), text in zip(_LONGEST, texts, strict=True):
+        if len(text) > longest or "\0" in text:
+            yield f"{field}: expected at most {longest} characters, none of them NUL"
 
 
 def _instant_problems(message: usage_pb2.UsageEvent) -> Iterator[str]:
@@ -86,4 +97,4 @@ def _instant_problems(message: usage_pb2.UsageEvent) -> Iterator[str]:
 
 
 def _has_windows(stamp: Timestamp) -> bool:
-    return EARLIEST <= from_timestamp(stamp) < LATEST
+    return _FIRST_SECOND <= stamp.seconds < _LAST_SECOND

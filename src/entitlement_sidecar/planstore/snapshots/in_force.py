@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import COUNTED, Feature, FeatureKind
 from entitlement_sidecar.domain.errors import InvalidInputError, TenantUnknownError
-from entitlement_sidecar.domain.resolve import Resolution, resolve
+from entitlement_sidecar.domain.resolve import Resolution, Resolver, resolve
 from entitlement_sidecar.domain.snapshot import Phase, Snapshot, SubscriptionState
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import TenantSnapshotRow
@@ -79,24 +79,24 @@ def limits_of(
     row = TenantSnapshotRow
     tenants = {tenant for tenant, _ in used}
     query = select(row.tenant_id, row.envelope).where(among(session, row.tenant_id, tenants))
-    snapshots = {tenant: _opened(envelope) for tenant, envelope in session.execute(query).all()}
+    resolvers = {tenant: _resolver(envelope) for tenant, envelope in session.execute(query).all()}
     found = {
-        (tenant, feature): _counting(snapshots[tenant], features[feature], instant)
+        (tenant, feature): _counting(resolvers[tenant], features[feature], instant)
         for tenant, feature in used
-        if tenant in snapshots
+        if tenant in resolvers
     }
     return {key: resolution for key, resolution in found.items() if resolution.limits or resolution.buckets}
 
 
-def _counting(snapshot: Snapshot, feature: Feature, instant: datetime) -> Resolution:
+def _counting(resolver: Resolver, feature: Feature, instant: datetime) -> Resolution:
     """As it resolves; as it would if every subscription were live where the tenant has nothing of it now.
 
     Not the latter alone: a subscription that ended neither lends its credits nor lifts a limit.
     """
-    resolution = resolve(snapshot, feature, instant)
+    resolution = resolver.resolve(feature, instant)
     if resolution.denied is None:
         return resolution
-    return resolve(_always_live(snapshot), feature, instant)
+    return resolve(_always_live(resolver.snapshot), feature, instant)
 
 
 def _always_live(snapshot: Snapshot) -> Snapshot:
@@ -105,6 +105,11 @@ def _always_live(snapshot: Snapshot) -> Snapshot:
         snapshot,
         subscriptions=tuple(msgspec.structs.replace(one, phases=live) for one in snapshot.subscriptions),
     )
+
+
+@lru_cache(maxsize=4096)
+def _resolver(envelope: bytes) -> Resolver:
+    return Resolver(_opened(envelope))
 
 
 @lru_cache(maxsize=4096)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from sqlalchemy.orm import Session
 from entitlement_sidecar.domain.catalogue import Aggregation, CatalogueDocument
 from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.planstore.db import UsageLedgerRow
-from entitlement_sidecar.planstore.usage.bulk import insert_rows
+from entitlement_sidecar.planstore.usage.bulk import Refine, insert_rows
 from entitlement_sidecar.planstore.usage.facts import Fact, Key, in_aggregate
 from entitlement_sidecar.planstore.usage.removed import Removed
 from entitlement_sidecar.planstore.usage.slots import Slot, is_closed
@@ -93,6 +94,11 @@ def _row(key: Key, total: Total, counted: Counted, catalogue: CatalogueDocument)
 
 
 def _upsert(session: Session, aggregation: Aggregation, rows: list[dict[str, object]]) -> None:
+    insert_rows(session, UsageLedgerRow, rows, _adding(aggregation))
+
+
+@cache
+def _adding(aggregation: Aggregation) -> Refine:
     def adding(insert: Any) -> Any:  # noqa: ANN401 - either dialect's insert
         row, new = UsageLedgerRow, insert.excluded
         earlier = (row.watermark == 0) | (new.first_event_at < row.first_event_at)
@@ -110,7 +116,7 @@ def _upsert(session: Session, aggregation: Aggregation, rows: list[dict[str, obj
             },
         )
 
-    insert_rows(session, UsageLedgerRow, rows, adding)
+    return adding
 
 
 def _joined(aggregation: Aggregation, row: Any, new: Any) -> Any:  # noqa: ANN401 - SQL expressions
@@ -144,6 +150,7 @@ def _looked_up(key: Key, window_end: datetime | None, aggregation: Aggregation) 
     query, fact = in_aggregate(key, window_end)
     if aggregation is Aggregation.LAST:
         newest = query.with_only_columns(fact.c.value).order_by(fact.c.occurred_at.desc(), fact.c.id.desc())
-        return newest.limit(1).scalar_subquery()
+        # None where the batch itself voids it, which is applied afterwards.
+        return func.coalesce(newest.limit(1).scalar_subquery(), 0)
     named = query.with_only_columns(func.count(fact.c.subject.distinct())).where(fact.c.subject != "")
     return named.scalar_subquery()

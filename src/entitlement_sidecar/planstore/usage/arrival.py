@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from entitlement_sidecar.domain.ruling import Ruling
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 from entitlement_sidecar.planstore.usage.slots import Slot
+from entitlement_sidecar.wire.codec import event_to_proto
+from entitlement_sidecar.wire.v1 import usage_pb2
 
 Identity = tuple[str, str]
 """Tenant and id of an event (S0.5)."""
@@ -16,12 +20,32 @@ COUNTING = frozenset({UsageOutcome.ACCEPTED, UsageOutcome.LATE_ACCEPTED})
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """An event as it arrived: who kept it, and where it stood in that sidecar's outbox."""
+    """An event as it arrived: who kept it, and where it stood in that sidecar's outbox.
+
+    `message` is the one that it was read from, which the ledger may write into: who stores it has it again
+    without making another.
+    """
 
     event: UsageEvent
     instance: str = ""
     epoch: int = 0
     sequence: int = 0
+    message: usage_pb2.UsageEvent | None = None
+
+    def having(self, event: UsageEvent) -> Arrival:
+        """The same arrival of an event that says more."""
+        return Arrival(event, self.instance, self.epoch, self.sequence, self.message)
+
+    def payload(self) -> bytes:
+        """The event as it is stored: all that was sent, and what the registry decided."""
+        message, event = self.message, self.event
+        if message is None or event.corrects:
+            return event_to_proto(event).SerializeToString()
+        message.unit, message.rule = event.unit, event.rule
+        number: Any = int(event.classification or 0)
+        message.classification = number
+        message.registry_version = event.registry_version
+        return message.SerializeToString()
 
 
 class Judged(msgspec.Struct, frozen=True, gc=False):

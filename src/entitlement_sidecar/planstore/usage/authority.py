@@ -29,6 +29,9 @@ from entitlement_sidecar.planstore.db.upsert import insert_for
 from entitlement_sidecar.planstore.usage.counters import Counters, Place, usage_of
 from entitlement_sidecar.telemetry import metrics
 
+# Made before there are threads, as in `catalogue.plans`.
+_usage = msgspec.json.Decoder(QuotaUsage).decode
+
 
 class Admission(msgspec.Struct, frozen=True):
     """What is asked of the authority. `request_id` may be empty only when `quantity` is 0, which reads.
@@ -219,7 +222,7 @@ def _repeated(session: Session, admission: Admission) -> QuotaUsage | None:
             f"request_id {admission.request_id!r} was used for {row.quantity} of {row.feature!r}: "
             "use a new one for another request"
         )
-    return msgspec.json.decode(row.response, type=QuotaUsage)
+    return _usage(row.response)
 
 
 def _take(session: Session, admission: Admission, now: datetime) -> QuotaUsage:

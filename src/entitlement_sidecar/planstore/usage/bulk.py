@@ -7,6 +7,7 @@ write and to read than to run. SQLite runs in this process and takes the rows on
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from typing import cast as as_type
 
@@ -36,11 +37,21 @@ Refine = Callable[[Any], Any]
 """Adds what the insert does on conflict; gets either dialect's insert."""
 
 
+def as_it_is(statement: Any) -> Any:  # noqa: ANN401 - either dialect's insert
+    """No more than the insert."""
+    return statement
+
+
+def passing_by(statement: Any) -> Any:  # noqa: ANN401 - either dialect's insert
+    """Leaves rows as they are that are there already."""
+    return statement.on_conflict_do_nothing()
+
+
 def insert_rows(
     session: Session,
     model: type[Base],
     rows: Rows,
-    refine: Refine = lambda statement: statement,
+    refine: Refine = as_it_is,
     returning: Sequence[ColumnElement[Any]] = (),
 ) -> list[Any]:
     """Inserts rows, all of one shape, in their order. What RETURNING gives, in no particular order."""
@@ -49,9 +60,9 @@ def insert_rows(
         statement = refine(sqlite.insert(table))
         result = session.execute(statement.returning(*returning) if returning else statement, rows)
     else:
-        statement = refine(_from_json(table, rows))
-        result = session.execute(statement.returning(*returning) if returning else statement)
-    return list(result) if returning else []
+        statement = _from_json(table, tuple(rows[0]), refine, tuple(returning))
+        result = session.execute(statement, {"rows": _json.encode(rows).decode()})
+    return list(result.all()) if returning else []
 
 
 def among(
@@ -63,15 +74,19 @@ def among(
     return one == any_(cast(list(values), postgresql.ARRAY(Text())))
 
 
-def _from_json(table: Table, rows: Rows) -> postgresql.Insert:
-    names = list(rows[0])
+@lru_cache(maxsize=64)
+def _from_json(
+    table: Table, names: tuple[str, ...], refine: Refine, returning: tuple[ColumnElement[Any], ...]
+) -> Any:  # noqa: ANN401 - what `refine` makes of an insert
+    """The statement, made once for each caller whose `refine` stays the same."""
     # JSON writes bytes in base64, and instants with their offset.
     binary = {name for name in names if isinstance(table.c[name].type, LargeBinary)}
     types = (Text() if name in binary else table.c[name].type for name in names)
     given = (
-        func.json_to_recordset(cast(bindparam("rows", _json.encode(rows).decode()), JSON))
+        func.json_to_recordset(cast(bindparam("rows", type_=Text()), JSON))
         .table_valued(*(column(name, type_) for name, type_ in zip(names, types, strict=True)))
         .render_derived(with_types=True)
     )
     values = (func.decode(given.c[name], "base64") if name in binary else given.c[name] for name in names)
-    return postgresql.insert(table).from_select(names, select(*values))
+    statement = refine(postgresql.insert(table).from_select(names, select(*values)))
+    return statement.returning(*returning) if returning else statement

@@ -19,7 +19,6 @@ from entitlement_sidecar.planstore.db import UsageEventRow
 from entitlement_sidecar.planstore.usage.changing import FactChange, Occasion, change_aggregates, metrics_of
 from entitlement_sidecar.planstore.usage.facts import Fact, Stored, stored
 from entitlement_sidecar.planstore.usage.giving_back import LimitsOf, change_quota
-from entitlement_sidecar.planstore.usage.turns import take_turns
 
 
 def apply_corrections(
@@ -31,11 +30,10 @@ def apply_corrections(
 ) -> None:
     """Has corrections that were just stored count, in the caller's transaction.
 
-    Aggregates become `adjusted`, and quota is given back or counted. Where the window is closed and its
+    It has its turn with their tenants (`turns`): no other corrects the same events meanwhile. Aggregates
+    become `adjusted`, and quota is given back or counted. Where the window is closed and its
     metric refuses late events, corrections are refused before they are stored.
     """
-    tenants = {correction.tenant_id for correction in corrections}
-    take_turns(session, tenants)
     new = {(correction.tenant_id, correction.id): correction for correction in corrections}
     found = stored(session, {(correction.tenant_id, correction.corrects) for correction in corrections})
     changes = [_change(one, new.keys()) for one in found]

@@ -12,8 +12,7 @@ from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 from entitlement_sidecar.planstore.db import UsageQuarantineRow
 from entitlement_sidecar.planstore.usage.arrival import Identity, Judged
-from entitlement_sidecar.planstore.usage.bulk import insert_rows
-from entitlement_sidecar.wire.codec import event_to_proto
+from entitlement_sidecar.planstore.usage.bulk import insert_rows, passing_by
 
 HELD = frozenset({UsageOutcome.QUARANTINED, UsageOutcome.UNKNOWN_METRIC})
 """Outcomes of events that are kept and do not count. Sidecars are told QUARANTINED for both."""
@@ -35,7 +34,7 @@ def hold(session: Session, judged: Sequence[Judged], now: datetime) -> list[Usag
         session,
         UsageQuarantineRow,
         [_row(first[identity], now) for identity in sorted(first)],
-        lambda holding: holding.on_conflict_do_nothing(),
+        passing_by,
         returning=[row.tenant_id, row.event_id],
     )
     digests = {identity: one.digest for identity, one in first.items()}
@@ -68,7 +67,7 @@ def _row(one: Judged, now: datetime) -> dict[str, object]:
         "instance": arrival.instance,
         "epoch": arrival.epoch,
         "sequence": arrival.sequence,
-        "payload": event_to_proto(event).SerializeToString(),
+        "payload": arrival.payload(),
         "state": "held",
         "resolved_by": "",
     }

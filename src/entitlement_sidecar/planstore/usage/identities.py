@@ -11,7 +11,7 @@ from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 from entitlement_sidecar.planstore.db import UsageEventKeyRow
 from entitlement_sidecar.planstore.usage.arrival import COUNTING, Identity, Judged
-from entitlement_sidecar.planstore.usage.bulk import insert_rows
+from entitlement_sidecar.planstore.usage.bulk import insert_rows, passing_by
 
 _OTHER = "an event with this id and other content was counted before; this one was refused"
 
@@ -61,7 +61,7 @@ def _store(session: Session, digests: dict[Identity, bytes]) -> set[Identity]:
         session,
         UsageEventKeyRow,
         rows,
-        lambda claiming: claiming.on_conflict_do_nothing(),
+        passing_by,
         returning=[key.tenant_id, key.event_id],
     )
     return {(tenant_id, event_id) for tenant_id, event_id in stored}

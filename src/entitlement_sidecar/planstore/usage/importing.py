@@ -98,6 +98,7 @@ def _problems(event: UsageEvent, sender: Sender, now: datetime) -> Iterator[tupl
         what = f"emitter: this token is of {sender.emitter!r}, and may not speak for {event.emitter!r}"
         yield RuleName.EMITTER, what
     kept = [field for field in _OF_SIDECARS if getattr(event, field)]
+    kept += ["count"] if event.count != 1 else []
     if kept and not sender.keeps_leases:
         yield RuleName.EMITTER, f"{kept[0]}: may be said by a sidecar or a billing administrator alone"
     for problem in _malformed(event, now):

@@ -61,7 +61,7 @@ class Judge:
             rule=ruling.rule,
             registry_version=version,
         )
-        judged = Arrival(counted, arrival.instance, arrival.epoch, arrival.sequence)
+        judged = arrival.having(counted)
         if slot is not None and slot.window_end is not None and metric is not None:
             ruling = self._timed(event, metric, ruling, slot.window_end)
         return Judged(judged, ruling, event.digest(), version, slot)
@@ -99,7 +99,7 @@ class Judge:
         ruling = self._of_original(event, original)
         if original is None or ruling.outcome is not UsageOutcome.ACCEPTED:
             return Judged(arrival, ruling, event.digest(), version)
-        whole = Arrival(completed(event, original.event), arrival.instance, arrival.epoch, arrival.sequence)
+        whole = arrival.having(completed(event, original.event))
         return Judged(whole, ruling, event.digest(), version, original.slot)
 
     def _of_original(self, event: UsageEvent, original: Original | None) -> Ruling:

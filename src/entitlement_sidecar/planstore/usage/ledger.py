@@ -35,7 +35,6 @@ from entitlement_sidecar.planstore.usage.identities import claim
 from entitlement_sidecar.planstore.usage.judging import Judge
 from entitlement_sidecar.planstore.usage.terminal import REASON, after_terminal, reclassify_after
 from entitlement_sidecar.planstore.usage.unadmitted import add_all_unadmitted
-from entitlement_sidecar.wire.codec import event_to_proto
 
 
 class Ledger:
@@ -144,7 +143,7 @@ def _not_billable(judged: Judged) -> Judged:
     event = msgspec.structs.replace(judged.event, **changed)
     return msgspec.structs.replace(
         judged,
-        arrival=msgspec.structs.replace(judged.arrival, event=event),
+        arrival=judged.arrival.having(event),
         ruling=msgspec.structs.replace(judged.ruling, reason=REASON, **changed),
     )
 
@@ -194,7 +193,7 @@ def _row(judged: Judged, now: datetime) -> dict[str, object]:
         "instance": arrival.instance,
         "epoch": arrival.epoch,
         "sequence": arrival.sequence,
-        "payload": event_to_proto(event).SerializeToString(),
+        "payload": arrival.payload(),
         "rule": event.rule,
         "registry_version": event.registry_version,
         "count": event.count,

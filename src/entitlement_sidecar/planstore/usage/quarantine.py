@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 from entitlement_sidecar.planstore.audit import Change, current_actor, record
 from entitlement_sidecar.planstore.db import UsageQuarantineRow
@@ -78,9 +79,11 @@ def held_by_rule(session: Session) -> dict[str, int]:
 
 
 def held_of_metrics(session: Session, metrics: Sequence[str]) -> dict[str, int]:
-    """How many events of some metrics are held, by metric."""
+    """How many events are held because no catalogue named these metrics, by metric."""
     row = UsageQuarantineRow
-    query = select(row.metric, func.count()).where(row.state == "held", row.metric.in_(metrics))
+    query = select(row.metric, func.count()).where(
+        row.state == "held", row.rule == RuleName.METRIC, row.metric.in_(metrics)
+    )
     return dict(session.execute(query.group_by(row.metric)).all())
 
 

@@ -151,14 +151,18 @@ class SinkFeeder:
         self._sink = sink
         self._clock = clock
         self._horizon: _Horizon | None = None
+        self._written = -1
 
     def step(self) -> float:
         """Writes what is settled, up to a chunk; seconds until it wants to go on."""
         horizon = self._horizon = self._horizon or self._look()
-        if not self._is_settled(horizon):
-            return SOON
-        if self._write_until(horizon.last) == CHUNK:
-            return 0.0
+        if horizon.last != self._written:
+            if not self._is_settled(horizon):
+                return SOON
+            written = self._write_until(horizon.last)
+            if written == CHUNK:
+                return 0.0
+            self._written = self._written if written is None else horizon.last
         self._horizon = None
         return EVERY
 
@@ -179,12 +183,12 @@ class SinkFeeder:
             oldest = session.scalar(select(_number(func.pg_snapshot_xmin(func.pg_current_snapshot()))))
         return oldest is not None and oldest >= horizon.before
 
-    def _write_until(self, last: int) -> int:
-        """How many events were written."""
+    def _write_until(self, last: int) -> int | None:
+        """How many events were written; None where another replica writes now."""
         with self._database.writing() as session:
             cursor = self._cursor(session)
             if cursor is None:
-                return 0
+                return None
             events = _accepted(session, cursor, last)
             if events:
                 self._sink.write(events)

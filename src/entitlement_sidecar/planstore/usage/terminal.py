@@ -38,11 +38,11 @@ def after_terminal(
     other stores an end that is not seen here, or misses the events that are stored here.
     """
     terminal = {metric.key for metric in document.metrics.values() if metric.terminal}
+    changing = {event.tenant_id for event in events if event.corrects or event.metric in terminal}
+    take_turns(session, changing, {event.tenant_id for event in events})
     if not terminal:
         return set()
-    changing = {event.tenant_id for event in events if event.corrects or event.metric in terminal}
     bound = [event for event in events if event.correlation_id and not event.corrects]
-    take_turns(session, changing, {event.tenant_id for event in bound})
     billable = [event for event in bound if event.classification is Classification.BILLABLE]
     ends = _stored_ends(session, {_work(event) for event in billable}, terminal)
     for work, end in _ends(event for event in bound if event.metric in terminal).items():

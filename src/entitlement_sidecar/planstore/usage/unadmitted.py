@@ -74,10 +74,11 @@ def _row(key: _Key, window: Window, amount: int) -> dict[str, object]:
 
 
 def _add(session: Session, rows: list[dict[str, object]]) -> None:
-    def adding(insert: Any) -> Any:  # noqa: ANN401 - either dialect's insert
-        old, new = QuotaCounterRow.unadmitted, insert.excluded.unadmitted
-        total = case((old > _MOST - new, _MOST), else_=old + new)
-        return insert.on_conflict_do_update(index_elements=_KEY_COLUMNS, set_={"unadmitted": total})
-
     if rows:
-        insert_rows(session, QuotaCounterRow, rows, adding)
+        insert_rows(session, QuotaCounterRow, rows, _adding)
+
+
+def _adding(insert: Any) -> Any:  # noqa: ANN401 - either dialect's insert
+    old, new = QuotaCounterRow.unadmitted, insert.excluded.unadmitted
+    total = case((old > _MOST - new, _MOST), else_=old + new)
+    return insert.on_conflict_do_update(index_elements=_KEY_COLUMNS, set_={"unadmitted": total})

@@ -133,9 +133,8 @@ class SqliteOutbox:
         return self._writer.file.bytes_used + self._writer.waiting_bytes
 
     def _has_room(self, size: int, *, billable: bool) -> bool:
-        taken = self._taken + size
-        self._watch.look(taken / max(self._max_bytes, 1))
-        return not refuses(taken, self._max_bytes, billable=billable)
+        self._watch.look(self.fill)
+        return not refuses(self._taken + size, self._max_bytes, billable=billable)
 
     def _check_open(self) -> None:
         if self._closed:

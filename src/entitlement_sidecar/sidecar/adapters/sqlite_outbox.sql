@@ -196,6 +196,14 @@ WHERE batch_id = ?
     WHERE place BETWEEN first_place AND last_place AND (batches.lane IS NULL OR records.lane = batches.lane)
   );
 
+-- name: close_empty_batches
+-- Batches of which nothing waits, where records were lost with a part of the file.
+DELETE FROM batches
+WHERE NOT EXISTS (
+  SELECT 1 FROM records
+  WHERE place BETWEEN first_place AND last_place AND (batches.lane IS NULL OR records.lane = batches.lane)
+);
+
 -- name: purge_consumptions
 -- First answers whose time is over.
 DELETE FROM consumptions WHERE settlement <= ?;

@@ -67,6 +67,7 @@ class OutboxFile(OutboxDatabase):
     def _begin(self) -> None:
         with self.transaction(durable=True):
             self._balance()
+            self.run("close_empty_batches")
             [(epoch,)] = self.run("begin_epoch")
             self.run("forget_settlements")
             [(instance,)] = self.run("read_instance")

@@ -91,7 +91,7 @@ class OutboxReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file():
+        if not _is_file(path):
             raise ConfigurationError(f"{path}: there is no such file; give the --state-dir of a sidecar")
         try:
             self._db = open_reader(path)
@@ -220,6 +220,13 @@ class OutboxReader:
 
     def _pragma(self, name: str) -> int:
         return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}; the user of the sidecar may read it") from error
 
 
 def damaged_files(path: Path) -> list[Path]:

@@ -20,7 +20,7 @@ Held = dict[tuple[str, str], bytes]
 _parse = usage_pb2.UsageEvent.FromString
 
 
-class Kept(msgspec.Struct, frozen=True):
+class Kept(msgspec.Struct, frozen=True, gc=False):
     """An event as the file holds it. `recorded_at` is in microseconds since 1970.
 
     One that is summed up has no payload yet, but `rollup`; only with a first answer it has an identity.
@@ -43,7 +43,7 @@ class Call(msgspec.Struct, frozen=True):
     atomic: bool = False
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """What the file says of an event that left it, or is read from it. A rollup has a value and a count."""
 
     event_id: str
@@ -62,7 +62,7 @@ class Row(msgspec.Struct, frozen=True):
 def kept(record: OutboxRecord) -> Kept:
     """A record as the file holds it."""
     event = record.event
-    rollup = event if rolls_up(record) else None
+    rollup = event if record.rollup and rolls_up(record) else None
     return Kept(
         event.tenant_id,
         event.id,

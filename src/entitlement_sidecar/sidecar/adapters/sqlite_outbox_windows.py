@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from google.protobuf.message import DecodeError
+
+from entitlement_sidecar.domain.usage import UsageEvent
+from entitlement_sidecar.sidecar.adapters.sqlite_files import CorruptFileError
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import (
     OutboxDatabase,
     epoch_of,
@@ -57,10 +61,21 @@ def _load(file: OutboxDatabase, instance: str, stored: tuple[int, int, int, int 
     [(accepted, dead)] = file.run("totals_of", epoch)
     rows = zip(places.split(","), payloads.split(","), sums.split(","), strict=True)
     events = tuple(
-        SequencedEvent(sequence_of(int(place)), _row(payload, total).event())
-        for place, payload, total in rows
+        SequencedEvent(sequence_of(int(place)), _event(payload, total)) for place, payload, total in rows
     )
     return Batch(instance, epoch, batch_id, events, accepted, dead)
+
+
+def _event(payload: str, total: str) -> UsageEvent:
+    """An event that waits.
+
+    Raises:
+        CorruptFileError: Its bytes are no event, though pages of the file looked well: the file is damaged.
+    """
+    try:
+        return _row(payload, total).event()
+    except (DecodeError, ValueError, OverflowError) as error:
+        raise CorruptFileError("an event cannot be read") from error
 
 
 def _row(payload: str, total: str) -> Row:

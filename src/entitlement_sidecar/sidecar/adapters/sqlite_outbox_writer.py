@@ -263,7 +263,8 @@ class OutboxWriter:
         metrics.outbox_commit_seconds.observe(time.perf_counter() - began)
         if isinstance(results, BaseException):
             return [results] * len(group)
-        metrics.outbox_rolled_up.inc(self.file.merged - merged)
+        # It may be another file by now, which counts from 0.
+        metrics.outbox_rolled_up.inc(max(0, self.file.merged - merged))
         return results
 
     def _attempt(self, run: Callable[[], _T]) -> _T | BaseException:

@@ -33,7 +33,7 @@ from entitlement_sidecar.wire.v1 import usage_pb2
 
 EARLIEST = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
 LATEST = datetime.fromisoformat("3000-01-01T00:00:00+00:00")
-"""Before the one nothing was metered, and from the other on nothing is: such instants are mistakes of units."""
+"""Nothing was metered before the one, nothing is from the other on: such instants are mistakes of units."""
 
 _UNJUDGED = Ruling(UsageOutcome.ACCEPTED)
 """Of what is well formed where no catalogue is held: it is kept, and ingest decides."""

@@ -27,7 +27,7 @@ STOPPED_RETRY_AFTER = 30.0
 """Seconds until a line that was stopped is looked at again."""
 
 
-class Consumption(msgspec.Struct, frozen=True):
+class Consumption(msgspec.Struct, frozen=True, gc=False):
     """The first allowed answer of a CONSUME, kept so that a retry gets it again.
 
     `answer` is opaque to the outbox. `quantity` tells a retry from another request.
@@ -37,7 +37,7 @@ class Consumption(msgspec.Struct, frozen=True):
     answer: bytes
 
 
-class OutboxRecord(msgspec.Struct, frozen=True):
+class OutboxRecord(msgspec.Struct, frozen=True, gc=False):
     """One event to keep, with the answer that it stands for when it is a CONSUME.
 
     With `rollup` it is summed up with those of its second that are alike but for their value: its id is not
@@ -70,7 +70,7 @@ def not_kept(event_id: str) -> UsageResult:
     )
 
 
-class SequencedEvent(msgspec.Struct, frozen=True):
+class SequencedEvent(msgspec.Struct, frozen=True, gc=False):
     """An event and its place, contiguous inside (instance, epoch)."""
 
     sequence: int
@@ -151,9 +151,10 @@ class Outbox(Protocol):
     async def next_batches(self, max_events: int, max_bytes: int) -> Sequence[Batch]:
         """The batches of the oldest window that are not settled in full; none when nothing waits.
 
-        A window is up to four batches, which share no (tenant, metric): they may be sent side by side. Its
-        boundaries are stored before they are first returned. The next window is made when all batches of
-        this one are settled. A rollup whose second is not over is in none.
+        A window is up to four batches, which share no (tenant, metric), and one of corrections: they may be
+        sent side by side. Its boundaries are stored before they are first returned. The next window is made
+        when all batches of this one are settled, and before a correction, so that its original is there. A
+        rollup whose second is not over is in none.
 
         Args:
             max_events: Events of one batch at most.

@@ -148,7 +148,7 @@ class Shipper:
         async with self._turn:
             batches = await self._patiently(self._next_batches)
             if not batches:
-                return False
+                return batches is not None and await self._second_ends()
             async with asyncio.TaskGroup() as group:
                 parcels = _parcels(batches)
                 under_way = [
@@ -156,7 +156,17 @@ class Shipper:
                 ]
             settled = all(task.result() for task in under_way)
             full = sum(len(batch.events) for batch in batches) >= self._max_events
-            return settled and (full or self._draining.is_set())
+            return settled and (full or _was_cut(batches) or self._draining.is_set())
+
+    async def _second_ends(self) -> bool:
+        """While draining, gives rollups that may still grow the time to end. Whether there were any."""
+        if not self._draining.is_set():
+            return False
+        stats = await self._patiently(self._outbox.stats)
+        if stats is None or not stats.queued:
+            return False
+        await self._sleep(LINGER)
+        return True
 
     async def _next_batches(self) -> Sequence[Batch]:
         batches = await self._outbox.next_batches(self._max_events, MAX_BYTES)
@@ -266,6 +276,11 @@ def _parcels(batches: Sequence[Batch]) -> list[_Parcel]:
         source, first = (batch.instance, batch.epoch), batch.events[0].sequence
         floors[source] = min(floors.get(source, first), first)
     return [_Parcel(batch, floors[batch.instance, batch.epoch]) for batch in batches]
+
+
+def _was_cut(batches: Sequence[Batch]) -> bool:
+    """Whether more than these had been accepted: a window also ends before a correction, full or not."""
+    return max(batch.events[-1].sequence for batch in batches) < batches[0].accepted_total
 
 
 def _say_lost(lost: int) -> None:

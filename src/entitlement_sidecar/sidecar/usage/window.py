@@ -4,7 +4,8 @@
     lane    0  2  0  1  2  0  1 │ 0            its batches: lane 0: 1 3 6, lane 1: 4 7, lane 2: 2 5
 
 All events of a tenant and metric are of one lane, and a window ends where one of its batches is full. The
-next one begins when this one is settled: so each tenant's events of a metric arrive in their order.
+next one begins when this one is settled: so each tenant's events of a metric arrive in their order. A window
+also ends before a correction, whose original may be of any lane: it is there when the correction arrives.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from collections.abc import Iterable
 import msgspec
 
 LANES = 4
-"""Batches of a window at most."""
+"""Batches of a window at most, beside one of corrections."""
+
+CORRECTIONS = LANES
+"""The lane of corrections: they name no metric."""
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -52,6 +56,8 @@ class _Load(msgspec.Struct):
 
 def lane_of(tenant_id: str, metric: str) -> int:
     """Which lane events of a tenant and metric take: the same in every version and process."""
+    if not metric:
+        return CORRECTIONS
     return zlib.crc32(f"{tenant_id}\0{metric}".encode()) % LANES
 
 
@@ -66,6 +72,8 @@ def cut(waiting: Iterable[Waiting], max_events: int, max_bytes: int) -> Window |
     first = last = None
     loads: dict[int, _Load] = {}
     for one in waiting:
+        if one.lane == CORRECTIONS and loads.keys() - {CORRECTIONS}:
+            break
         load = loads.setdefault(one.lane, _Load())
         if not load.has_room(one.size, max_events, max_bytes):
             break

@@ -27,6 +27,7 @@ callers:
   - name: checkout
     token_sha256: {DIGEST.upper()}
     tenants: [acme, globex]
+    emitters: [cart, search]
   - {{name: batch, san: 'spiffe://Example.org/Batch', tenants: "*"}}
   - {{name: reports, san: Reports.Example.org, tenants: "*"}}
   - name: exports
@@ -38,7 +39,12 @@ callers:
     )
     acme = frozenset({"acme"})
     assert read_callers(file) == [
-        Caller("checkout", frozenset({"acme", "globex"}), token_sha256=bytes.fromhex(DIGEST)),
+        Caller(
+            "checkout",
+            frozenset({"acme", "globex"}),
+            token_sha256=bytes.fromhex(DIGEST),
+            emitters=frozenset({"cart", "search"}),
+        ),
         Caller("batch", None, san="spiffe://Example.org/Batch"),
         Caller("reports", None, san="reports.example.org"),
         Caller(
@@ -65,6 +71,8 @@ def test_a_digest_of_digits_alone_needs_no_quotes(file: Path) -> None:
         ("{name: a, san: a.b, tenants: acme}", "tenants", "expected a list of tenant ids"),
         ("{name: a, san: a.b, tenants: ['*']}", "'*'", 'write tenants: "*" for every tenant'),
         ("{name: a, san: a.b, tenants: [b, 'b c']}", "'b c'", "starting with a letter or digit"),
+        ("{name: a, san: a.b, tenants: '*', emitters: cart}", "emitters", "expected a list of emitters"),
+        ("{name: a, san: a.b, tenants: '*', emitters: [The Cart]}", "emitters", "lower-case letters"),
         ("{name: a, san: a.b, tenants: '*', role: admin}", "role", "'role': unknown"),
         ("{name: a, san: a.b, socket: /s, tenants: '*'}", "{", "got san and socket"),
         ("{name: a, san: a.b, mode: 0600, tenants: '*'}", "mode", "only for a caller with a socket"),

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from entitlement_sidecar.domain.errors import ForbiddenError
+from entitlement_sidecar.domain.errors import ForbiddenError, InvalidInputError
 from entitlement_sidecar.sidecar.rpc.permit import Permit
 
 
@@ -34,6 +34,21 @@ def test_a_permit_says_the_same_of_tenants_that_do_not_exist() -> None:
         with pytest.raises(ForbiddenError, match=f"caller 'checkout' may not ask about tenant '{tenant}'"):
             permit.require(tenant)
     Permit("checkout", None).require("globex")
+
+
+def test_a_caller_reports_as_itself_and_as_those_that_are_listed() -> None:
+    """Its name stands where none is given; another name is refused, with those that would be right."""
+    permit = Permit("checkout", None, ["cart"])
+
+    told = [permit.emitter(claimed) for claimed in ("", "checkout", "cart")]
+
+    assert told == ["checkout", "checkout", "cart"]
+    with pytest.raises(InvalidInputError, match="may not report as 'crm'; expected cart, checkout, or none"):
+        permit.emitter("crm")
+
+    permit.report_as([])
+    with pytest.raises(InvalidInputError, match="may not report as 'cart'"):
+        permit.emitter("cart")
 
 
 async def test_what_is_followed_ends_with_the_tenant() -> None:

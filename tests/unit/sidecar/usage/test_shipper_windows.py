@@ -10,6 +10,7 @@ import pytest
 
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.errors import OutboxStoppedError, SourceUnavailableError
+from entitlement_sidecar.sidecar.usage import shipper
 from entitlement_sidecar.sidecar.usage.delivery import Receipt
 from entitlement_sidecar.sidecar.usage.outbox import Batch, OutboxRecord, SequenceRange
 from entitlement_sidecar.sidecar.usage.shipper import STOPPED_PAUSE
@@ -17,6 +18,8 @@ from entitlement_sidecar.testing import FakeClock
 from entitlement_sidecar.testing.memory_outbox import MemoryOutbox
 from support.shipping import Ledger, Waits, emptied, fill, run_until, shipper_of
 from support.usage import event, records
+
+DURABLE = Durability.DURABLE
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def waits() -> Waits:
 async def fill_lanes(outbox: MemoryOutbox, *names: str) -> None:
     """Appends events; the first letter of each names its tenant."""
     facts = [OutboxRecord(event(name, tenant_id=name[0])) for name in names]
-    await outbox.append(facts, Durability.DURABLE)
+    await outbox.append(facts, DURABLE)
 
 
 async def test_batches_of_a_window_travel_side_by_side(waits: Waits) -> None:
@@ -97,7 +100,7 @@ async def test_what_the_plan_store_forgot_is_declared_lost(
     """It was settled and is gone there: said once, counted, and declared with an event that counts once."""
     await fill(outbox, 4)
     await run_until(shipper_of(outbox, Ledger(), waits), emptied(outbox))
-    await outbox.append(records("later"), Durability.DURABLE)
+    await outbox.append(records("later"), DURABLE)
     restored = Forgetful(SequenceRange(2, 3))
 
     await run_until(shipper_of(outbox, restored, waits), emptied(outbox))
@@ -116,13 +119,28 @@ async def test_dead_letters_are_declared_and_not_lost(outbox: MemoryOutbox, wait
     refusing = Ledger()
     refusing.poisoned = {"e1"}
     await run_until(shipper_of(outbox, refusing, waits), emptied(outbox))
-    await outbox.append(records("later"), Durability.DURABLE)
+    await outbox.append(records("later"), DURABLE)
     missing = Forgetful(SequenceRange(2, 2))
 
     await run_until(shipper_of(outbox, missing, waits), heard(missing))
 
     assert missing.declared == [(1, (SequenceRange(2, 2),))]
     assert ((await outbox.stats()).dead, (await outbox.stats()).lost) == (1, 0)
+
+
+async def test_a_window_that_ends_before_a_correction_is_followed_at_once(
+    outbox: MemoryOutbox, waits: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However small it is: else corrections would slow down everything behind them."""
+    monkeypatch.setattr(shipper, "LINGER", 3600.0)
+    ledger = Ledger()
+    correction = msgspec.structs.replace(event("k1"), metric="", corrects="e1")
+    facts = [OutboxRecord(event("e1")), OutboxRecord(correction), OutboxRecord(event("e2"))]
+    await outbox.append([*facts, OutboxRecord(msgspec.structs.replace(correction, id="k2"))], DURABLE)
+
+    await run_until(shipper_of(outbox, ledger, waits), emptied(outbox))
+
+    assert ledger.stored == ["e1", "k1", "e2", "k2"]
 
 
 async def test_what_is_on_its_way_is_not_declared(waits: Waits) -> None:
@@ -163,7 +181,7 @@ async def test_a_declaration_that_is_not_heard_is_made_again(
     await run_until(shipper_of(outbox, Ledger(), waits), emptied(outbox))
     deaf = Deaf(SequenceRange(1, 2))
     for name in ("later", "latest"):
-        await outbox.append(records(name), Durability.DURABLE)
+        await outbox.append(records(name), DURABLE)
         await run_until(shipper_of(outbox, deaf, waits), emptied(outbox))
 
     await run_until(shipper_of(outbox, deaf, waits), heard(deaf))
@@ -215,3 +233,16 @@ async def test_how_shipping_fares_is_known(outbox: MemoryOutbox, waits: Waits) -
     assert seen == [(True, None)] * 3
     assert not shipper.state.failing
     assert shipper.state.last_settled_at == FakeClock().now().timestamp()
+
+
+async def test_draining_waits_for_the_second_of_rollups_to_end(waits: Waits) -> None:
+    """They may grow until then; nothing of them stays behind for want of a moment."""
+    clock = FakeClock()
+    outbox, ledger = MemoryOutbox(clock=clock), Ledger()
+    await outbox.append([OutboxRecord(event("a"), rollup=True)], DURABLE)
+    waits.meanwhile = lambda: clock.advance(0.3)
+
+    await shipper_of(outbox, ledger, waits).drain(60)
+
+    assert len(ledger.stored) == 1
+    assert (await outbox.stats()).queued == 0
