@@ -81,12 +81,17 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """An account after a request. `freed` came back to the grantor, `used` was newly told as used."""
+    """An account after a request. `freed` came back to the grantor, `used` was newly told as used.
+
+    `overdrawn` is the part of `used` whose tokens had been taken back before: it was used all the same, and
+    has to be counted again, as usage that nobody admitted. The rest of `used` was held and is now admitted.
+    """
 
     account: Account
     granted: int
     freed: int
     used: int
+    overdrawn: int = 0
 
     @property
     def terms(self) -> Terms:
@@ -98,14 +103,15 @@ def absorb(account: Account, told: Told) -> Outcome:
     """Takes over what a holder says, as far as it is new and can be true.
 
     A holder cannot have used and returned more than it was granted; what it says beyond that is not believed.
-    Of what was reclaimed a late settlement is believed too: `used` then says what has to be counted again.
+    Of what was reclaimed a late settlement is believed too: `overdrawn` says what has to be counted again.
     """
     room = account.granted - account.returned
     used = min(max(account.used, told.used), room)
     returned = min(max(account.returned, told.returned), account.granted - account.reclaimed - used)
     returned = max(returned, account.returned)
     after = msgspec.structs.replace(account, used=used, returned=returned)
-    return Outcome(after, 0, returned - account.returned, used - account.used)
+    newly = used - account.used
+    return Outcome(after, 0, returned - account.returned, newly, max(0, newly - account.outstanding))
 
 
 def grant(account: Account, told: Told, wants: int, free: int, expires_at: float) -> Outcome:
@@ -123,7 +129,7 @@ def grant(account: Account, told: Told, wants: int, free: int, expires_at: float
         sequence=told.sequence,
         expires_at=expires_at,
     )
-    return Outcome(after, granted, heard.freed, heard.used)
+    return Outcome(after, granted, heard.freed, heard.used, heard.overdrawn)
 
 
 def lose(account: Account, now: float, on_loss: OnHolderLoss) -> Outcome:
@@ -138,10 +144,43 @@ def lose(account: Account, now: float, on_loss: OnHolderLoss) -> Outcome:
     return Outcome(after, 0, reclaimed, 0)
 
 
+def release(account: Account) -> Outcome:
+    """Takes back by hand what a closed account still has. Only a person can know that nobody uses it."""
+    if not account.closed:
+        return Outcome(account, 0, 0, 0)
+    freed = account.outstanding
+    return Outcome(msgspec.structs.replace(account, reclaimed=account.reclaimed + freed), 0, freed, 0)
+
+
+def adopt(block: Account, orphan: Account, told: Told) -> tuple[Outcome, Account]:
+    """Takes over what a holder of a lost block says to the root, which never granted it anything itself.
+
+    `block` is the block's closed account, `orphan` what this holder has said here before; `told.returned`
+    counts only what the block was never told of (`Holding.estranged`). All holders of a block together are
+    believed at most what it was granted. Of a block that is not closed nothing is taken: it counts itself.
+
+    Returns:
+        What becomes of the block's account, and what the holder has now said.
+    """
+    if not block.closed:
+        return Outcome(block, 0, 0, 0), orphan
+    room = block.outstanding
+    claimed = max(0, told.used - orphan.used)
+    used = min(claimed, room)
+    overdrawn = min(claimed - used, block.reclaimed) if block.reclaimed else 0
+    freed = min(max(0, told.returned - orphan.returned), room - used)
+    after = msgspec.structs.replace(block, used=block.used + used, returned=block.returned + freed)
+    said = msgspec.structs.replace(
+        orphan, used=orphan.used + used + overdrawn, returned=orphan.returned + freed
+    )
+    return Outcome(after, 0, freed, used + overdrawn, overdrawn), said
+
+
 class Holding(msgspec.Struct, frozen=True, gc=False):
     """What a holder has of one grantor: totals, and until when (its monotonic clock) it may use them.
 
-    `sent` is when its last request that is not answered yet was sent; None: it waits for none.
+    `sent` is when its last request that is not answered yet was sent; None: it waits for none. `offered` is
+    how much of `returned` the grantor may have heard of, and may have granted to somebody else by now.
     """
 
     granted: int = 0
@@ -151,6 +190,7 @@ class Holding(msgspec.Struct, frozen=True, gc=False):
     until: float = 0.0
     sent: float | None = None
     closed: bool = False
+    offered: int = 0
 
     @property
     def left(self) -> int:
@@ -162,6 +202,14 @@ class Holding(msgspec.Struct, frozen=True, gc=False):
         """What the grantor is to know."""
         return Told(self.sequence, self.used, self.returned)
 
+    @property
+    def estranged(self) -> Told:
+        """What the root is to know when the block is lost: of the returns, those the block never heard of.
+
+        A return is told to one grantor alone: the lost block may live on somewhere and have granted it again.
+        """
+        return Told(self.sequence, self.used, self.returned - self.offered)
+
 
 def use(holding: Holding, quantity: int, now: float) -> Holding | None:
     """Uses tokens, or None where they do not suffice or their time is over."""
@@ -172,7 +220,12 @@ def use(holding: Holding, quantity: int, now: float) -> Holding | None:
 
 def ask(holding: Holding, now: float) -> Holding:
     """Numbers a request and notes when it is sent: the TTL counts from here. One is under way at a time."""
-    return msgspec.structs.replace(holding, sequence=holding.sequence + 1, sent=now)
+    return msgspec.structs.replace(tell(holding), sequence=holding.sequence + 1, sent=now)
+
+
+def tell(holding: Holding) -> Holding:
+    """Notes, before a message leaves, that its grantor may hear of all that was given up."""
+    return msgspec.structs.replace(holding, offered=holding.returned)
 
 
 def hear(holding: Holding, terms: Terms, ttl: float = TTL) -> Holding:
@@ -189,3 +242,12 @@ def give_up(holding: Holding, quantity: int | None = None) -> Holding:
     """Gives tokens up, all of those left by default, before the grantor is told so."""
     quantity = holding.left if quantity is None else min(quantity, holding.left)
     return msgspec.structs.replace(holding, returned=holding.returned + quantity)
+
+
+def former(granted: int, used: int) -> Holding:
+    """What a restarted holder tells for its former self, as its journal proves it: nothing is used any more.
+
+    What was told before is not in the journal, so all of it counts as told (`offered`).
+    """
+    returned = max(0, granted - used)
+    return Holding(granted, used, returned, offered=returned)
