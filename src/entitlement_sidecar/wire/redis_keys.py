@@ -7,20 +7,45 @@
 | `ent:feed:{n}` | stream | one entry per change, of shard n |
 | `ent:feed:{n}:state` | hash | `epoch`, `sequence` of the last entry; in a cluster `servers`, by a digest |
 | `ent:heartbeat:{n}` | stream | signed heartbeats of shard n, the last few |
+| `ent:{tenant}:block:<end>:<feature>` | hash | a block of quota with the accounts of its holders, see below |
+| `ent:wanted` | set | blocks that sidecars miss, or that run low: JSON lists of tenant and feature |
 | `ent:refill` | string | which plan store writes everything again after Redis was lost; with a TTL |
+
+A block is one feature's share of what its limits have left, in the window that ends first; `<end>` is that
+end in microseconds since 1970, 0 for a window that never ends. Its hash holds `id`, `run_id` (the run of the
+server that it belongs to, with that of its data), `starts_at`, `ends_at`, `closing`, `holders`, `sequence`,
+and the totals `granted` and `returned` (between the database and the block), `given`, `back` and `used`
+(between the block and its holders). What is free is granted - returned - given + back. `a:<holder>` is the
+account of a holder: granted, used, returned, number of the last request that was granted anything, expiry in
+microseconds, whether it is closed, reclaimed.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from zlib import crc32
 
 CATALOGUE_KEY = "ent:catalogue"
 REFILL_KEY = "ent:refill"
+WANTED_KEY = "ent:wanted"
+
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK = timedelta(microseconds=1)
 
 
 def snapshot_key(tenant_id: str) -> str:
     """Where a tenant's newest snapshot lies."""
     return f"ent:{{{tenant_id}}}:snapshot"
+
+
+def micros(instant: datetime | None) -> int:
+    """Microseconds since 1970, exactly; 0 for a window that never ends."""
+    return 0 if instant is None else (instant - _BEGINNING) // _TICK
+
+
+def block_key(tenant_id: str, feature: str, ends_at: datetime | None) -> str:
+    """The block of a feature in the window that ends first."""
+    return f"ent:{{{tenant_id}}}:block:{micros(ends_at)}:{feature}"
 
 
 def feed_key(shard: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 import redis
 
 from entitlement_sidecar.planstore.snapshots.redis_client import Cluster
+from entitlement_sidecar.planstore.snapshots.redis_script import Script
 from entitlement_sidecar.wire.redis_keys import REFILL_KEY, feed_key, feed_state_key, heartbeat_key
 
 ENTRIES_KEPT = 100_000
@@ -28,29 +28,6 @@ NEVER = ""
 
 _SEQUENCE = re.compile(rb"[0-9]{1,15}")
 """More than a feed ever gets to, and as many digits as a script can count exactly."""
-
-
-class _Script:
-    """A script, sent in full only to a server that does not know it yet."""
-
-    def __init__(self, client: redis.Redis | Cluster, name: str) -> None:
-        self._client = client
-        self._text = Path(__file__).with_name(name).read_text()
-        # Redis names scripts so.
-        self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
-
-    def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
-        given = cast("Sequence[str]", (*keys, *args))
-        try:
-            return self._client.evalsha(self._digest, len(keys), *given)
-        except redis.exceptions.NoScriptError:
-            return self._client.eval(self._text, len(keys), *given)
-
-    def queue(
-        self, pipeline: redis.client.Pipeline, keys: Sequence[str], args: Sequence[str | bytes | int]
-    ) -> None:
-        """Adds a call to a pipeline; the server has to know the script."""
-        pipeline.evalsha(self._digest, len(keys), *cast("Sequence[str]", (*keys, *args)))
 
 
 class ShardState(msgspec.Struct, frozen=True):
@@ -87,7 +64,8 @@ class RedisFeedWriter:
     def __init__(self, client: redis.Redis | Cluster) -> None:
         self._client = client
         self._put, self._append, self._begin = (
-            _Script(client, name) for name in ("put_envelope.lua", "append_entry.lua", "begin_epoch.lua")
+            Script(client, Path(__file__).with_name(name))
+            for name in ("put_envelope.lua", "append_entry.lua", "begin_epoch.lua")
         )
 
     def put(self, key: str, version: int, envelope: bytes, instead_of: str = "") -> str:

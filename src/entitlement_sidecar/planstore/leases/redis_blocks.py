@@ -1,0 +1,147 @@
+"""Blocks as they lie in Redis, and the scripts that change them. Every call touches one tenant."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import redis
+
+from entitlement_sidecar.domain.lease import DRIFT, OnHolderLoss
+from entitlement_sidecar.planstore.snapshots.redis_client import Cluster
+from entitlement_sidecar.planstore.snapshots.redis_script import Script
+from entitlement_sidecar.wire.redis_keys import WANTED_KEY, block_key, micros
+
+AT_ONCE = 500
+"""Wishes that are taken at once."""
+
+
+class Status(StrEnum):
+    """Whether a script did what it was asked."""
+
+    OK = "ok"
+    MISSING = "missing"
+    ANOTHER_RUN = "another_run"
+    ANOTHER_BLOCK = "another_block"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a block belongs: a feature, in its window that ends first (None: never)."""
+
+    tenant_id: str
+    feature: str
+    ends_at: datetime | None
+
+    @property
+    def key(self) -> str:
+        """Its key in Redis."""
+        return block_key(self.tenant_id, self.feature, self.ends_at)
+
+
+class BlockState(msgspec.Struct, frozen=True):
+    """A block as Redis holds it. `run` is the server's that answered, `run_id` the one that it belongs to.
+
+    `id` is empty where there is none. Totals: `granted` and `returned` between the root and the block,
+    `given`, `back` and `used` between the block and its holders.
+    """
+
+    run: str
+    id: str = ""
+    run_id: str = ""
+    closing: bool = False
+    granted: int = 0
+    returned: int = 0
+    given: int = 0
+    back: int = 0
+    used: int = 0
+    holders: int = 0
+    sequence: int = 0
+
+    @property
+    def free(self) -> int:
+        """What it may still grant."""
+        return self.granted - self.returned - self.given + self.back
+
+    @property
+    def outstanding(self) -> int:
+        """What its holders may still use, or have used and not told."""
+        return max(0, self.given - self.back - self.used)
+
+    @property
+    def ours(self) -> bool:
+        """Whether the server that holds it is the one that it was delegated to."""
+        return bool(self.id) and self.run_id == self.run
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """Accounts of a block that were closed: how many, tokens that stay spent, tokens taken back."""
+
+    status: Status
+    accounts: int = 0
+    forfeited: int = 0
+    reclaimed: int = 0
+
+
+class RedisBlocks:
+    """The scripts of blocks. All methods raise redis.RedisError when Redis is away."""
+
+    def __init__(self, client: redis.Redis | Cluster) -> None:
+        self._client = client
+        self._open, self._grow, self._shrink, self._lose, self._read = (
+            Script(client, Path(__file__).with_name(f"block_{name}.lua"))
+            for name in ("open", "grow", "shrink", "lose", "read")
+        )
+
+    def read(self, place: Place) -> BlockState:
+        """What is there."""
+        run, _, id_, run_id, _, _, closing, *totals = _texts(self._read([place.key], []))
+        if not id_:
+            return BlockState(run)
+        granted, returned, given, back, used, holders, sequence = (int(one or "0") for one in totals)
+        return BlockState(
+            run, id_, run_id, closing == "1", granted, returned, given, back, used, holders, sequence
+        )
+
+    def open(self, place: Place, id_: str, run: str, starts_at: datetime, replaces: str = "") -> Status:
+        """Lays an empty block, in place of one that is of no use any more."""
+        window = [micros(starts_at), micros(place.ends_at)]
+        return Status(_texts(self._open([place.key], [id_, run, *window, replaces]))[0])
+
+    def grow(self, place: Place, id_: str, granted: int, sequence: int) -> Status:
+        """Lets it grant what the database has delegated in total, by the request of that number."""
+        return Status(_texts(self._grow([place.key], [id_, granted, sequence]))[0])
+
+    def shrink(self, place: Place, id_: str, keep: int, *, close: bool = False) -> tuple[Status, int]:
+        """Has it give up what is free, but for `keep`; says how much it gave up now.
+
+        Once it is to `close`, nothing is granted from it any more.
+        """
+        status, _, gave = _texts(self._shrink([place.key], [id_, keep, int(close)]))
+        return Status(status), int(gave)
+
+    def lose(self, place: Place, id_: str, on_loss: OnHolderLoss, drift: float = DRIFT) -> Lost:
+        """Closes the accounts of holders whose time is over; reclaims `drift` seconds later."""
+        reclaims = on_loss is OnHolderLoss.RECLAIM
+        late = round(drift * 1_000_000) if reclaims else 0
+        status, *counts = _texts(self._lose([place.key], [id_, int(reclaims), late]))
+        return Lost(Status(status), *map(int, counts))
+
+    def wanted(self) -> set[tuple[str, str]]:
+        """Takes what sidecars wish for: tenants and features. What is taken nobody else is told of."""
+        found = cast("list[bytes]", self._client.spop(WANTED_KEY, AT_ONCE))
+        return {wish for text in found for wish in _wish(text)}
+
+
+def _wish(text: bytes) -> list[tuple[str, str]]:
+    """What one entry names; nothing where it is damaged."""
+    try:
+        return [msgspec.json.decode(text, type=tuple[str, str])]
+    except msgspec.DecodeError:
+        return []
+
+
+def _texts(answer: object) -> list[str]:
+    return [one.decode() if isinstance(one, bytes) else str(one) for one in cast("list[object]", answer)]
