@@ -23,7 +23,8 @@ if found and found ~= ARGV[5] then
 end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'id', ARGV[1], 'run_id', run, 'starts_at', ARGV[3], 'ends_at', ARGV[4],
-  'closing', '0', 'granted', '0', 'returned', '0', 'given', '0', 'back', '0', 'used', '0', 'holders', '0', 'sequence', '0')
+  'closing', '0', 'granted', '0', 'returned', '0', 'given', '0', 'back', '0', 'used', '0', 'holders', '0', 'sequence', '0',
+  'overdrawn', '0')
 if ARGV[4] ~= '0' then
   -- What a plan store that went away for good left behind; nothing is granted from it any more by then.
   redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.floor(tonumber(ARGV[4]) / 1000) + DAY))

@@ -45,7 +45,8 @@ class BlockState(msgspec.Struct, frozen=True):
     """A block as Redis holds it. `run` is the server's that answered, `run_id` the one that it belongs to.
 
     `id` is empty where there is none. Totals: `granted` and `returned` between the root and the block,
-    `given`, `back` and `used` between the block and its holders.
+    `given`, `back` and `used` between the block and its holders; `overdrawn` is the part of `used` whose
+    tokens had been taken back before.
     """
 
     run: str
@@ -59,6 +60,7 @@ class BlockState(msgspec.Struct, frozen=True):
     used: int = 0
     holders: int = 0
     sequence: int = 0
+    overdrawn: int = 0
 
     @property
     def free(self) -> int:
@@ -100,10 +102,8 @@ class RedisBlocks:
         run, _, id_, run_id, _, _, closing, *totals = _texts(self._read([place.key], []))
         if not id_:
             return BlockState(run)
-        granted, returned, given, back, used, holders, sequence = (int(one or "0") for one in totals)
-        return BlockState(
-            run, id_, run_id, closing == "1", granted, returned, given, back, used, holders, sequence
-        )
+        numbers = [int(one or "0") for one in totals]
+        return BlockState(run, id_, run_id, closing == "1", *numbers)
 
     def open(self, place: Place, id_: str, run: str, starts_at: datetime, replaces: str = "") -> Status:
         """Lays an empty block, in place of one that is of no use any more."""

@@ -15,7 +15,7 @@
 -- free, all that the block has}; status: ok, missing, another_run, another_block, not_begun, ended, closing.
 local LARGEST = 9007199254740991
 local held = redis.call('HMGET', KEYS[1], 'id', 'run_id', 'starts_at', 'ends_at', 'closing', 'granted',
-  'returned', 'given', 'back', 'used', 'holders', 'a:' .. ARGV[2])
+  'returned', 'given', 'back', 'used', 'holders', 'a:' .. ARGV[2], 'overdrawn')
 if not held[1] then
   return {'missing', '', '0', '0', '0', '0', '0'}
 end
@@ -46,6 +46,8 @@ local a = {granted = account[1], used = account[2], returned = account[3], seque
 local told_used = math.min(math.max(a.used, tonumber(ARGV[4])), a.granted - a.returned)
 local told_returned = math.min(math.max(a.returned, tonumber(ARGV[5])), a.granted - a.reclaimed - told_used)
 told_returned = math.max(told_returned, a.returned)
+local outstanding = math.max(0, a.granted - a.used - a.returned - a.reclaimed)
+local overdrawn = tonumber(held[13]) + math.max(0, told_used - a.used - outstanding)
 used = used + told_used - a.used
 back = back + told_returned - a.returned
 a.used, a.returned = told_used, told_returned
@@ -71,7 +73,8 @@ elseif a.closed == 0 and sequence > a.sequence then
 end
 if held[12] or status == 'ok' then
   redis.call('HSET', KEYS[1], 'given', string.format('%.0f', given), 'back', string.format('%.0f', back),
-    'used', string.format('%.0f', used), 'holders', string.format('%.0f', holders),
+    'used', string.format('%.0f', used), 'overdrawn', string.format('%.0f', overdrawn),
+    'holders', string.format('%.0f', holders),
     'a:' .. ARGV[2], string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f', a.granted, a.used, a.returned,
       a.sequence, a.expires, a.closed, a.reclaimed))
 end

@@ -9,7 +9,7 @@
 -- Returns {status, block, granted in total, number of the last request that was granted anything, closed,
 -- free, all that the block has}; status: ok, missing, another_run, another_block.
 local held = redis.call('HMGET', KEYS[1], 'id', 'run_id', 'granted', 'returned', 'given', 'back', 'used',
-  'a:' .. ARGV[2])
+  'a:' .. ARGV[2], 'overdrawn')
 if not held[1] then
   return {'missing', '', '0', '0', '0', '0', '0'}
 end
@@ -38,10 +38,13 @@ local a = {granted = account[1], used = account[2], returned = account[3], seque
 local told_used = math.min(math.max(a.used, tonumber(ARGV[3])), a.granted - a.returned)
 local told_returned = math.min(math.max(a.returned, tonumber(ARGV[4])), a.granted - a.reclaimed - told_used)
 told_returned = math.max(told_returned, a.returned)
+local outstanding = math.max(0, a.granted - a.used - a.returned - a.reclaimed)
+local overdrawn = tonumber(held[9]) + math.max(0, told_used - a.used - outstanding)
 used = used + told_used - a.used
 back = back + told_returned - a.returned
 if told_used > a.used or told_returned > a.returned then
   redis.call('HSET', KEYS[1], 'back', string.format('%.0f', back), 'used', string.format('%.0f', used),
+    'overdrawn', string.format('%.0f', overdrawn),
     'a:' .. ARGV[2], string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f', a.granted, told_used, told_returned,
       a.sequence, a.expires, a.closed, a.reclaimed))
 end
