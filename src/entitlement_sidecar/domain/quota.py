@@ -17,6 +17,9 @@ from entitlement_sidecar.domain.joining import Bucket
 from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.window import Window, window_at
 
+STRICT_SHARE = 10
+"""A limit of which more than one token in so many is forfeited grants no lease: each use is admitted alone."""
+
 
 class LimitUsage(msgspec.Struct, frozen=True, gc=False):
     """Usage of one limit in its current window, or of one credit grant.
@@ -111,6 +114,11 @@ def carried_over(limit: Limit, before: Spent | None) -> int:
     """
     used = 0 if before is None else max(0, before.used - before.carried)
     return min(limit.carry_over_cap, max(0, (limit.before or 0) - used))
+
+
+def is_strict(whole: int | None, forfeited: int) -> bool:
+    """Whether so much of a limit was lost with its holders that it grants no lease any more."""
+    return whole is not None and forfeited * STRICT_SHARE > whole
 
 
 def most(limit: Limit) -> int | None:

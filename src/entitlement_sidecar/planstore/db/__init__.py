@@ -28,6 +28,7 @@ from entitlement_sidecar.planstore.db.catalogue_tables import (
 from entitlement_sidecar.planstore.db.engine import create_engine_for
 from entitlement_sidecar.planstore.db.quota_tables import (
     ConsumptionRow,
+    QuotaAccountRow,
     QuotaAdmissionRow,
     QuotaCounterRow,
     QuotaSeatRow,
@@ -78,6 +79,7 @@ __all__ = [
     "OverrideRow",
     "PlanEntitlementRow",
     "PlanRow",
+    "QuotaAccountRow",
     "QuotaAdmissionRow",
     "QuotaCounterRow",
     "QuotaSeatRow",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from entitlement_sidecar.planstore.db.base import Base
 
 
 class QuotaCounterRow(Base):
-    """One limit in one window, or one credit grant: admitted, used without asking, what Redis may grant.
+    """One limit in one window, or one credit grant: admitted, used without asking, what holders may use.
 
-    `carried` came from the window before, fixed at the first grant; null before that.
+    `delegated` is what all accounts that take from here have outstanding; `forfeited` is the part of it whose
+    holder was lost. `carried` came from the window before, fixed at the first grant; null before that.
     """
 
     __tablename__ = "quota_counters"
@@ -31,7 +32,55 @@ class QuotaCounterRow(Base):
     admitted: Mapped[int] = mapped_column(BigInteger, server_default="0")
     unadmitted: Mapped[int] = mapped_column(BigInteger, server_default="0")
     delegated: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    forfeited: Mapped[int] = mapped_column(BigInteger, server_default="0")
     carried: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class QuotaAccountRow(Base):
+    """What one holder was granted of every limit of a feature, in totals (`domain.lease.Account`).
+
+    `places` are the counters that it takes from, as [key, start of the window]; it begins with the latest of
+    these windows and ends with the first. `run_id` names the Redis of a block, and is empty for a lease.
+    `parent` is the block that a holder of a lost block had its tokens from: such a row has granted nothing
+    itself, and says what that holder told since.
+    """
+
+    __tablename__ = "quota_accounts"
+    __table_args__ = (
+        # What a holder of a lost block says is believed as far as its block's row has room for it.
+        CheckConstraint(
+            "used >= 0 AND returned >= 0 AND reclaimed >= 0 AND (used + returned <= granted OR parent <> '')",
+            name="within_what_was_granted",
+        ),
+        Index("ix_quota_accounts_tenant_id_feature", "tenant_id", "feature"),
+        Index("ix_quota_accounts_parent", "parent"),
+        Index(
+            "ix_quota_accounts_open",
+            "expires_at",
+            postgresql_where=text("NOT closed"),
+            sqlite_where=text("NOT closed"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str]
+    feature: Mapped[str]
+    places: Mapped[list[list[str]]] = mapped_column(JSON)
+    holder: Mapped[str]
+    epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    granted: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    used: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    returned: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    reclaimed: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    sequence: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    opened_at: Mapped[datetime]
+    starts_at: Mapped[datetime]
+    ends_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime]
+    closed: Mapped[bool] = mapped_column(server_default=false())
+    on_loss: Mapped[int]
+    run_id: Mapped[str] = mapped_column(server_default="")
+    parent: Mapped[str] = mapped_column(server_default="")
 
 
 class QuotaSeatRow(Base):

@@ -23,6 +23,20 @@ Place = tuple[str, datetime]
 """A counter of one tenant and feature: key and start of the window."""
 
 
+class Moved(msgspec.Struct, frozen=True):
+    """How the columns of a counter change."""
+
+    admitted: int = 0
+    unadmitted: int = 0
+    delegated: int = 0
+    forfeited: int = 0
+
+    @property
+    def taken(self) -> int:
+        """How much more of the limit is spent or promised than before."""
+        return self.admitted + self.unadmitted + self.delegated
+
+
 class Counters(msgspec.Struct, frozen=True):
     """All counters of one feature of one tenant."""
 
@@ -73,6 +87,45 @@ class Counters(msgspec.Struct, frozen=True):
         )
         row = session.execute(taking).first()
         return None if row is None else usage_of(limit, window, row)
+
+    def lock(
+        self, session: Session, place: Place, end: datetime | None, limit: Limit | None
+    ) -> QuotaCounterRow:
+        """One that is held until the transaction ends, with what it carries over fixed.
+
+        Whoever takes several does so in the order of their keys, so that nobody waits in a circle. `limit` is
+        None for a credit grant, and for a limit that is not in force any more.
+        """
+        self._make(session, place, end)
+        if limit is not None:
+            window = Window(place[1], end)
+            if carries_over(limit, window):
+                self._carry(session, limit, window)
+        query = select(QuotaCounterRow).where(self._at(place)).with_for_update()
+        return session.scalars(query, execution_options={"populate_existing": True}).one()
+
+    def move(self, session: Session, place: Place, moved: Moved, whole: int | None) -> bool:
+        """Adds to the columns at once, all or nothing; says whether it fitted.
+
+        What takes more of the limit than before has to fit into `whole`, the amount and what was carried
+        over; None: whatever there is fits.
+        """
+        counter = QuotaCounterRow
+        spent = counter.admitted + counter.unadmitted + counter.delegated
+        fits = [] if moved.taken <= 0 else [spent <= (_COUNTER_MAX if whole is None else whole) - moved.taken]
+        moving = (
+            update(counter)
+            .where(self._at(place), counter.delegated + moved.delegated >= 0, *fits)
+            .values(
+                admitted=counter.admitted + moved.admitted,
+                unadmitted=counter.unadmitted + moved.unadmitted,
+                delegated=counter.delegated + moved.delegated,
+                forfeited=counter.forfeited + moved.forfeited,
+            )
+            .returning(counter.limit_key)
+            .execution_options(synchronize_session=False)
+        )
+        return session.execute(moving).first() is not None
 
     def give_back(self, session: Session, place: Place, quantity: int) -> None:
         """Takes what was admitted back, as far as it was."""
