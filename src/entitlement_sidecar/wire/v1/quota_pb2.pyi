@@ -93,22 +93,26 @@ class ConsumeAllResponse(_message.Message):
     def __init__(self, admitted: _Optional[bool] = ..., results: _Optional[_Iterable[_Union[ConsumeResponse, _Mapping]]] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("id", "has", "wants", "ttl", "refresh_after", "ends_at", "usage")
+    __slots__ = ("id", "granted", "wants", "ttl", "refresh_after", "ends_at", "usage", "sequence", "closed")
     ID_FIELD_NUMBER: _ClassVar[int]
-    HAS_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
     REFRESH_AFTER_FIELD_NUMBER: _ClassVar[int]
     ENDS_AT_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_FIELD_NUMBER: _ClassVar[int]
     id: str
-    has: int
+    granted: int
     wants: int
     ttl: _duration_pb2.Duration
     refresh_after: _duration_pb2.Duration
     ends_at: _timestamp_pb2.Timestamp
     usage: _containers.RepeatedCompositeFieldContainer[LimitUsage]
-    def __init__(self, id: _Optional[str] = ..., has: _Optional[int] = ..., wants: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., refresh_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ...) -> None: ...
+    sequence: int
+    closed: bool
+    def __init__(self, id: _Optional[str] = ..., granted: _Optional[int] = ..., wants: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., refresh_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ..., sequence: _Optional[int] = ..., closed: _Optional[bool] = ...) -> None: ...
 
 class AcquireLeaseRequest(_message.Message):
     __slots__ = ("tenant_id", "feature", "wants", "holder", "request_id")
@@ -135,18 +139,20 @@ class AcquireLeaseResponse(_message.Message):
     def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ..., snapshot_version: _Optional[int] = ...) -> None: ...
 
 class RenewLeaseRequest(_message.Message):
-    __slots__ = ("lease_id", "wants", "used", "holder", "request_id")
+    __slots__ = ("lease_id", "wants", "used", "holder", "returned", "sequence")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     HOLDER_FIELD_NUMBER: _ClassVar[int]
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     wants: int
     used: int
     holder: Holder
-    request_id: str
-    def __init__(self, lease_id: _Optional[str] = ..., wants: _Optional[int] = ..., used: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    returned: int
+    sequence: int
+    def __init__(self, lease_id: _Optional[str] = ..., wants: _Optional[int] = ..., used: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., returned: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class RenewLeaseResponse(_message.Message):
     __slots__ = ("lease",)
@@ -155,34 +161,34 @@ class RenewLeaseResponse(_message.Message):
     def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
 
 class SettleLeaseRequest(_message.Message):
-    __slots__ = ("lease_id", "used", "holder", "request_id")
+    __slots__ = ("lease_id", "used", "holder", "returned")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     HOLDER_FIELD_NUMBER: _ClassVar[int]
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     used: int
     holder: Holder
-    request_id: str
-    def __init__(self, lease_id: _Optional[str] = ..., used: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    returned: int
+    def __init__(self, lease_id: _Optional[str] = ..., used: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., returned: _Optional[int] = ...) -> None: ...
 
 class SettleLeaseResponse(_message.Message):
-    __slots__ = ("has",)
+    __slots__ = ("has", "closed")
     HAS_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_FIELD_NUMBER: _ClassVar[int]
     has: int
-    def __init__(self, has: _Optional[int] = ...) -> None: ...
+    closed: bool
+    def __init__(self, has: _Optional[int] = ..., closed: _Optional[bool] = ...) -> None: ...
 
 class ReturnLeaseRequest(_message.Message):
-    __slots__ = ("lease_id", "used", "holder", "request_id")
+    __slots__ = ("lease_id", "used", "holder")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     HOLDER_FIELD_NUMBER: _ClassVar[int]
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     used: int
     holder: Holder
-    request_id: str
-    def __init__(self, lease_id: _Optional[str] = ..., used: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, lease_id: _Optional[str] = ..., used: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ...) -> None: ...
 
 class ReturnLeaseResponse(_message.Message):
     __slots__ = ("returned",)

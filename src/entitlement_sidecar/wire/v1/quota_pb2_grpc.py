@@ -33,6 +33,12 @@ class QuotaServiceStub:
     changes nothing and gets the first answer. With other content it fails with
     FAILED_PRECONDITION, reason IDEMPOTENCY_CONFLICT. NOT_FOUND, reason
     TENANT_UNKNOWN, for tenants that do not exist.
+
+    Of a lease both sides speak in totals since it was acquired: granted, used,
+    returned. Totals only grow and the holder numbers its requests, so a call
+    that comes twice, late or in another order changes nothing that it should
+    not, and its answer is the lease as it is now. NOT_FOUND for a lease that was
+    never granted, or was settled in full long ago.
     """
 
     def __init__(self, channel):
@@ -86,31 +92,38 @@ class QuotaServiceServicer:
     changes nothing and gets the first answer. With other content it fails with
     FAILED_PRECONDITION, reason IDEMPOTENCY_CONFLICT. NOT_FOUND, reason
     TENANT_UNKNOWN, for tenants that do not exist.
+
+    Of a lease both sides speak in totals since it was acquired: granted, used,
+    returned. Totals only grow and the holder numbers its requests, so a call
+    that comes twice, late or in another order changes nothing that it should
+    not, and its answer is the lease as it is now. NOT_FOUND for a lease that was
+    never granted, or was settled in full long ago.
     """
 
     def AcquireLease(self, request, context):
-        """Grants a lease.
+        """Grants a lease. The same holder and request id again get the same lease.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewLease(self, request, context):
-        """Prolongs and resizes a lease.
+        """Says what was used and returned, asks for more, and prolongs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SettleLease(self, request, context):
-        """Says how much of a lease became usage.
+        """Says what was used and returned, also of a lease that is closed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReturnLease(self, request, context):
-        """Gives back what is left.
+        """Ends a lease: all that was not used is given back, whatever of it the holder
+        has heard of. It must use nothing of it any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,6 +204,12 @@ class QuotaService:
     changes nothing and gets the first answer. With other content it fails with
     FAILED_PRECONDITION, reason IDEMPOTENCY_CONFLICT. NOT_FOUND, reason
     TENANT_UNKNOWN, for tenants that do not exist.
+
+    Of a lease both sides speak in totals since it was acquired: granted, used,
+    returned. Totals only grow and the holder numbers its requests, so a call
+    that comes twice, late or in another order changes nothing that it should
+    not, and its answer is the lease as it is now. NOT_FOUND for a lease that was
+    never granted, or was settled in full long ago.
     """
 
     @staticmethod
