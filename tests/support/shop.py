@@ -17,6 +17,7 @@ from entitlement_sidecar.planstore.access.tokens import hash_of
 from entitlement_sidecar.planstore.api.app import create_app
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
+from entitlement_sidecar.planstore.api.rpc_leases import Quotas
 from entitlement_sidecar.planstore.catalogue import ApplyResult, apply_catalogue
 from entitlement_sidecar.planstore.db import ApiTokenRow, Database, SnapshotOutboxRow, TenantSnapshotRow
 from entitlement_sidecar.planstore.snapshots import SignedSnapshots, limits_of
@@ -27,6 +28,7 @@ from entitlement_sidecar.planstore.subscriptions import (
     SubscriptionRequest,
     Subscriptions,
 )
+from entitlement_sidecar.planstore.usage.accounts import Accounts
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.testing.clock import FakeClock
@@ -120,6 +122,8 @@ class Shop:
         self.overrides = Overrides(snapshots, self.clock)
         self.credits = Credits(snapshots, self.clock)
         self.authority = RootAuthority(database, self.clock)
+        self.accounts = Accounts(lambda _: self.clock.now())
+        self.quotas = Quotas(database, self.authority, self.accounts, self.clock)
         self.ledger = Ledger(limits_of)
         self.gate = Gate(database, self.clock)
         self.announced = 0

@@ -19,6 +19,7 @@ from entitlement_sidecar.planstore.api.app import create_app
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
 from entitlement_sidecar.planstore.api.rpc_auth import TokenInterceptor
+from entitlement_sidecar.planstore.api.rpc_leases import Quotas
 from entitlement_sidecar.planstore.api.rpc_load import CallPool, LoadInterceptor
 from entitlement_sidecar.planstore.api.rpc_quotas import QuotaServicer
 from entitlement_sidecar.planstore.api.rpc_snapshots import MAX_WATCHERS, SnapshotServicer
@@ -58,6 +59,7 @@ from entitlement_sidecar.planstore.subscriptions import (
 )
 from entitlement_sidecar.planstore.subscriptions.settler import Settler
 from entitlement_sidecar.planstore.usage import attention, closing, retention, sinks
+from entitlement_sidecar.planstore.usage.accounts import Accounts
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.telemetry.probes import HttpServer
@@ -141,7 +143,7 @@ def build(config: PlanstoreConfig) -> Planstore:
     server = _server(
         gate,
         SnapshotServicer(database, trusted, Beats(database, key, clock), signal),
-        QuotaServicer(database, authority, clock),
+        QuotaServicer(Quotas(database, authority, Accounts(database.now), clock)),
         UsageIngestServicer(database, ledger, clock),
     )
     health_servicer = _add_standard_services(server)

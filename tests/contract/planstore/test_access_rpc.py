@@ -66,7 +66,7 @@ def channel(shop: Any) -> Iterator[grpc.Channel]:
     signal = FeedSignal()
     snapshots = SnapshotServicer(shop.database, shop.ring, Beats(shop.database, shop.key, shop.clock), signal)
     snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(snapshots, server)
-    quotas = QuotaServicer(shop.database, shop.authority, shop.clock)
+    quotas = QuotaServicer(shop.quotas)
     quota_pb2_grpc.add_QuotaServiceServicer_to_server(quotas, server)
     ingest = UsageIngestServicer(shop.database, Ledger(limits_of), shop.clock)
     usage_pb2_grpc.add_UsageIngestServiceServicer_to_server(ingest, server)

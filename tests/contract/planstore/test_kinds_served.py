@@ -62,7 +62,7 @@ def serve(servicer: quota_pb2_grpc.QuotaServiceServicer) -> tuple[grpc.Server, s
 @pytest.fixture
 def address(team: Any) -> Iterator[str]:
     """Where its QuotaService is."""
-    server, address = serve(QuotaServicer(team.database, team.authority, team.clock))
+    server, address = serve(QuotaServicer(team.quotas))
     yield address
     server.stop(None).wait()
 

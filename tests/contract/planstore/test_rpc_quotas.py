@@ -19,7 +19,7 @@ SERVICE = quota_pb2.DESCRIPTOR.services_by_name["QuotaService"]
 @pytest.fixture
 def consume(shop: Any) -> Any:
     """Calls Consume; answers (response, code, details)."""
-    servicer = QuotaServicer(shop.database, shop.authority, shop.clock)
+    servicer = QuotaServicer(shop.quotas)
     server = grpc_testing.server_from_dictionary({SERVICE: servicer}, grpc_testing.strict_real_time())
 
     def call(**fields: Any) -> Any:
@@ -151,7 +151,7 @@ def test_a_reused_request_id_conflicts(shop: Any, consume: Any) -> None:
 @pytest.fixture
 def consume_all(shop: Any) -> Any:
     """Calls ConsumeAll; answers (response, code, details)."""
-    servicer = QuotaServicer(shop.database, shop.authority, shop.clock)
+    servicer = QuotaServicer(shop.quotas)
     server = grpc_testing.server_from_dictionary({SERVICE: servicer}, grpc_testing.strict_real_time())
 
     def call(*items: dict[str, Any], tenant_id: str = "acme") -> Any:

@@ -91,11 +91,11 @@ RPC: Mapping[str, Need] = {
     f"{_SNAPSHOTS}WatchSnapshots": Need(_P.FEED, Reach.ALL),
     f"{_QUOTAS}Consume": Need(_P.CONSUME, Reach.ONE),
     f"{_QUOTAS}ConsumeAll": Need(_P.CONSUME, Reach.ONE),
-    f"{_QUOTAS}ReportUnadmitted": Need(_P.CONSUME, Reach.ALL),
-    f"{_QUOTAS}AcquireLease": Need(_P.CONSUME, Reach.ALL),
-    f"{_QUOTAS}RenewLease": Need(_P.CONSUME, Reach.ALL),
-    f"{_QUOTAS}SettleLease": Need(_P.CONSUME, Reach.ALL),
-    f"{_QUOTAS}ReturnLease": Need(_P.CONSUME, Reach.ALL),
+    f"{_QUOTAS}ReportUnadmitted": Need(_P.CONSUME, Reach.ONE),
+    f"{_QUOTAS}AcquireLease": Need(_P.CONSUME, Reach.ONE),
+    f"{_QUOTAS}RenewLease": Need(_P.CONSUME, Reach.ONE),
+    f"{_QUOTAS}SettleLease": Need(_P.CONSUME, Reach.ONE),
+    f"{_QUOTAS}ReturnLease": Need(_P.CONSUME, Reach.ONE),
     "/entitlement.v1.UsageIngestService/IngestBatch": Need(_P.INGEST, Reach.ONE),
 }
 

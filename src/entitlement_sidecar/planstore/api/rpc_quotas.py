@@ -9,14 +9,13 @@ import msgspec
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, FeatureKind
-from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import InvalidInputError, Violation
 from entitlement_sidecar.domain.quota import QuotaUsage
 from entitlement_sidecar.planstore.access import require_tenant
 from entitlement_sidecar.planstore.api.calls import answering
-from entitlement_sidecar.planstore.db import Database
+from entitlement_sidecar.planstore.api.rpc_leases import LeaseServicer, Quotas
 from entitlement_sidecar.planstore.snapshots import in_force
-from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
+from entitlement_sidecar.planstore.usage.authority import Admission
 from entitlement_sidecar.wire.codec import to_timestamp, usage_to_proto
 from entitlement_sidecar.wire.fields import (
     KEY_FORM,
@@ -27,19 +26,20 @@ from entitlement_sidecar.wire.fields import (
     is_key,
     is_tenant,
 )
-from entitlement_sidecar.wire.v1 import quota_pb2, quota_pb2_grpc
+from entitlement_sidecar.wire.v1 import quota_pb2
 
 MAX_ITEMS = 100
 """Amounts admitted at once at most."""
 
 
-class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
-    """Admits usage. Leases are not granted yet: those calls answer UNIMPLEMENTED."""
+class QuotaServicer(LeaseServicer):
+    """Admits usage, and grants leases."""
 
-    def __init__(self, database: Database, authority: RootAuthority, clock: Clock) -> None:
-        self._database = database
-        self._authority = authority
-        self._clock = clock
+    def __init__(self, quotas: Quotas) -> None:
+        super().__init__(quotas)
+        self._database = quotas.database
+        self._authority = quotas.authority
+        self._clock = quotas.clock
 
     def Consume(  # noqa: N802 - the contract's name
         self, request: quota_pb2.ConsumeRequest, context: grpc.ServicerContext

@@ -131,6 +131,17 @@ class Accounts:
         row = _required(session, account_id)
         return self._apply(session, row, lease.absorb(account_of(row), told))
 
+    def end(self, session: Session, account_id: str, used: int) -> Granted:
+        """Closes the account of a holder that uses nothing more of it: all that was not used comes back.
+
+        Raises:
+            NotFoundError: There is no such account.
+        """
+        row = _required(session, account_id)
+        returned = self._apply(session, row, lease.absorb(account_of(row), Told(0, used, row.granted)))
+        self._apply(session, row, lease.lose(returned.account, float("inf"), OnHolderLoss.FORFEIT))
+        return returned
+
     def adopt(self, session: Session, block_id: str, holder: str, told: Told) -> Granted:
         """Takes over what a holder of a lost block says here; the terms are those of the block's account.
 
@@ -219,7 +230,7 @@ def _locked(session: Session, account_id: str) -> QuotaAccountRow | None:
 def _required(session: Session, account_id: str) -> QuotaAccountRow:
     row = _locked(session, account_id)
     if row is None:
-        raise NotFoundError(f"no lease {account_id!r}: it was never granted, or is settled since long ago")
+        raise NotFoundError(f"no lease {account_id!r}: it was never granted, or was settled long ago")
     return row
 
 

@@ -26,7 +26,7 @@ from entitlement_sidecar.planstore.db import QuotaAdmissionRow, QuotaCounterRow
 from entitlement_sidecar.planstore.usage.changing import FactChange
 from entitlement_sidecar.planstore.usage.counters import Counters
 from entitlement_sidecar.planstore.usage.facts import Fact, Identity
-from entitlement_sidecar.planstore.usage.unadmitted import add_all_unadmitted
+from entitlement_sidecar.planstore.usage.unadmitted import UNADMITTED, add_all_unadmitted
 
 TenantFeature = tuple[str, str]
 
@@ -112,7 +112,7 @@ def _covered(session: Session, changes: Sequence[FactChange]) -> set[Identity]:
     admission = QuotaAdmissionRow
     asked = sorted((row.tenant_id, row.event_id) for row in rows if not row.lease_id)
     query = select(admission.tenant_id, admission.request_id).where(
-        tuple_(admission.tenant_id, admission.request_id).in_(asked)
+        tuple_(admission.tenant_id, admission.request_id).in_(asked), admission.lease_id != UNADMITTED
     )
     leased = {(row.tenant_id, row.event_id) for row in rows if row.lease_id}
     return leased | {(tenant_id, request_id) for tenant_id, request_id in session.execute(query)}

@@ -21,6 +21,9 @@ from entitlement_sidecar.planstore.usage.counters import Counters
 _MOST = 2**61
 """Where a counter stays: sums of a row's three counters have to fit into 64 bits."""
 
+UNADMITTED = "unadmitted"
+"""Stands for the name of an admission where usage was reported that none covered."""
+
 _Key = tuple[str, str, str, datetime]
 _KEY_COLUMNS = ("tenant_id", "feature", "limit_key", "window_start")
 
