@@ -330,6 +330,13 @@ usage_events_removed = Counter(
     ["classification"],
     registry=REGISTRY,
 )
+blocks_lost = Counter(
+    "entitlement_quota_blocks_lost",
+    "Blocks of quota that Redis lost, by cause: another_run of the server, missing, another_block in its "
+    "place, or rolled_back to an older state. What they had stays spent until their holders settle.",
+    ["cause"],
+    registry=REGISTRY,
+)
 rpc_requests = Counter(
     "entitlement_rpc_requests",
     "gRPC calls answered, by method and code; watchers count when they end.",

@@ -9,6 +9,7 @@
 | `ent:heartbeat:{n}` | stream | signed heartbeats of shard n, the last few |
 | `ent:{tenant}:block:<end>:<feature>` | hash | a block of quota with the accounts of its holders, see below |
 | `ent:wanted` | set | blocks that sidecars miss, or that run low: JSON lists of tenant and feature |
+| `ent:tending` | string | a plan store has just looked after all blocks; with a TTL |
 | `ent:refill` | string | which plan store writes everything again after Redis was lost; with a TTL |
 
 A block is one feature's share of what its limits have left, in the window that ends first; `<end>` is that
@@ -28,6 +29,7 @@ from zlib import crc32
 CATALOGUE_KEY = "ent:catalogue"
 REFILL_KEY = "ent:refill"
 WANTED_KEY = "ent:wanted"
+TENDING_KEY = "ent:tending"
 
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)

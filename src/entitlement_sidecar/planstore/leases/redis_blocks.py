@@ -13,7 +13,7 @@ import redis
 from entitlement_sidecar.domain.lease import DRIFT, OnHolderLoss
 from entitlement_sidecar.planstore.snapshots.redis_client import Cluster
 from entitlement_sidecar.planstore.snapshots.redis_script import Script
-from entitlement_sidecar.wire.redis_keys import WANTED_KEY, block_key, micros
+from entitlement_sidecar.wire.redis_keys import TENDING_KEY, WANTED_KEY, block_key, micros
 
 AT_ONCE = 500
 """Wishes that are taken at once."""
@@ -92,9 +92,9 @@ class RedisBlocks:
 
     def __init__(self, client: redis.Redis | Cluster) -> None:
         self._client = client
-        self._open, self._grow, self._shrink, self._lose, self._read = (
+        self._open, self._grow, self._shrink, self._lose, self._read, self._remove = (
             Script(client, Path(__file__).with_name(f"block_{name}.lua"))
-            for name in ("open", "grow", "shrink", "lose", "read")
+            for name in ("open", "grow", "shrink", "lose", "read", "remove")
         )
 
     def read(self, place: Place) -> BlockState:
@@ -128,6 +128,15 @@ class RedisBlocks:
         late = round(drift * 1_000_000) if reclaims else 0
         status, *counts = _texts(self._lose([place.key], [id_, int(reclaims), late]))
         return Lost(Status(status), *map(int, counts))
+
+    def remove(self, place: Place, id_: str) -> tuple[int, int] | None:
+        """Takes it away; says what was used and returned in all. None: it was not there any more."""
+        status, used, returned = _texts(self._remove([place.key], [id_]))
+        return (int(used), int(returned)) if Status(status) is Status.OK else None
+
+    def takes_turn(self, seconds: float) -> bool:
+        """Whether it is this process' turn to look after all blocks; nobody else's is for so long."""
+        return bool(self._client.set(TENDING_KEY, b"", nx=True, px=round(seconds * 1000)))
 
     def wanted(self) -> set[tuple[str, str]]:
         """Takes what sidecars wish for: tenants and features. What is taken nobody else is told of."""

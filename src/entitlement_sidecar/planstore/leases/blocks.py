@@ -1,0 +1,237 @@
+"""Moves quota between the root and the blocks in Redis, one feature of one tenant at a time.
+
+Safe with any number of plan stores at once, and at whatever instant one of them ends: growing counts in the
+database first, giving up in Redis first, and each side tells the other totals. Where the two do not belong
+together any more, the block is lost: what it had stays spent until its holders say otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+
+from sqlalchemy import select
+from uuid6 import uuid7
+
+from entitlement_sidecar.domain.lease import OnHolderLoss, Told
+from entitlement_sidecar.planstore.db import Database, QuotaAccountRow
+from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Place, RedisBlocks, Status
+from entitlement_sidecar.planstore.leases.sizes import goal, resized
+from entitlement_sidecar.planstore.leases.standing import Standing, next_window, standing_of
+from entitlement_sidecar.planstore.usage.account_rows import Opening, places_of
+from entitlement_sidecar.planstore.usage.accounts import Accounts, Now
+from entitlement_sidecar.telemetry import metrics
+
+HOLDER = "redis"
+"""Holder of the accounts of blocks."""
+
+LARGEST = 2**53 - 1
+"""What a block may be granted in all: the scripts count to it exactly."""
+
+_log = logging.getLogger(__name__)
+
+
+class Blocks:
+    """Lays, grows, shrinks and closes blocks. All methods raise redis.RedisError when Redis is away."""
+
+    def __init__(self, database: Database, redis: RedisBlocks, now: Now | None = None) -> None:
+        self._database = database
+        self._redis = redis
+        self._now = now or database.now
+        self._accounts = Accounts(self._now)
+
+    def visit(self, tenant_id: str, feature: str, *, wanted: bool = False) -> None:
+        """Sees to the blocks of a feature.
+
+        The block of now is laid where it is `wanted`, or follows one that was in use; that of the next window
+        before it begins, while this one's is in use.
+        """
+        now, rows = self._look(tenant_id, feature)
+        used = [self._tend(row, now) for row in rows]
+        in_use = any(used)
+        standing = self._standing(tenant_id, feature, now)
+        if standing is None:
+            return
+        if wanted or in_use:
+            self._lay_unless_there(standing, now)
+        soon = next_window(standing, now) if in_use else None
+        later = None if soon is None else self._standing(tenant_id, feature, soon)
+        if later is not None and soon is not None:
+            self._lay_unless_there(later, soon)
+
+    def recall(self, tenant_id: str, feature: str, quantity: int) -> int:
+        """Has the blocks of now give up to `quantity` that is free back to the root; says how much came."""
+        now, rows = self._look(tenant_id, feature)
+        came = 0
+        for row in rows:
+            if row.starts_at <= now and came < quantity:
+                came += self._recall(row, quantity - came)
+        return came
+
+    def open_blocks(self, after: str, count: int) -> list[tuple[str, str, str]]:
+        """Blocks that are not closed: id, tenant and feature, in the order of ids."""
+        row = QuotaAccountRow
+        query = (
+            select(row.id, row.tenant_id, row.feature)
+            .where(row.run_id != "", row.closed.is_(False), row.id > after)
+            .order_by(row.id)
+            .limit(count)
+        )
+        with self._database.reading() as session:
+            return [(id_, tenant_id, feature) for id_, tenant_id, feature in session.execute(query)]
+
+    def _look(self, tenant_id: str, feature: str) -> tuple[datetime, list[QuotaAccountRow]]:
+        """The database's clock, and the blocks that are not closed."""
+        row = QuotaAccountRow
+        mine = (row.tenant_id == tenant_id, row.feature == feature)
+        query = select(row).where(*mine, row.run_id != "", row.closed.is_(False)).order_by(row.id)
+        with self._database.reading() as session:
+            return self._now(session), list(session.scalars(query))
+
+    def _standing(self, tenant_id: str, feature: str, at: datetime) -> Standing | None:
+        with self._database.reading() as session:
+            return standing_of(session, tenant_id, feature, at)
+
+    def _tend(self, row: QuotaAccountRow, now: datetime) -> bool:
+        """Sees to one block; says whether anything was ever granted from it."""
+        place = _place_of(row)
+        state = self._redis.read(place)
+        if why := _estranged(row, state):
+            self._forfeit(row, why)
+            return True
+        if state.sequence < row.sequence:
+            # Whoever was granted this ended before Redis heard of it.
+            self._redis.grow(place, row.id, row.granted, row.sequence)
+        self._redis.lose(place, row.id, OnHolderLoss(row.on_loss))
+        standing = self._standing_of(row, now)
+        if standing is None:
+            self._close(row, place)
+        else:
+            self._resize(row, place, standing)
+        return state.given > 0
+
+    def _standing_of(self, row: QuotaAccountRow, now: datetime) -> Standing | None:
+        """What the limits of a block have; None where its windows are over, or others are in force."""
+        if row.ends_at is not None and now >= row.ends_at:
+            return None
+        standing = self._standing(row.tenant_id, row.feature, max(now, row.starts_at))
+        return standing if standing is not None and standing.is_of(places_of(row)) else None
+
+    def _resize(self, row: QuotaAccountRow, place: Place, standing: Standing) -> None:
+        state = self._redis.read(place)
+        by = resized(standing.rest, state.free, standing.whole)
+        if by < 0:
+            self._redis.shrink(place, row.id, state.free + by)
+            state = self._redis.read(place)
+        self._take_over(row, state)
+        if by > 0 and state.id == row.id:
+            self._grow(row, min(by, LARGEST - row.granted), standing)
+
+    def _grow(self, row: QuotaAccountRow, by: int, standing: Standing) -> None:
+        told = Told(row.sequence + 1, row.used, row.returned)
+        with self._database.writing() as session:
+            account = self._accounts.grant(session, row.id, told, by, standing.allowance).account
+        self._redis.grow(_place_of(row), row.id, account.granted, account.sequence)
+
+    def _take_over(self, row: QuotaAccountRow, state: BlockState) -> None:
+        """Has the root hear what a block says of itself."""
+        if _estranged(row, state) or (state.used <= row.used and state.returned <= row.returned):
+            return
+        with self._database.writing() as session:
+            self._accounts.settle(session, row.id, Told(row.sequence, state.used, state.returned))
+
+    def _recall(self, row: QuotaAccountRow, quantity: int) -> int:
+        place = _place_of(row)
+        state = self._redis.read(place)
+        if _estranged(row, state) or not state.free:
+            return 0
+        _, gave = self._redis.shrink(place, row.id, max(0, state.free - quantity))
+        self._take_over(row, self._redis.read(place))
+        return gave
+
+    def _close(self, row: QuotaAccountRow, place: Place) -> None:
+        """Grants no more, and takes back what is free; ends once no holder can use anything any more."""
+        self._redis.shrink(place, row.id, 0, close=True)
+        state = self._redis.read(place)
+        self._take_over(row, state)
+        if state.outstanding and state.holders:
+            return
+        totals = self._redis.remove(place, row.id)
+        with self._database.writing() as session:
+            if totals is not None:
+                self._accounts.settle(session, row.id, Told(row.sequence, *totals))
+            self._accounts.lose(session, row.id, OnHolderLoss.FORFEIT, known=True)
+
+    def _forfeit(self, row: QuotaAccountRow, why: str) -> None:
+        """What it had is spent, until holders say what they had of it."""
+        with self._database.writing() as session:
+            known = self._accounts.read(session, row.id)
+            if known is None or known.closed:
+                # Another plan store has closed it since.
+                return
+            lost = self._accounts.lose(session, row.id, OnHolderLoss.FORFEIT, known=True).account
+        metrics.blocks_lost.labels(why).inc()
+        _log.warning(
+            "block %s of %s, %s is lost (%s): %d stay spent until its holders settle",
+            row.id,
+            row.tenant_id,
+            row.feature,
+            why,
+            lost.outstanding,
+        )
+
+    def _lay_unless_there(self, standing: Standing, at: datetime) -> None:
+        _, rows = self._look(standing.allowance.tenant_id, standing.allowance.feature)
+        if any(_place_of(row) == standing.place for row in rows):
+            return
+        wants = min(goal(standing.rest, standing.whole), LARGEST)
+        if wants > 0:
+            self._lay(standing, at, wants)
+
+    def _lay(self, standing: Standing, at: datetime, wants: int) -> None:
+        """A new block. It lies in Redis, empty, before the database grants it anything.
+
+        So a block that has anything, and is not there, was there: nobody ever lays it again.
+        """
+        state = self._redis.read(standing.place)
+        id_ = self._laid(standing, state)
+        if id_ is None:
+            return
+        opening = Opening(id=id_, holder=HOLDER, at=at, run_id=state.run)
+        with self._database.writing() as session:
+            opened = self._accounts.open(session, standing.allowance, opening, wants)
+        if opened is not None:
+            self._redis.grow(standing.place, id_, opened.account.granted, opened.account.sequence)
+
+    def _laid(self, standing: Standing, state: BlockState) -> str | None:
+        """The id of an empty block that lies in Redis now; None where another plan store's does."""
+        if state.id:
+            with self._database.reading() as session:
+                row = self._accounts.read(session, state.id)
+            if row is not None and not row.closed:
+                return None
+            if row is None and state.ours and not state.granted:
+                return state.id
+        id_ = uuid7().hex
+        status = self._redis.open(standing.place, id_, state.run, standing.starts_at, state.id)
+        return id_ if status is Status.OK else None
+
+
+def _place_of(row: QuotaAccountRow) -> Place:
+    return Place(row.tenant_id, row.feature, row.ends_at)
+
+
+def _estranged(row: QuotaAccountRow, state: BlockState) -> str:
+    """Why what Redis holds is not the block that the database knows; '' where it is.
+
+    `row` was read first. The database then knows nothing of the block that it did not tell, or hear from it,
+    but for the last growth: that may not have arrived.
+    """
+    if state.run != row.run_id:
+        return "another_run"
+    if not state.id:
+        return "missing"
+    if state.id != row.id or not state.ours:
+        return "another_block"
+    behind = state.sequence < row.sequence - 1 or state.used < row.used or state.returned < row.returned
+    return "rolled_back" if behind else ""

@@ -1,0 +1,97 @@
+"""Looks after blocks: those that sidecars wish for at once, and all of them again and again.
+
+A wish is taken by one plan store alone. The rounds over all blocks are paced, and made by whoever's turn it
+is; that two make one at the same time does no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import redis
+
+from entitlement_sidecar.domain.clock import Clock
+from entitlement_sidecar.planstore.leases.blocks import Blocks
+from entitlement_sidecar.planstore.leases.redis_blocks import RedisBlocks
+
+EVERY = 0.25
+"""Seconds between two looks at what is wished for."""
+
+ROUND = 2.0
+"""Seconds from the beginning of one round over all blocks to that of the next one, at least."""
+
+AT_ONCE = 100
+"""Blocks of a round that one step looks at, so that wishes do not wait for the whole of it."""
+
+PAUSE = 2.0
+"""Seconds in which nothing is recalled after Redis did not answer: whoever consumes would wait for it."""
+
+MAX_WISHES = 10_000
+"""Wishes from here that wait for the next step, at most."""
+
+_log = logging.getLogger(__name__)
+
+
+class Delegation:
+    """The steps of the worker, and what the root asks of it."""
+
+    def __init__(self, blocks: Blocks, redis_blocks: RedisBlocks, clock: Clock) -> None:
+        self._blocks = blocks
+        self._redis = redis_blocks
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._wishes: set[tuple[str, str]] = set()
+        # Where the round under way is; None: there is none.
+        self._cursor: str | None = None
+        self._silent_until = 0.0
+
+    def want(self, tenant_id: str, feature: str) -> None:
+        """Somebody asked the root for a lease: a block would spare it that. Does not block."""
+        with self._lock:
+            if len(self._wishes) < MAX_WISHES:
+                self._wishes.add((tenant_id, feature))
+
+    def recall(self, tenant_id: str, feature: str, quantity: int) -> int:
+        """Has blocks give up to `quantity` back to the root, in transactions of its own; says how much came.
+
+        To be called, outside of any transaction, before a consumption is refused for lack of room. Where
+        Redis does not answer nothing comes, and it is not asked again for `PAUSE`. May block for its timeout.
+        """
+        if self._clock.monotonic() < self._silent_until:
+            return 0
+        try:
+            return self._blocks.recall(tenant_id, feature, quantity)
+        except redis.RedisError as error:
+            self._silent_until = self._clock.monotonic() + PAUSE
+            _log.warning("blocks: nothing can be recalled: %s", type(error).__name__)
+            return 0
+
+    def step(self) -> float:
+        """Fulfils wishes, then goes on with the round. Raises redis.RedisError when Redis is away."""
+        wishes = self._redis.wanted()
+        with self._lock:
+            wishes |= self._wishes
+            self._wishes = set()
+        for tenant_id, feature in sorted(wishes):
+            self._visit(tenant_id, feature, wanted=True)
+        if self._cursor is None and self._redis.takes_turn(ROUND):
+            self._cursor = ""
+        if self._cursor is not None:
+            self._go_on(self._cursor)
+        return 0.0 if self._cursor is not None else EVERY
+
+    def _go_on(self, cursor: str) -> None:
+        found = self._blocks.open_blocks(cursor, AT_ONCE)
+        self._cursor = found[-1][0] if len(found) == AT_ONCE else None
+        for tenant_id, feature in dict.fromkeys((tenant_id, feature) for _, tenant_id, feature in found):
+            self._visit(tenant_id, feature)
+
+    def _visit(self, tenant_id: str, feature: str, *, wanted: bool = False) -> None:
+        """One feature; what is wrong with it keeps no other one waiting."""
+        try:
+            self._blocks.visit(tenant_id, feature, wanted=wanted)
+        except redis.RedisError:
+            raise
+        except Exception:  # noqa: BLE001 - the others are to be looked after
+            _log.exception("blocks of %s, %s: not looked after", tenant_id, feature)
