@@ -18,7 +18,7 @@ from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.window import Window, window_at
 
 STRICT_SHARE = 10
-"""A limit that has forfeited more than one token in so many grants no lease: each use is admitted by itself."""
+"""A limit that has forfeited more than one token in so many grants no lease: each use is admitted alone."""
 
 
 class LimitUsage(msgspec.Struct, frozen=True, gc=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from hashlib import blake2b
 
 import grpc
@@ -170,7 +171,7 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
         )
         with self._quotas.database.writing() as session:
             now = self._in_force(session, request.tenant_id, request.feature, leased=False)
-            view = lambda: self._view(session, now.view)  # noqa: E731 - asked only where it is new
+            view = partial(self._view, session, now.view)
             usage = report_unadmitted(session, reported, limits_of, view, self._quotas.clock.now())
         return quota_pb2.ReportUnadmittedResponse(usage=[usage_to_proto(limit) for limit in usage.limits])
 
@@ -179,9 +180,7 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
         if held.feature is None or held.resolution is None:
             return _InForce(None, None, held.snapshot_version)
         if leased and held.feature.kind is FeatureKind.SEATS:
-            raise InvalidInputError.of(
-                "feature", f"{feature!r} is seats, which are taken one by one: Consume"
-            )
+            raise InvalidInputError.of("feature", f"{feature!r} is seats: take them one by one, with Consume")
         view = Admission.of(tenant_id, held.feature, held.resolution, 0, "")
         return _InForce(Allowance(tenant_id, feature, view.limits, view.buckets), view, held.snapshot_version)
 
