@@ -69,7 +69,7 @@ class Granted(msgspec.Struct, frozen=True):
 class _Standing(msgspec.Struct, frozen=True):
     """The counters of an account, held, and what nobody has of all of them together.
 
-    `strict`: so much was forfeited that nothing is granted. `wholes` is what each counter has in all.
+    `strict`: so much was forfeited that no leases are granted. `wholes` is what each counter has in all.
     """
 
     free: int
@@ -93,7 +93,7 @@ class Accounts:
         now = self._now(session)
         for parts in _within_reach(allowance, opening, now):
             standing = _standing(session, allowance.counters, parts, now)
-            if standing.free > 0 and not standing.strict:
+            if standing.free > 0 and (opening.run_id or not standing.strict):
                 row = new_account(allowance, opening, parts, now)
                 return self._grant(session, row, FIRST, wants, standing)
         return None
@@ -120,7 +120,9 @@ class Accounts:
             settled = self._apply(session, row, heard)
             terms = msgspec.structs.replace(settled.terms, closed=True)
             return msgspec.structs.replace(settled, terms=terms)
-        return self._grant(session, row, told, 0 if standing.strict else wants, standing)
+        # A block goes on: it is kept small then, and sidecars need it while the plan store is away.
+        refused = standing.strict and not row.run_id
+        return self._grant(session, row, told, 0 if refused else wants, standing)
 
     def settle(self, session: Session, account_id: str, told: Told) -> Granted:
         """Takes over what a holder says, also of an account that is closed.
