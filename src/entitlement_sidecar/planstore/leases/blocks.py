@@ -119,7 +119,7 @@ class Blocks:
 
     def _resize(self, row: QuotaAccountRow, place: Place, standing: Standing) -> None:
         state = self._redis.read(place)
-        by = resized(standing.rest, state.free, standing.whole)
+        by = resized(standing.rest, state.free, standing.whole, wary=standing.strict)
         if by < 0:
             self._redis.shrink(place, row.id, state.free + by)
             state = self._redis.read(place)
@@ -184,7 +184,7 @@ class Blocks:
         _, rows = self._look(standing.allowance.tenant_id, standing.allowance.feature)
         if any(_place_of(row) == standing.place for row in rows):
             return
-        wants = min(goal(standing.rest, standing.whole), LARGEST)
+        wants = min(goal(standing.rest, standing.whole, wary=standing.strict), LARGEST)
         if wants > 0:
             self._lay(standing, at, wants)
 

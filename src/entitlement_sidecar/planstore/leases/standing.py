@@ -22,13 +22,15 @@ LEAD = timedelta(hours=1)
 class Standing(msgspec.Struct, frozen=True):
     """The limits of a feature in one set of windows: `rest` nobody has, of `whole` in all.
 
-    Both are the smallest of any limit; `rest` is below 0 where more is out than there is.
+    Both are the smallest of any limit; `rest` is below 0 where more is out than there is. `strict`: so much
+    of one is forfeited that the root grants no leases of it any more.
     """
 
     allowance: Allowance
     parts: tuple[Part, ...]
     rest: int
     whole: int
+    strict: bool
 
     @property
     def starts_at(self) -> datetime:
@@ -63,7 +65,8 @@ def standing_of(session: Session, tenant_id: str, feature: str, at: datetime) ->
     found = allowance.counters.find(session, [part.place for part in parts])
     amounts = [_amounts(part, found.get(part.place)) for part in parts if part.amount is not None]
     rest, whole = min(amounts, default=(0, 0))
-    return Standing(allowance, parts, rest, whole)
+    strict = any(part.is_strict(found[part.place]) for part in parts if part.place in found)
+    return Standing(allowance, parts, rest, whole, strict)
 
 
 def next_window(standing: Standing, now: datetime) -> datetime | None:
