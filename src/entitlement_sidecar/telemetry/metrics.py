@@ -291,6 +291,12 @@ admissions = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+lease_tokens_lost = Counter(
+    "entitlement_lease_tokens_lost",
+    "Tokens of leases whose holder was not heard of any more: forfeited, reclaimed, or released by hand.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 ingested_events = Counter(
     "entitlement_ingested_events", "Events ingested, by outcome.", ["outcome"], registry=REGISTRY
 )

@@ -81,7 +81,7 @@ class Accounts:
     """Grants against the rows of the database, in the caller's writing transaction."""
 
     def __init__(self, now: Now) -> None:
-        self._now = now
+        self.now = now
 
     def open(self, session: Session, allowance: Allowance, opening: Opening, wants: int) -> Granted | None:
         """Opens an account with up to `wants` tokens; None where there are none, and no account then.
@@ -90,7 +90,7 @@ class Accounts:
         """
         if (row := _locked(session, opening.id)) is not None:
             return _told(row, lease.absorb(account_of(row), FIRST))
-        now = self._now(session)
+        now = self.now(session)
         for parts in _within_reach(allowance, opening, now):
             standing = _standing(session, allowance.counters, parts, now)
             if standing.free > 0 and (opening.run_id or not standing.strict):
@@ -111,7 +111,7 @@ class Accounts:
             NotFoundError: There is no such account.
         """
         row = _required(session, account_id)
-        now = self._now(session)
+        now = self.now(session)
         counters = Counters(row.tenant_id, row.feature)
         parts = None if allowance is None else allowance.matching(places_of(row), _within(row, now))
         standing = None if parts is None else _standing(session, counters, parts, now)
@@ -153,7 +153,7 @@ class Accounts:
             NotFoundError: There is no such block.
         """
         block = _required(session, block_id)
-        orphan = _locked(session, f"{block_id}/{holder}") or new_orphan(block, holder, self._now(session))
+        orphan = _locked(session, f"{block_id}/{holder}") or new_orphan(block, holder, self.now(session))
         outcome, said = lease.adopt(account_of(block), account_of(orphan), told)
         if said != account_of(orphan):
             write_account(orphan, said)
@@ -180,7 +180,7 @@ class Accounts:
         row = _required(session, account_id)
         account = account_of(row)
         on_loss = OnHolderLoss(row.on_loss) if on_loss is None else on_loss
-        now = float("inf") if known else self._now(session).timestamp()
+        now = float("inf") if known else self.now(session).timestamp()
         return self._apply(session, row, lease.lose(account, now, on_loss))
 
     def read(self, session: Session, account_id: str) -> QuotaAccountRow | None:
@@ -192,14 +192,14 @@ class Accounts:
 
         At least 1, so that near the limit everyone gets the last tokens one by one.
         """
-        left = (_left(session, allowance.counters, one) for one in allowance.choices(self._now(session)))
+        left = (_left(session, allowance.counters, one) for one in allowance.choices(self.now(session)))
         most = next((free for free in left if free > 0), 0)
         return max(1, most // (2 * max(1, _holders(session, allowance))))
 
     def _grant(
         self, session: Session, row: QuotaAccountRow, told: Told, wants: int, standing: _Standing
     ) -> Granted:
-        expires = (self._now(session) + timedelta(seconds=lease.TTL)).timestamp()
+        expires = (self.now(session) + timedelta(seconds=lease.TTL)).timestamp()
         outcome = lease.grant(account_of(row), told, wants, standing.free, expires)
         return self._apply(session, row, outcome, standing.wholes)
 
