@@ -10,7 +10,7 @@ from uuid6 import uuid7
 
 from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Source
+from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Reason, Source
 from entitlement_sidecar.domain.emergency import admission_of, made_by
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, TenantUnknownError
 from entitlement_sidecar.domain.evaluate import evaluate
@@ -19,6 +19,7 @@ from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, consumption_event_id
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import Database
+from entitlement_sidecar.planstore.leases.recall import Recall, no_blocks
 from entitlement_sidecar.planstore.snapshots import newest_snapshot
 from entitlement_sidecar.planstore.usage.answers import first_answer, keep_answer
 from entitlement_sidecar.planstore.usage.arrival import Arrival
@@ -35,11 +36,19 @@ EMITTER = "planstore"
 class QuotaChecks:
     """Decides as a sidecar would, from the truth itself."""
 
-    def __init__(self, database: Database, authority: RootAuthority, ledger: Ledger, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        authority: RootAuthority,
+        ledger: Ledger,
+        clock: Clock,
+        recall: Recall = no_blocks,
+    ) -> None:
         self._database = database
         self._authority = authority
         self._ledger = ledger
         self._clock = clock
+        self._recall = recall
 
     def check(self, request: CheckRequest) -> Decision:
         """Decides one request. An allowed CONSUME is admitted and in the ledger when this returns.
@@ -57,8 +66,18 @@ class QuotaChecks:
                 return _counted(self._decide(session, peek, self._clock.now())[0])
         if not request.request_id:
             request = msgspec.structs.replace(request, request_id=uuid7().hex)
+        decision = self._consumed(request)
+        if decision.reason is Reason.QUOTA_EXCEEDED and self._recalled(request):
+            decision = self._consumed(request)
+        return _counted(decision)
+
+    def _consumed(self, request: CheckRequest) -> Decision:
         with self._database.writing() as session:
-            return _counted(self.consume(session, request))
+            return self.consume(session, request)
+
+    def _recalled(self, request: CheckRequest) -> bool:
+        """Whether something came back of what lies in blocks: then it is worth another try."""
+        return bool(self._recall(request.tenant_id, request.feature, request.quantity))
 
     def entitlements(self, session: Session, tenant_id: str) -> dict[str, Decision]:
         """A look at every feature that the catalogue has, with what is used of it.

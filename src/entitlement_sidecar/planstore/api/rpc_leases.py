@@ -20,6 +20,7 @@ from entitlement_sidecar.domain.quota import QuotaUsage
 from entitlement_sidecar.planstore.access import require_tenant
 from entitlement_sidecar.planstore.api.calls import answering
 from entitlement_sidecar.planstore.db import Database, QuotaAccountRow
+from entitlement_sidecar.planstore.leases.recall import Recall, no_blocks
 from entitlement_sidecar.planstore.snapshots import in_force, limits_of
 from entitlement_sidecar.planstore.usage.account_rows import Opening
 from entitlement_sidecar.planstore.usage.accounts import Accounts, Granted
@@ -49,6 +50,7 @@ class Quotas(msgspec.Struct, frozen=True):
     authority: RootAuthority
     accounts: Accounts
     clock: Clock
+    recall: Recall = no_blocks
 
 
 class _InForce(msgspec.Struct, frozen=True):

@@ -40,20 +40,37 @@ class QuotaServicer(LeaseServicer):
         self._database = quotas.database
         self._authority = quotas.authority
         self._clock = quotas.clock
+        self._recall = quotas.recall
 
     def Consume(  # noqa: N802 - the contract's name
         self, request: quota_pb2.ConsumeRequest, context: grpc.ServicerContext
     ) -> quota_pb2.ConsumeResponse:
         """Admits an amount at once; quantity 0 reads."""
         with answering(context):
-            return self._consume(request)
+            answer = self._consume(request)
+            if self._recalled(request.tenant_id, request, answer):
+                answer = self._consume(request)
+            return answer
 
     def ConsumeAll(  # noqa: N802 - the contract's name
         self, request: quota_pb2.ConsumeAllRequest, context: grpc.ServicerContext
     ) -> quota_pb2.ConsumeAllResponse:
         """Admits several amounts of one tenant at once, or none of them."""
         with answering(context):
-            return self._consume_all(request)
+            answer = self._consume_all(request)
+            both = zip(request.items, answer.results, strict=True)
+            came = [self._recalled(request.tenant_id, item, result) for item, result in both]
+            if any(came):
+                answer = self._consume_all(request)
+            return answer
+
+    def _recalled(
+        self, tenant_id: str, asked: quota_pb2.ConsumeRequest, answer: quota_pb2.ConsumeResponse
+    ) -> bool:
+        """Whether something came back of what was refused: then it is worth another try."""
+        if answer.admitted or not any(limit.outstanding for limit in answer.usage):
+            return False
+        return bool(asked.quantity and self._recall(tenant_id, asked.feature, asked.quantity))
 
     def _consume(self, request: quota_pb2.ConsumeRequest) -> quota_pb2.ConsumeResponse:
         _validate(list(_violations(request)))
