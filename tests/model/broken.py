@@ -9,11 +9,24 @@ from msgspec.structs import replace
 
 from entitlement_sidecar.domain import lease
 from entitlement_sidecar.domain.lease import Account, Holding, OnHolderLoss, Outcome, Terms, Told
-from model.protocol import Protocol, Step, growing, placed, reported, with_account
-from model.states import STEP, Block, Bounds, Centre, Growth, Lane, Request
+from model.protocol import Protocol
+from model.root import Step
+from model.states import (
+    STEP,
+    Block,
+    Bounds,
+    Centre,
+    Growth,
+    Lane,
+    Request,
+    growing,
+    placed,
+    reported,
+    with_account,
+)
 
 DIRECT = Bounds(holders=2, blocks=0, direct=True, amounts=(5,), tells=0)
-RECLAIM = Bounds(limit=1, holders=2, blocks=0, direct=True, amounts=(1,), tells=0, ticks=2)
+RECLAIM = replace(DIRECT, limit=1, amounts=(1,), ticks=2, reclaims=True)
 BLOCK = Bounds(holders=2, amounts=(3,), tells=0)
 LOST = Bounds(holders=2, amounts=(3,), tells=1, consumes=3, failovers=1)
 

@@ -9,6 +9,7 @@ with a TTL of one step.
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from entitlement_sidecar.domain.lease import Account, Holding, Terms, Told
 
@@ -27,6 +28,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     amounts: tuple[int, ...] = (2,)
     asks: int = 1
     tells: int = 1
+    letters: int = 1
+    parts: bool = True
     grows: int = 1
     sizes: tuple[int, ...] = (3,)
     shrinks: int = 0
@@ -38,6 +41,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     copies: int = 0
     flushes: int = 0
     ticks: int = 0
+    reclaims: bool = False
     direct: bool = False
 
 
@@ -142,3 +146,23 @@ class Centre(msgspec.Struct, frozen=True, gc=False):
     copies: int = 0
     flushes: int = 0
     ticks: int = 0
+
+
+def placed(centre: Centre, run: int, block: Block | None) -> Centre:
+    return replace(centre, redis=(*centre.redis[:run], block, *centre.redis[run + 1 :]))
+
+
+def with_account(centre: Centre, number: int, account: Account) -> Centre:
+    return replace(centre, accounts=(*centre.accounts[:number], account, *centre.accounts[number + 1 :]))
+
+
+def growing(centre: Centre, number: int, granted: int) -> Centre:
+    opened = centre.opened[number]
+    assert opened is not None
+    command = Growth(number, len(centre.redis) - 1, opened, granted)
+    return replace(centre, commands=centre.commands | {command})
+
+
+def reported(centre: Centre, block: Block) -> Centre:
+    report = Report(block.number, Told(0, block.used, block.returned))
+    return replace(centre, reports=centre.reports | {report})
