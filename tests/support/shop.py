@@ -156,6 +156,7 @@ class Shop:
             overrides=self.overrides,
             credits=self.credits,
             authority=self.authority,
+            accounts=self.accounts,
             checks=QuotaChecks(self.database, self.authority, self.ledger, self.clock),
             ledger=self.ledger,
             key=self.key,

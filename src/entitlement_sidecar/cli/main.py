@@ -47,6 +47,7 @@ _COMMANDS = {
     "seats": ("seats:seats", "See and change who has a seat."),
     "organizations": ("organizations:organizations", "See which organizations there are."),
     "quotas": ("quotas:quotas", "Ask the plan store itself what a tenant may use."),
+    "leases": ("leases:leases", "See who holds quota, and take back what lost holders had."),
     "usage": ("usage:usage", "See what the ledger holds."),
     "break-glass": ("break_glass:break_glass", "In an emergency: open a feature, or freeze snapshots."),
     "tokens": ("tokens:tokens", "Make, list and revoke the tokens of the plan store."),

@@ -12,6 +12,7 @@ from entitlement_sidecar.cli.quarantine import quarantine, sources
 from entitlement_sidecar.cli.targets import Whole, connect, organization_pages, planstore_options
 from entitlement_sidecar.cli.usage_import import import_usage
 from entitlement_sidecar.cli.usage_rebuild import rebuild
+from entitlement_sidecar.cli.usage_reconcile import reconcile
 from entitlement_sidecar.cli.usage_reports import correct, daily, report, sinks
 
 SUMMARY = (
@@ -34,7 +35,7 @@ def usage() -> None:
     """See what the ledger holds."""
 
 
-for command in (quarantine, sources, report, daily, correct, import_usage, sinks, rebuild):
+for command in (quarantine, sources, report, daily, correct, import_usage, sinks, rebuild, reconcile):
     usage.add_command(command)
 
 

@@ -58,7 +58,7 @@ from entitlement_sidecar.planstore.subscriptions import (
     settler,
 )
 from entitlement_sidecar.planstore.subscriptions.settler import Settler
-from entitlement_sidecar.planstore.usage import attention, closing, retention, sinks
+from entitlement_sidecar.planstore.usage import attention, closing, lost_holders, retention, sinks
 from entitlement_sidecar.planstore.usage.accounts import Accounts
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
@@ -118,6 +118,7 @@ def build(config: PlanstoreConfig) -> Planstore:
     trusted, published_to = trusted_keys(config), _redis(config)
     publisher = _publisher(config, database, key, signal, published_to)
     authority, ledger = RootAuthority(database, clock), Ledger(limits_of)
+    accounts = Accounts(database.now)
     snapshots = SignedSnapshots(key, clock)
     subscriptions = Subscriptions(snapshots, clock)
     app = create_app(
@@ -127,6 +128,7 @@ def build(config: PlanstoreConfig) -> Planstore:
             overrides=Overrides(snapshots, clock),
             credits=Credits(snapshots, clock),
             authority=authority,
+            accounts=accounts,
             checks=QuotaChecks(database, authority, ledger, clock),
             ledger=ledger,
             key=key,
@@ -143,7 +145,7 @@ def build(config: PlanstoreConfig) -> Planstore:
     server = _server(
         gate,
         SnapshotServicer(database, trusted, Beats(database, key, clock), signal),
-        QuotaServicer(Quotas(database, authority, Accounts(database.now), clock)),
+        QuotaServicer(Quotas(database, authority, accounts, clock)),
         UsageIngestServicer(database, ledger, clock),
     )
     health_servicer = _add_standard_services(server)
@@ -257,8 +259,14 @@ def _workers(
         Worker("usage attention", attention.Attention(database, clock).step, attention.EVERY),
         Worker("settler", settling.settle_due, settler.EVERY),
         Worker("usage windows", closing.Closer(database, clock).close_due, closing.EVERY),
+        Worker("lost holders", _closing(database).step, lost_holders.EVERY),
         Worker("usage retention", retention.Retaining(database, clock).step, retention.EVERY),
     )
+
+
+def _closing(database: Database) -> lost_holders.LostHolders:
+    """What closes the accounts of sidecars that are not heard of any more."""
+    return lost_holders.LostHolders(database, Accounts(database.now))
 
 
 def _feeding(database: Database, sink: sinks.EventSink, clock: Clock) -> Worker:

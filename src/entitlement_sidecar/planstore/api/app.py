@@ -17,6 +17,7 @@ from entitlement_sidecar.planstore.api.rest_catalogue import catalogue
 from entitlement_sidecar.planstore.api.rest_credits import credit_grants
 from entitlement_sidecar.planstore.api.rest_entitlements import entitlements
 from entitlement_sidecar.planstore.api.rest_history import history
+from entitlement_sidecar.planstore.api.rest_leases import leases
 from entitlement_sidecar.planstore.api.rest_organizations import organizations
 from entitlement_sidecar.planstore.api.rest_overrides import overrides
 from entitlement_sidecar.planstore.api.rest_plan_migrations import plan_migrations
@@ -24,6 +25,7 @@ from entitlement_sidecar.planstore.api.rest_plans import plans
 from entitlement_sidecar.planstore.api.rest_probes import probes
 from entitlement_sidecar.planstore.api.rest_quarantine import quarantine
 from entitlement_sidecar.planstore.api.rest_quotas import quotas
+from entitlement_sidecar.planstore.api.rest_reconcile import usage_reconciliation
 from entitlement_sidecar.planstore.api.rest_seats import seats
 from entitlement_sidecar.planstore.api.rest_snapshots import snapshots
 from entitlement_sidecar.planstore.api.rest_sources import usage_sources
@@ -53,8 +55,10 @@ ROUTERS = (
     seats,
     entitlements,
     quotas,
+    leases,
     usage,
     usage_reports,
+    usage_reconciliation,
     usage_corrections,
     usage_import,
     usage_sinks,

@@ -14,6 +14,7 @@ from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.snapshots.redis_client import Cluster
 from entitlement_sidecar.planstore.subscriptions import Credits, Overrides, Subscriptions
+from entitlement_sidecar.planstore.usage.accounts import Accounts
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.wire.signing import KeyRing, SigningKey
@@ -28,6 +29,7 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
         overrides: Gives and revokes overrides.
         credits: Gives and voids credit grants.
         authority: Counts what is used.
+        accounts: What holders of leases were granted.
         checks: Answers quota checks.
         ledger: Stores usage.
         key: Signs catalogue documents.
@@ -46,6 +48,7 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
     overrides: Overrides
     credits: Credits
     authority: RootAuthority
+    accounts: Accounts
     checks: QuotaChecks
     ledger: Ledger
     key: SigningKey

@@ -70,6 +70,7 @@ REST: Sequence[Resource] = (
     Resource(f"{ORGANIZATION}/history", _P.READ),
     # With `record_usage` the route asks for CONSUME too, once it has read the body.
     Resource(f"{ORGANIZATION}/quotas", _P.READ, _P.READ),
+    Resource(f"{ORGANIZATION}/leases", _P.READ, _P.CHANGE),
     Resource(f"{ORGANIZATION}/usage", _P.READ, _P.CHANGE),
     Resource("/api/billing/usage/events", None, _P.INGEST, Reach.NAMED),
     Resource("/api/billing/usage/sinks", _P.READ, reach=Reach.ALL),

@@ -27,6 +27,12 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str = ""
 
 
+class AccountId(msgspec.Struct, frozen=True):
+    """Where a list of accounts goes on."""
+
+    id: str
+
+
 def account_of(row: QuotaAccountRow) -> Account:
     """The totals of a row."""
     return Account(

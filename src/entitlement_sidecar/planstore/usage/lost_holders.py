@@ -1,7 +1,7 @@
-"""Closes the accounts of sidecars that are not heard of any more, and clears away what is settled long since.
+"""Closes the accounts of sidecars that are not heard of any more, and clears away what is settled long ago.
 
-    hard limits, credits   forfeit: what it had stays spent, until it tells what it used or a person releases it
-    soft limits            reclaim: what it had is there again, once no clock can let it use it
+    hard limits, credits  forfeit: what it had stays spent until it tells what it used, or a person takes it
+    soft limits           reclaim: what it had is there again, once no clock can let it use it
 
 Blocks in Redis are not looked at here: they do not expire, and are lost when their Redis is another one.
 """
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class LostHolders:
-    """Looks for accounts past their time. Several replicas at once do no harm: each account is closed once."""
+    """Looks for accounts past their time. Several replicas do no harm: each account is closed once."""
 
     def __init__(self, database: Database, accounts: Accounts) -> None:
         self._database = database
