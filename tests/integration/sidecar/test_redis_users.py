@@ -1,10 +1,11 @@
-"""The ACL rules of the documentation: enough for both processes, and no more than reading for a sidecar."""
+"""The ACL rules of the documentation: enough for both processes, and not much more for a sidecar."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import pytest
 import redis
 
 from entitlement_sidecar.domain.errors import SourceUnavailableError
+from entitlement_sidecar.domain.lease import OnHolderLoss, Told
 from entitlement_sidecar.planstore.db import Database, create_engine_for
 from entitlement_sidecar.planstore.db.migrate import migrate
+from entitlement_sidecar.planstore.leases.redis_blocks import Place, RedisBlocks, Status
 from entitlement_sidecar.planstore.snapshots import redis_client
 from entitlement_sidecar.planstore.snapshots.after_restore import remove_strangers
 from entitlement_sidecar.planstore.snapshots.verification import Verification
 from entitlement_sidecar.sidecar.adapters.redis_client import connect
 from entitlement_sidecar.sidecar.adapters.redis_feed import RedisFeed
+from entitlement_sidecar.sidecar.adapters.redis_leases import BlockPlace, RedisLeases
 from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots
 from entitlement_sidecar.sidecar.snapshots.ports import Beat, Changed
 from entitlement_sidecar.wire.redis_keys import snapshot_key
@@ -145,18 +149,43 @@ async def test_the_rules_are_enough(
     assert remove_strangers(store.database, publishing.redis) == 1
 
 
+async def test_the_rules_are_enough_for_leases(as_user: AsUser, stack: AsyncExitStack) -> None:
+    """Given both users, then a block is wished for, laid, granted from, looked after and taken away."""
+    place = Place("acme", "calls", None)
+    blocks = RedisBlocks(
+        stack.enter_context(closing(redis_client.connect(as_user("entitlements-planstore"))))
+    )
+    client = connect(as_user("entitlements-sidecar"), PATIENCE)
+    stack.push_async_callback(client.aclose)
+    leases = RedisLeases(client, patience=PATIENCE)
+
+    await leases.wish("acme", "calls")
+    assert blocks.wanted() == {("acme", "calls")}
+    assert blocks.takes_turn(60)
+    assert blocks.open(place, "one", blocks.read(place).run, datetime.now(UTC)) is Status.OK
+    assert blocks.grow(place, "one", 50, 1) is Status.OK
+    there = BlockPlace("acme", "calls", None)
+    granted = await leases.grant(there, "", "one:1", Told(1, 0, 0), 10)
+    assert granted.terms.granted == 10
+    settled = await leases.settle(there, "one", "one:1", Told(1, 4, 6))
+    assert settled.free == 46
+    assert blocks.lose(place, "one", OnHolderLoss.FORFEIT).accounts == 0
+    assert blocks.shrink(place, "one", 0) == (Status.OK, 46)
+    assert blocks.remove(place, "one") == (4, 46)
+
+
 FORBIDDEN = [
-    ("HSET", snapshot_key("acme"), "version", "9"),
     ("DEL", snapshot_key("acme")),
-    ("EVAL", "return 1", "1", snapshot_key("acme")),
+    ("SET", snapshot_key("acme"), "nothing"),
+    ("EVAL", "return 1", "1", "others"),
     ("FLUSHALL",),
     ("XADD", "ent:feed:{0}", "*", "a", "b"),
     ("HGET", "others", "field"),
 ]
 
 
-def test_a_sidecars_user_only_reads_what_is_its_own(as_user: AsUser) -> None:
-    """Given a sidecar's user, then it may neither write nor look at other keys."""
+def test_a_sidecars_user_removes_nothing_and_sees_only_its_own(as_user: AsUser) -> None:
+    """Given a sidecar's user, then it may neither remove anything nor look at other keys."""
     with closing(redis_client.connect(as_user("entitlements-sidecar"))) as client:
         for command in FORBIDDEN:
             with pytest.raises(redis.exceptions.NoPermissionError):
