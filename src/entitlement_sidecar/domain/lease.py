@@ -219,7 +219,11 @@ def use(holding: Holding, quantity: int, now: float) -> Holding | None:
 
 
 def ask(holding: Holding, now: float) -> Holding:
-    """Numbers a request and notes when it is sent: the TTL counts from here. One is under way at a time."""
+    """Numbers a request and notes when it is sent: the TTL counts from here.
+
+    One is under way at a time. Where its answer does not come the next takes its place, and only the answer
+    to that one prolongs.
+    """
     return msgspec.structs.replace(tell(holding), sequence=holding.sequence + 1, sent=now)
 
 
