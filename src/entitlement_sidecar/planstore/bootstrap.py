@@ -42,6 +42,10 @@ from entitlement_sidecar.planstore.db import Database, OrganizationRow, create_e
 from entitlement_sidecar.planstore.db.away import AWAY, MISNAMED, told
 from entitlement_sidecar.planstore.db.migrate import is_current
 from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
+from entitlement_sidecar.planstore.leases.blocks import Blocks
+from entitlement_sidecar.planstore.leases.recall import no_blocks
+from entitlement_sidecar.planstore.leases.redis_blocks import RedisBlocks
+from entitlement_sidecar.planstore.leases.worker import EVERY, Delegation
 from entitlement_sidecar.planstore.snapshots import SignedSnapshots, limits_of, redis_client
 from entitlement_sidecar.planstore.snapshots.bulk import Pace
 from entitlement_sidecar.planstore.snapshots.feed import Beats, FeedSignal
@@ -119,6 +123,8 @@ def build(config: PlanstoreConfig) -> Planstore:
     publisher = _publisher(config, database, key, signal, published_to)
     authority, ledger = RootAuthority(database, clock), Ledger(limits_of)
     accounts = Accounts(database.now)
+    delegation = _delegation(database, published_to, clock)
+    recall = no_blocks if delegation is None else delegation.recall
     snapshots = SignedSnapshots(key, clock)
     subscriptions = Subscriptions(snapshots, clock)
     app = create_app(
@@ -129,7 +135,7 @@ def build(config: PlanstoreConfig) -> Planstore:
             credits=Credits(snapshots, clock),
             authority=authority,
             accounts=accounts,
-            checks=QuotaChecks(database, authority, ledger, clock),
+            checks=QuotaChecks(database, authority, ledger, clock, recall),
             ledger=ledger,
             key=key,
             clock=clock,
@@ -145,7 +151,7 @@ def build(config: PlanstoreConfig) -> Planstore:
     server = _server(
         gate,
         SnapshotServicer(database, trusted, Beats(database, key, clock), signal),
-        QuotaServicer(Quotas(database, authority, accounts, clock)),
+        QuotaServicer(Quotas(database, authority, accounts, clock, recall)),
         UsageIngestServicer(database, ledger, clock),
     )
     health_servicer = _add_standard_services(server)
@@ -156,6 +162,7 @@ def build(config: PlanstoreConfig) -> Planstore:
         workers=(
             *_workers(database, key, gate, Settler(database, subscriptions, clock), clock),
             *([_feeding(database, sink, clock)] if sink else []),
+            *([Worker("blocks", delegation.step, EVERY)] if delegation else []),
         ),
         signal=signal,
         http=HttpServer(app, config.http, allow_remote=config.allow_remote),
@@ -267,6 +274,14 @@ def _workers(
 def _closing(database: Database) -> lost_holders.LostHolders:
     """What closes the accounts of sidecars that are not heard of any more."""
     return lost_holders.LostHolders(database, Accounts(database.now))
+
+
+def _delegation(database: Database, client: redis.Redis | Cluster | None, clock: Clock) -> Delegation | None:
+    """What keeps blocks of quota in Redis, where one is used."""
+    if client is None:
+        return None
+    blocks = RedisBlocks(client)
+    return Delegation(Blocks(database, blocks), blocks, clock)
 
 
 def _feeding(database: Database, sink: sinks.EventSink, clock: Clock) -> Worker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +151,9 @@ async def test_the_rules_are_enough(
 
 async def test_the_rules_are_enough_for_leases(as_user: AsUser, stack: AsyncExitStack) -> None:
     """Given both users, then a block is wished for, laid, granted from, looked after and taken away."""
-    place = Place("acme", "calls", None)
-    blocks = RedisBlocks(
-        stack.enter_context(closing(redis_client.connect(as_user("entitlements-planstore"))))
-    )
+    place = Place("acme", "calls", datetime.now(UTC) + timedelta(days=1))
+    connected = redis_client.connect(as_user("entitlements-planstore"))
+    blocks = RedisBlocks(stack.enter_context(closing(connected)))
     client = connect(as_user("entitlements-sidecar"), PATIENCE)
     stack.push_async_callback(client.aclose)
     leases = RedisLeases(client, patience=PATIENCE)
@@ -164,7 +163,7 @@ async def test_the_rules_are_enough_for_leases(as_user: AsUser, stack: AsyncExit
     assert blocks.takes_turn(60)
     assert blocks.open(place, "one", blocks.read(place).run, datetime.now(UTC)) is Status.OK
     assert blocks.grow(place, "one", 50, 1) is Status.OK
-    there = BlockPlace("acme", "calls", None)
+    there = BlockPlace("acme", "calls", place.ends_at)
     granted = await leases.grant(there, "", "one:1", Told(1, 0, 0), 10)
     assert granted.terms.granted == 10
     settled = await leases.settle(there, "one", "one:1", Told(1, 4, 6))
