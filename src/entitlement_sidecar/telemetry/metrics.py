@@ -339,7 +339,8 @@ usage_events_removed = Counter(
 blocks_lost = Counter(
     "entitlement_quota_blocks_lost",
     "Blocks of quota that Redis lost, by cause: another_run of the server, missing, another_block in its "
-    "place, or rolled_back to an older state. What they had stays spent until their holders settle.",
+    "place, rolled_back to an older state, or ahead of a database that was. What they had stays spent until "
+    "their holders settle.",
     ["cause"],
     registry=REGISTRY,
 )

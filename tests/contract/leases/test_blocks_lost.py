@@ -111,6 +111,33 @@ def test_a_block_that_went_back_is_forfeited(store: BlockStore, one: Sidecar) ->
     assert store.accounts_of_blocks(closed=True)[0].used == 4
 
 
+def test_a_block_that_went_back_grants_nothing_where_no_other_follows(
+    store: BlockStore, one: Sidecar
+) -> None:
+    """Given that nothing is left for another block, then one that went back is taken away all the same."""
+    older: Any = store.client.dump(PLACE.key)
+    one.settle()
+    store.visit(wanted=False)
+    assert store.consume(50, "all the rest")
+    store.client.restore(PLACE.key, 0, older, replace=True)
+
+    store.visit(wanted=False)
+
+    assert one.ask(1).status is BlockStatus.MISSING
+
+
+def test_a_block_that_the_database_knows_less_of_is_forfeited(store: BlockStore, one: Sidecar) -> None:
+    """Given a database that was restored from before a block grew, then that block grants nothing more."""
+    row = store.block()
+    store.redis.grow(PLACE, row.id, row.granted + 30, row.sequence + 1)
+
+    store.visit()
+
+    assert one.ask(1).status is BlockStatus.ANOTHER_BLOCK
+    admitted, delegated, _ = store.counters()[0]
+    assert admitted + delegated <= 100
+
+
 def test_what_no_plan_store_laid_is_replaced(store: BlockStore, redis_server: RedisServer) -> None:
     """Given a block that somebody made up, or another kind of key, then one is laid in its place."""
     store.client.set(PLACE.key, "nonsense")

@@ -82,15 +82,6 @@ def test_what_a_sidecar_wishes_for_is_laid(
     assert not store.client.exists(WANTED_KEY)
 
 
-def test_what_the_root_is_asked_for_is_laid(store: BlockStore, delegation: Delegation) -> None:
-    """Given a lease that the root was asked for, then the next step lays a block."""
-    delegation.want("acme", "calls")
-
-    delegation.step()
-
-    assert store.redis.read(PLACE).granted == 50
-
-
 def test_wishes_for_nothing_keep_nobody_waiting(store: BlockStore, delegation: Delegation) -> None:
     """Given damaged wishes, and some for what does not exist, then the others are fulfilled."""
     wishes = [b"nonsense", b'["acme"]', b'["acme", "nothing"]', b'["nobody", "calls"]', b'["acme", "calls"]']

@@ -96,8 +96,11 @@ class Blocks:
         """Sees to one block; says whether anything was ever granted from it."""
         place = _place_of(row)
         state = self._redis.read(place)
-        if why := _estranged(row, state):
+        if why := _estranged(row, state) or self._ahead(row, state):
             self._forfeit(row, why)
+            if state.id == row.id and state.ours:
+                # Its numbers are not to be trusted, and it would go on granting.
+                self._redis.remove(place, row.id)
             return True
         if state.sequence < row.sequence:
             # Whoever was granted this ended before Redis heard of it.
@@ -109,6 +112,17 @@ class Blocks:
         else:
             self._resize(row, place, standing)
         return state.given > 0
+
+    def _ahead(self, row: QuotaAccountRow, state: BlockState) -> str:
+        """Why Redis can grant more than was ever delegated; '' where it cannot.
+
+        The database was restored, then; unless another plan store has let the block grow since it was read.
+        """
+        if state.granted <= row.granted:
+            return ""
+        with self._database.reading() as session:
+            known = self._accounts.read(session, row.id)
+        return "" if known is not None and known.granted >= state.granted else "ahead"
 
     def _standing_of(self, row: QuotaAccountRow, now: datetime) -> Standing | None:
         """What the limits of a block have; None where its windows are over, or others are in force."""

@@ -7,7 +7,6 @@ is; that two make one at the same time does no harm.
 from __future__ import annotations
 
 import logging
-import threading
 
 import redis
 
@@ -27,9 +26,6 @@ AT_ONCE = 100
 PAUSE = 2.0
 """Seconds in which nothing is recalled after Redis did not answer: whoever consumes would wait for it."""
 
-MAX_WISHES = 10_000
-"""Wishes from here that wait for the next step, at most."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -40,17 +36,9 @@ class Delegation:
         self._blocks = blocks
         self._redis = redis_blocks
         self._clock = clock
-        self._lock = threading.Lock()
-        self._wishes: set[tuple[str, str]] = set()
         # Where the round under way is; None: there is none.
         self._cursor: str | None = None
         self._silent_until = 0.0
-
-    def want(self, tenant_id: str, feature: str) -> None:
-        """Somebody asked the root for a lease: a block would spare it that. Does not block."""
-        with self._lock:
-            if len(self._wishes) < MAX_WISHES:
-                self._wishes.add((tenant_id, feature))
 
     def recall(self, tenant_id: str, feature: str, quantity: int) -> int:
         """Has blocks give up to `quantity` back to the root, in transactions of its own; says how much came.
@@ -69,11 +57,7 @@ class Delegation:
 
     def step(self) -> float:
         """Fulfils wishes, then goes on with the round. Raises redis.RedisError when Redis is away."""
-        wishes = self._redis.wanted()
-        with self._lock:
-            wishes |= self._wishes
-            self._wishes = set()
-        for tenant_id, feature in sorted(wishes):
+        for tenant_id, feature in sorted(self._redis.wanted()):
             self._visit(tenant_id, feature, wanted=True)
         if self._cursor is None and self._redis.takes_turn(ROUND):
             self._cursor = ""
