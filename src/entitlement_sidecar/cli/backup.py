@@ -69,7 +69,7 @@ def restore(file: Path, database: str, state_dir: Path, *, force: bool) -> None:
     type=click.Path(path_type=Path),
     help="File with the key that signs. Default: in the state folder.",
 )
-@redis_option("Redis that is published to: strangers are removed from it.")
+@redis_option("Redis that is published to: strangers and blocks of quota are removed from it.")
 @redis_password_option
 @click.option("--reason", default="", help="Why, for the audit log.")
 def after_restore(state_dir: Path, reason: str, **settings: Any) -> None:  # noqa: ANN401 - typed by options
@@ -90,7 +90,9 @@ def after_restore(state_dir: Path, reason: str, **settings: Any) -> None:  # noq
     try:
         _lift(config, store, reason)
         if target is not None:
-            click.echo(f"{_remove_strangers(target, store)} snapshots of unknown tenants removed from Redis")
+            strangers, blocks = _remove_strangers(target, store)
+            click.echo(f"{strangers} snapshots of unknown tenants removed from Redis")
+            click.echo(f"{blocks} blocks of quota removed from Redis")
     finally:
         store.close()
 
@@ -130,7 +132,8 @@ def _lift(config: PlanstoreConfig, database: Database, reason: str) -> None:
     click.echo(f"{lifted.tenants} snapshots and the catalogue go on from version {lifted.version}")
 
 
-def _remove_strangers(target: RedisTarget, database: Database) -> int:
+def _remove_strangers(target: RedisTarget, database: Database) -> tuple[int, int]:
+    """How many snapshots and how many blocks of quota were removed."""
     import redis  # noqa: PLC0415
 
     from entitlement_sidecar.domain.errors import SourceUnavailableError  # noqa: PLC0415
@@ -139,7 +142,7 @@ def _remove_strangers(target: RedisTarget, database: Database) -> int:
 
     client = connect(target, REDIS_TIMEOUT)
     try:
-        return work.remove_strangers(database, client)
+        return work.remove_strangers(database, client), work.remove_blocks(client)
     except redis.RedisError as error:
         raise SourceUnavailableError(
             f"--redis: {type(error).__name__}: the database is done; repeat the command when Redis is back"

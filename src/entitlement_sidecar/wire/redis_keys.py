@@ -31,6 +31,9 @@ REFILL_KEY = "ent:refill"
 WANTED_KEY = "ent:wanted"
 TENDING_KEY = "ent:tending"
 
+BLOCKS = "ent:{*}:block:*"
+"""What the keys of all blocks match."""
+
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
 

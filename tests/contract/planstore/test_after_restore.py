@@ -16,10 +16,15 @@ from entitlement_sidecar.planstore.db import (
     RedisFeedStateRow,
     SnapshotOutboxRow,
 )
-from entitlement_sidecar.planstore.snapshots.after_restore import count_snapshots, lift, remove_strangers
+from entitlement_sidecar.planstore.snapshots.after_restore import (
+    count_snapshots,
+    lift,
+    remove_blocks,
+    remove_strangers,
+)
 from entitlement_sidecar.planstore.snapshots.feed import Sequencer
 from entitlement_sidecar.wire.envelopes import open_catalogue
-from entitlement_sidecar.wire.redis_keys import CATALOGUE_KEY, snapshot_key
+from entitlement_sidecar.wire.redis_keys import CATALOGUE_KEY, block_key, snapshot_key
 from support.population import name_of, populate
 from support.shop import NOW, Shop
 
@@ -92,6 +97,16 @@ def test_it_is_recorded(shop: Shop) -> None:
 def test_an_empty_database_has_nothing_to_lift(shop: Shop) -> None:
     """Also then the feed begins anew."""
     assert lift(shop.database, shop.key, NOW).tenants == 0
+
+
+def test_blocks_of_quota_leave_redis(redis_db: str) -> None:
+    """Whatever they were delegated, the restored database may not know of it."""
+    with redis.Redis.from_url(redis_db) as client:
+        client.hset(block_key("acme", "calls", None), "granted", 1)
+        client.hset(block_key("a/b:c", "reports", NOW), "granted", 1)
+        client.hset(snapshot_key("acme"), "version", 1)
+        assert remove_blocks(client) == 2
+        assert client.keys() == [snapshot_key("acme").encode()]
 
 
 def test_strangers_leave_redis(shop: Shop, redis_db: str) -> None:

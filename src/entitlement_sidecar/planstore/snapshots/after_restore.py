@@ -30,7 +30,7 @@ from entitlement_sidecar.planstore.db import (
 )
 from entitlement_sidecar.planstore.snapshots.redis_client import Cluster
 from entitlement_sidecar.wire.envelopes import seal_snapshot
-from entitlement_sidecar.wire.redis_keys import snapshot_key
+from entitlement_sidecar.wire.redis_keys import BLOCKS, snapshot_key
 from entitlement_sidecar.wire.signing import SigningKey
 from entitlement_sidecar.wire.snapshot_codec import snapshot_from_proto
 from entitlement_sidecar.wire.v1 import snapshot_pb2
@@ -92,6 +92,22 @@ def remove_strangers(database: Database, client: redis.Redis | Cluster) -> int:
             known = set(session.scalars(query))
         # One by one: in a cluster they lie on several servers.
         removed += sum(client.delete(named[tenant_id]) for tenant_id in named.keys() - known)
+    return removed
+
+
+def remove_blocks(client: redis.Redis | Cluster) -> int:
+    """Removes every block of quota from Redis: the database may not know what they were delegated.
+
+    No plan store may run. Sidecars go on with the leases that they have; new blocks are laid when they ask.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    removed = 0
+    keys: Iterator[bytes] = iter(client.scan_iter(match=BLOCKS, count=PAGE))
+    while page := list(islice(keys, PAGE)):
+        # One by one: in a cluster they lie on several servers.
+        removed += sum(client.delete(key) for key in page)
     return removed
 
 
