@@ -216,7 +216,18 @@ def forgets_what_was_offered(holding: Holding) -> Holding:
     return holding
 
 
+def ends_and_goes_on(holding: Holding) -> Holding:
+    """What is heard of after the end is used."""
+    return lease.tell(lease.give_up(holding))
+
+
+def forgets_a_use(granted: int, used: int) -> Holding:
+    """The journal is written after the caller was answered, and the last answer is not in it."""
+    return _former(granted, max(0, used - 1))
+
+
 _absorb, _grant, _lose, _use, _hear = lease.absorb, lease.grant, lease.lose, lease.use, lease.hear
+_former = lease.former
 
 BROKEN = [
     Broken("a lease is granted before it is delegated", DIRECT, GrantsBeforeItDelegates),
@@ -225,9 +236,19 @@ BROKEN = [
         "a block shrinks in the database first", replace(BLOCK, shrinks=1, grows=2), ShrinksTheDatabaseFirst
     ),
     Broken("what was asked for is used before the answer", DIRECT, UsesWhatItAskedFor),
+    Broken(
+        "a lease goes on after its end",
+        replace(DIRECT, amounts=(3,), asks=2, ends=True),
+        functions={"finish": ends_and_goes_on},
+    ),
     Broken("a return is told before it is given up", replace(DIRECT, tells=1), TellsBeforeItGivesUp),
     Broken(
         "a restarted holder keeps its name", replace(DIRECT, asks=2, crashes=1), KeepsItsNameAfterARestart
+    ),
+    Broken(
+        "a use is answered before the journal has it",
+        replace(DIRECT, crashes=1),
+        functions={"former": forgets_a_use},
     ),
     Broken("the TTL counts from the answer", RECLAIM, CountsTheTimeFromTheAnswer),
     Broken("the run is not looked at", replace(BLOCK, failovers=1, copies=1), DoesNotLookAtTheRun),

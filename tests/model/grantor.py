@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from entitlement_sidecar.domain import lease
 from entitlement_sidecar.domain.lease import Account, OnHolderLoss, Outcome
 from model.root import Root, Step
-from model.states import ROOT, STEP, Block, Centre, Lane, Request, placed, with_account
+from model.states import ENDS, ROOT, STEP, Block, Centre, Lane, Request, placed, with_account
 
 
 class Grantors(Root):
@@ -58,7 +58,9 @@ class Grantors(Root):
         return placed(centre, run, after), replace(lane, answers=answers, **changed)
 
     def judge(self, account: Account, request: Request, free: int, now: float) -> Outcome:
-        """Settles, or grants as well."""
+        """Settles, grants as well, or ends."""
+        if request.wants == ENDS:
+            return lease.end(account, request.told.used)
         if not request.wants:
             return lease.absorb(account, request.told)
         return lease.grant(account, request.told, request.wants, free, now + STEP)

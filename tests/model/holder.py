@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from entitlement_sidecar.domain import lease
 from entitlement_sidecar.domain.lease import Holding, Told
 from model.root import Root, Step
-from model.states import ROOT, STEP, Centre, Lane, Request
+from model.states import ENDS, ROOT, STEP, Centre, Lane, Request
 
 
 class Holders(Root):
@@ -64,6 +64,18 @@ class Holders(Root):
             request = Request(self.told(holding), 0)
             told = replace(lane, holding=holding, tells=lane.tells - 1, requests=lane.requests | {request})
             yield Step("a holder settles", centre, told)
+
+    def ends(self, centre: Centre, lane: Lane) -> Iterator[Step]:
+        """A holder is done with a lease of the root, and says so."""
+        if lane.grantor != ROOT or not self.bounds.ends or not lane.asks + lane.holding.left:
+            return
+        holding = lease.finish(lane.holding)
+        request = Request(self.told(holding), ENDS)
+        yield Step(
+            "a holder ends its lease",
+            centre,
+            replace(lane, holding=holding, asks=0, tells=0, requests=lane.requests | {request}),
+        )
 
     def leaves(self, centre: Centre, lane: Lane) -> Iterator[Step]:
         """A holder learns that its block is lost; from then on it tells the root, and the block nothing."""

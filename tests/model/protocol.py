@@ -36,6 +36,7 @@ class Protocol(Holders, Grantors, Workers):
             yield from self.asks(centre, lane)
             yield from self.uses(centre, lane)
             yield from self.tells(centre, lane)
+            yield from self.ends(centre, lane)
             yield from self.leaves(centre, lane)
             yield from self.hears(centre, lane)
             yield from self.crashes(centre, lane)

@@ -16,6 +16,9 @@ from entitlement_sidecar.domain.lease import Account, Holding, Terms, Told
 ROOT = -1
 """The grantor of a lane that holds a lease of the root itself; a block is named by its number."""
 
+ENDS = -1
+"""What a request wants that ends a lease."""
+
 STEP = 3.0
 """Seconds by which time goes on, and the TTL of the model."""
 
@@ -42,11 +45,12 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     flushes: int = 0
     ticks: int = 0
     reclaims: bool = False
+    ends: bool = False
     direct: bool = False
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
-    """A message of a holder; one that wants nothing only settles."""
+    """A message of a holder; one that wants 0 only settles."""
 
     told: Told
     wants: int

@@ -36,6 +36,10 @@ SCENARIOS = [
     ),
     Scenario("the root alone, holders crash", Bounds(blocks=0, direct=True, crashes=1, restarts=1)),
     Scenario(
+        "the root alone, leases end",
+        Bounds(holders=2, asks=2, tells=0, amounts=(3,), blocks=0, direct=True, ends=True),
+    ),
+    Scenario(
         "the root alone, silent holders reclaimed",
         Bounds(tells=0, blocks=0, direct=True, ticks=2, reclaims=True),
         most=6,

@@ -144,6 +144,15 @@ def lose(account: Account, now: float, on_loss: OnHolderLoss) -> Outcome:
     return Outcome(after, 0, reclaimed, 0)
 
 
+def end(account: Account, used: int) -> Outcome:
+    """Closes the account of a holder that has finished: all that it did not use comes back.
+
+    Also what it never heard of: that is why it has to `finish` before it says so.
+    """
+    heard = absorb(account, Told(0, used, account.granted))
+    return msgspec.structs.replace(heard, account=msgspec.structs.replace(heard.account, closed=True))
+
+
 def release(account: Account) -> Outcome:
     """Takes back by hand what a closed account still has. Only a person can know that nobody uses it."""
     if not account.closed:
@@ -246,6 +255,11 @@ def give_up(holding: Holding, quantity: int | None = None) -> Holding:
     """Gives tokens up, all of those left by default, before the grantor is told so."""
     quantity = holding.left if quantity is None else min(quantity, holding.left)
     return msgspec.structs.replace(holding, returned=holding.returned + quantity)
+
+
+def finish(holding: Holding) -> Holding:
+    """Gives everything up for good, before the grantor is told to `end`: no answer brings anything then."""
+    return msgspec.structs.replace(tell(give_up(holding)), until=float("-inf"), sent=None, closed=True)
 
 
 def former(granted: int, used: int) -> Holding:

@@ -14,6 +14,7 @@ from entitlement_sidecar.domain.lease import (
     Terms,
     Told,
     ask,
+    finish,
     former,
     give_up,
     hear,
@@ -94,3 +95,14 @@ def test_a_restarted_holder_tells_what_its_journal_proves() -> None:
     assert past.told == Told(0, used=2, returned=7)
     assert past.estranged == Told(0, used=2, returned=0)
     assert use(past, 1, 0.0) is None
+
+
+def test_a_holder_that_has_finished_uses_nothing_more_whatever_it_hears() -> None:
+    """Its grantor takes back what it was granted meanwhile as well."""
+    holding = ask(hear(ask(Holding(), 100.0), Terms(5, 1)), 110.0)
+
+    over = finish(holding)
+
+    assert over.told == Told(2, used=0, returned=5)
+    late = hear(over, Terms(9, 2))
+    assert use(late, 1, 110.0) is None

@@ -20,6 +20,7 @@ from entitlement_sidecar.domain.lease import (
     Told,
     absorb,
     adopt,
+    end,
     give_up,
     grant,
     lose,
@@ -224,6 +225,18 @@ def test_forfeited_tokens_come_back_when_the_holder_says_that_it_did_not_use_the
 
     assert (heard.used, heard.freed, heard.overdrawn) == (2, 5, 0)
     assert grant(lost, Told(9, 3, 0), 5, 5, 200.0).granted == 0
+
+
+def test_at_its_end_a_lease_gives_back_all_that_was_not_used() -> None:
+    """Also what its holder never heard of; after that it is granted nothing, and the end again is nothing."""
+    account = Account(granted=10, used=1, returned=2, sequence=3)
+
+    over = end(account, 4)
+
+    assert (over.used, over.freed) == (3, 4)
+    assert over.account == Account(granted=10, used=4, returned=6, sequence=3, closed=True)
+    assert end(over.account, 4) == Outcome(over.account, 0, 0, 0)
+    assert grant(over.account, Told(4, 4, 6), 5, 5, 30.0).granted == 0
 
 
 @pytest.mark.parametrize("take_back", [OnHolderLoss.RECLAIM, None])
