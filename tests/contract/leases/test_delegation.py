@@ -109,6 +109,34 @@ def test_a_round_looks_after_every_block(
     assert store.counters() == [(3, 47, 0)]
 
 
+def test_blocks_of_which_nothing_changes_are_visited_seldom(
+    store: BlockStore, delegation: Delegation, redis_server: RedisServer, steady: FakeClock
+) -> None:
+    """Given a limit that was raised, then a block in use follows at once, an idle one after a while."""
+    store.visit()
+    round_of(store, delegation)
+    round_of(store, delegation)
+    store.limit("{amount: 1000, window: lifetime}")
+
+    round_of(store, delegation)
+    assert store.redis.read(PLACE).free == 50
+    steady.advance(worker.IDLE)
+    round_of(store, delegation)
+    assert store.redis.read(PLACE).free == 500
+
+    store.limit("{amount: 4000, window: lifetime}")
+    Sidecar("one", redis_server.port).ask(10)
+    round_of(store, delegation)
+    assert store.redis.read(PLACE).free > 500
+
+
+def round_of(store: BlockStore, delegation: Delegation) -> None:
+    """One round, whose turn it is now."""
+    store.client.delete(TENDING_KEY)
+    while delegation.step() == 0:
+        pass
+
+
 def test_one_plan_store_makes_the_round(
     store: BlockStore, delegation: Delegation, redis_server: RedisServer
 ) -> None:

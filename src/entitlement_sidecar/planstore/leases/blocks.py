@@ -68,17 +68,18 @@ class Blocks:
                 came += self._recall(row, quantity - came)
         return came
 
-    def open_blocks(self, after: str, count: int) -> list[tuple[str, str, str]]:
-        """Blocks that are not closed: id, tenant and feature, in the order of ids."""
+    def open_blocks(self, after: str, count: int) -> list[tuple[str, Place]]:
+        """Blocks that are not closed: id and place, in the order of ids."""
         row = QuotaAccountRow
         query = (
-            select(row.id, row.tenant_id, row.feature)
+            select(row.id, row.tenant_id, row.feature, row.ends_at)
             .where(row.run_id != "", row.closed.is_(False), row.id > after)
             .order_by(row.id)
             .limit(count)
         )
         with self._database.reading() as session:
-            return [(id_, tenant_id, feature) for id_, tenant_id, feature in session.execute(query)]
+            rows = session.execute(query).all()
+        return [(id_, Place(tenant_id, feature, ends_at)) for id_, tenant_id, feature, ends_at in rows]
 
     def _look(self, tenant_id: str, feature: str) -> tuple[datetime, list[QuotaAccountRow]]:
         """The database's clock, and the blocks that are not closed."""

@@ -12,7 +12,7 @@ import redis
 
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.planstore.leases.blocks import Blocks
-from entitlement_sidecar.planstore.leases.redis_blocks import RedisBlocks
+from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Place, RedisBlocks
 
 EVERY = 0.25
 """Seconds between two looks at what is wished for."""
@@ -22,6 +22,12 @@ ROUND = 2.0
 
 AT_ONCE = 100
 """Blocks of a round that one step looks at, so that wishes do not wait for the whole of it."""
+
+IDLE = 30.0
+"""Seconds between two visits to a block of which nothing changes: limits and windows change seldom."""
+
+MAX_SEEN = 100_000
+"""Blocks at most whose last state is remembered; of others every round is a visit."""
 
 PAUSE = 2.0
 """Seconds in which nothing is recalled after Redis did not answer: whoever consumes would wait for it."""
@@ -39,6 +45,8 @@ class Delegation:
         # Where the round under way is; None: there is none.
         self._cursor: str | None = None
         self._silent_until = 0.0
+        # What each block was when it was last visited, and when (monotonic).
+        self._seen: dict[str, tuple[BlockState, float]] = {}
 
     def recall(self, tenant_id: str, feature: str, quantity: int) -> int:
         """Has blocks give up to `quantity` back to the root, in transactions of its own; says how much came.
@@ -68,8 +76,19 @@ class Delegation:
     def _go_on(self, cursor: str) -> None:
         found = self._blocks.open_blocks(cursor, AT_ONCE)
         self._cursor = found[-1][0] if len(found) == AT_ONCE else None
-        for tenant_id, feature in dict.fromkeys((tenant_id, feature) for _, tenant_id, feature in found):
+        due = [place for id_, place in found if self._is_due(id_, place)]
+        for tenant_id, feature in dict.fromkeys((place.tenant_id, place.feature) for place in due):
             self._visit(tenant_id, feature)
+
+    def _is_due(self, id_: str, place: Place) -> bool:
+        """Whether anything has changed in a block, or it was not visited for long. Costs one look."""
+        state, now = self._redis.read(place), self._clock.monotonic()
+        seen = self._seen.pop(id_, None)
+        idle = seen is not None and seen[0] == state and now - seen[1] < IDLE
+        self._seen[id_] = seen if seen is not None and idle else (state, now)
+        while len(self._seen) > MAX_SEEN:
+            del self._seen[next(iter(self._seen))]
+        return not idle
 
     def _visit(self, tenant_id: str, feature: str, *, wanted: bool = False) -> None:
         """One feature; what is wrong with it keeps no other one waiting."""
