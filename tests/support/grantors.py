@@ -10,8 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import Limit
-from entitlement_sidecar.domain.lease import Account, Outcome, Told
-from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
+from entitlement_sidecar.domain.lease import Account, Outcome, Terms, Told
+from entitlement_sidecar.domain.window import WindowSpec, WindowUnit, window_at
 from entitlement_sidecar.planstore.db import Database, QuotaCounterRow
 from entitlement_sidecar.planstore.usage.account_rows import Opening, account_of
 from entitlement_sidecar.planstore.usage.accounts import Accounts
@@ -79,6 +79,15 @@ class SqlGrantor:
         assert limit.amount is not None
         return limit.amount - (0 if row is None else row.admitted + row.unadmitted + row.delegated)
 
+    def free_of(self, key: str, at: datetime) -> int:
+        """What nobody has of one of its limits in the window that holds an instant."""
+        limit = next(one for one in self.allowance.limits if one.key == key)
+        start = window_at(limit.window, at).start
+        with self._database.reading() as session:
+            row = self.allowance.counters.find(session, [(key, start)])[key, start]
+        assert limit.amount is not None
+        return limit.amount - row.admitted - row.unadmitted - row.delegated
+
     def counters(self) -> dict[str, QuotaCounterRow]:
         """Its rows, by limit."""
         with self._database.reading() as session:
@@ -97,6 +106,12 @@ class SqlGrantor:
         return self._do(
             lambda session: self._accounts.grant(session, account_id, told, wants, self.allowance)
         ).outcome
+
+    def terms(self, account_id: str, told: Told, wants: int) -> Terms:
+        """What a holder is told that asks for more."""
+        return self._do(
+            lambda session: self._accounts.grant(session, account_id, told, wants, self.allowance)
+        ).terms
 
     def settle(self, account_id: str, told: Told) -> Outcome:
         """Absorbs."""

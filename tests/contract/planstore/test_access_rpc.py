@@ -137,15 +137,36 @@ def ingest(channel: grpc.Channel, metadata: Any, *tenants: str) -> Any:
     return stub.IngestBatch(batch(*(tenants or ("acme",))), metadata=metadata, timeout=10)
 
 
+def acquire(channel: grpc.Channel, metadata: Any, tenant: str = "acme") -> Any:
+    request = quota_pb2.AcquireLeaseRequest(
+        tenant_id=tenant, feature="calls", wants=1, request_id="r3", holder=HOLDER
+    )
+    return quota_pb2_grpc.QuotaServiceStub(channel).AcquireLease(request, metadata=metadata, timeout=10)
+
+
+def report(channel: grpc.Channel, metadata: Any, tenant: str = "acme") -> Any:
+    stamp = Timestamp()
+    stamp.FromDatetime(datetime(2026, 1, 31, 11, tzinfo=UTC))
+    request = quota_pb2.ReportUnadmittedRequest(
+        tenant_id=tenant, feature="calls", quantity=1, occurred_at=stamp, request_id="r4"
+    )
+    return quota_pb2_grpc.QuotaServiceStub(channel).ReportUnadmitted(request, metadata=metadata, timeout=10)
+
+
 RPC = [
     (Permission.CONSUME, consume),
     (Permission.CONSUME, consume_all),
+    (Permission.CONSUME, acquire),
+    (Permission.CONSUME, report),
     (Permission.FEED, snapshot),
     (Permission.FEED, confirm),
     (Permission.FEED, catalogue),
     (Permission.FEED, watch),
     (Permission.INGEST, ingest),
 ]
+
+
+HOLDER = quota_pb2.Holder(instance="edge", epoch=1)
 
 
 def bearer(header: dict[str, str]) -> tuple[tuple[str, str], ...]:
@@ -180,13 +201,37 @@ def test_a_token_of_some_tenants_over_grpc(shop: Any, header: Any, channel: grpc
     shop.subscribe("globex")
     mine = bearer(header(Role.SIDECAR, "acme"))
 
-    for call in (consume, consume_all, snapshot, confirm, ingest):
+    for call in (consume, consume_all, acquire, report, snapshot, confirm, ingest):
         assert code_of(call, channel, mine, "acme") is grpc.StatusCode.OK, call
         assert code_of(call, channel, mine, "globex") is grpc.StatusCode.PERMISSION_DENIED, call
     for call in (confirm, ingest):
         assert code_of(call, channel, mine, "acme", "globex") is grpc.StatusCode.PERMISSION_DENIED, call
     assert code_of(catalogue, channel, mine) is grpc.StatusCode.OK
     assert code_of(watch, channel, mine) is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_leases_of_other_tenants_over_grpc(shop: Any, header: Any, channel: grpc.Channel) -> None:
+    """A lease belongs to its tenant, whoever has heard of its id."""
+    shop.subscribe()
+    shop.subscribe("globex")
+    lease = acquire(channel, bearer(header(Role.SIDECAR)), "globex").lease
+    stub, told = quota_pb2_grpc.QuotaServiceStub(channel), {"lease_id": lease.id, "holder": HOLDER}
+    calls: list[tuple[Any, Any]] = [
+        (stub.RenewLease, quota_pb2.RenewLeaseRequest(**told, sequence=2)),
+        (stub.SettleLease, quota_pb2.SettleLeaseRequest(**told)),
+        (stub.ReturnLease, quota_pb2.ReturnLeaseRequest(**told)),
+    ]
+    codes = {
+        tenant: [
+            code_of(lambda call=call, request=request, mine=mine: call(request, metadata=mine, timeout=10))
+            for call, request in calls
+        ]
+        for tenant in ("acme", "globex")
+        for mine in [bearer(header(Role.SIDECAR, tenant, name=tenant))]
+    }
+
+    assert set(codes["acme"]) == {grpc.StatusCode.PERMISSION_DENIED}
+    assert set(codes["globex"]) == {grpc.StatusCode.OK}
 
 
 def test_wrong_tokens_over_grpc(channel: grpc.Channel) -> None:
