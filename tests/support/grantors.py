@@ -41,6 +41,10 @@ class Grantor(Protocol):
         """Absorbs what a holder says."""
         ...
 
+    def end(self, account_id: str, used: int) -> Outcome:
+        """Closes the account of a holder that has finished."""
+        ...
+
     def adopt(self, block_id: str, holder: str, told: Told) -> Outcome:
         """Absorbs what a holder of a lost block says."""
         ...
@@ -116,6 +120,10 @@ class SqlGrantor:
     def settle(self, account_id: str, told: Told) -> Outcome:
         """Absorbs."""
         return self._do(lambda session: self._accounts.settle(session, account_id, told)).outcome
+
+    def end(self, account_id: str, used: int) -> Outcome:
+        """Ends."""
+        return self._do(lambda session: self._accounts.end(session, account_id, used)).outcome
 
     def adopt(self, block_id: str, holder: str, told: Told) -> Outcome:
         """Absorbs for a lost block."""

@@ -63,6 +63,14 @@ class MemoryGrantor:
         """
         return self._keep(account_id, lease.absorb(self.accounts[account_id], told))
 
+    def end(self, account_id: str, used: int) -> Outcome:
+        """Closes the account of a holder that has finished.
+
+        Raises:
+            KeyError: There is no such account.
+        """
+        return self._keep(account_id, lease.end(self.accounts[account_id], used))
+
     def adopt(self, block_id: str, holder: str, told: Told) -> Outcome:
         """Takes over what a holder of a lost block says.
 

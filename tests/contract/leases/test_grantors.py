@@ -134,6 +134,19 @@ def test_a_soft_limit_takes_back(grantors: Grantors, clock: FakeClock) -> None:
     assert (late.used, late.overdrawn, grantor.free) == (3, 3, 7)
 
 
+def test_a_holder_that_has_finished(grantors: Grantors) -> None:
+    """All that it did not use comes back, heard of or not, and no late request gets anything."""
+    grantor = grantors(10)
+    opened(grantor, "one", 4)
+    grantor.grant("one", Told(2, used=1, returned=0), 3)
+
+    outcome = grantor.end("one", 2)
+
+    assert (outcome.used, outcome.freed, outcome.terms.closed, grantor.free) == (1, 5, True, 8)
+    assert grantor.end("one", 2).freed == 0
+    assert grantor.grant("one", Told(3, used=2, returned=0), 3).granted == 0
+
+
 def test_a_known_loss_needs_no_waiting(grantors: Grantors) -> None:
     """Whose Redis is another one now does not come back."""
     grantor = grantors(10)
@@ -209,6 +222,7 @@ def _step(random: Random) -> Callable[[Any], object]:
         lambda one: one.grant(name, told, wants) if one.read(name) else None,
         lambda one: one.settle(name, told) if one.read(name) else None,
         lambda one: one.lose(name) if one.read(name) else None,
+        lambda one: one.end(name, told.used) if one.read(name) else None,
         lambda one: one.release(name) if one.read(name) else None,
         lambda one: one.adopt(name, "h", told) if one.read(name) else None,
     ]

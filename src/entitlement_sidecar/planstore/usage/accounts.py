@@ -140,9 +140,7 @@ class Accounts:
             NotFoundError: There is no such account.
         """
         row = _required(session, account_id)
-        returned = self._apply(session, row, lease.absorb(account_of(row), Told(0, used, row.granted)))
-        self._apply(session, row, lease.lose(returned.account, float("inf"), OnHolderLoss.FORFEIT))
-        return returned
+        return self._apply(session, row, lease.end(account_of(row), used))
 
     def adopt(self, session: Session, block_id: str, holder: str, told: Told) -> Granted:
         """Takes over what a holder of a lost block says here; the terms are those of the block's account.
