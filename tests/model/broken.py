@@ -71,6 +71,14 @@ class ShrinksTheDatabaseFirst(Protocol):
         return reported(centre, replace(block, returned=block.returned + block.free))
 
 
+class AdmitsWhatIsDelegated(Protocol):
+    """The root admits without looking at what it has delegated."""
+
+    def rest(self, centre: Centre) -> int:
+        """The limit less what is known as used."""
+        return self.bounds.limit - centre.admitted - centre.unadmitted
+
+
 class UsesWhatItAskedFor(Protocol):
     """A holder counts on what it asked for before it hears the answer."""
 
@@ -235,6 +243,7 @@ BROKEN = [
     Broken(
         "a block shrinks in the database first", replace(BLOCK, shrinks=1, grows=2), ShrinksTheDatabaseFirst
     ),
+    Broken("the root admits what is delegated", replace(BLOCK, consumes=3), AdmitsWhatIsDelegated),
     Broken("what was asked for is used before the answer", DIRECT, UsesWhatItAskedFor),
     Broken(
         "a lease goes on after its end",

@@ -30,6 +30,14 @@ SCENARIOS = [
     Scenario("failover", Bounds(tells=0, blocks=2, grows=2, failovers=1)),
     Scenario("a replica missed writes", Bounds(tells=0, sizes=(5,), failovers=1, copies=1)),
     Scenario("a lost block told to the root", Bounds(sizes=(5,), failovers=1, consumes=1, parts=False)),
+    Scenario(
+        "a block that shrank is flushed",
+        Bounds(holders=2, amounts=(3,), shrinks=1, flushes=1, consumes=2, parts=False),
+    ),
+    Scenario(
+        "failover, and a holder crashes",
+        Bounds(holders=2, amounts=(3,), failovers=1, crashes=1, consumes=2, parts=False),
+    ),
     Scenario("a flush", Bounds(tells=0, blocks=2, flushes=1), most=3),
     Scenario(
         "a flush and a block after it", Bounds(holders=2, tells=0, blocks=2, grows=2, flushes=1), most=4
