@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from entitlement_sidecar.domain.lease import Account, OnHolderLoss, Outcome, Told, absorb, grant, lose
+from entitlement_sidecar.domain.lease import Account, OnHolderLoss, Outcome, Told, absorb, end, grant, lose
 from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Place, RedisBlocks, Status
 from entitlement_sidecar.sidecar.adapters.redis_leases import (
     LARGEST,
@@ -49,6 +49,13 @@ class Settle(msgspec.Struct, frozen=True):
     told: Told
 
 
+class End(msgspec.Struct, frozen=True):
+    """A holder has finished."""
+
+    holder: str
+    used: int
+
+
 class Lose(msgspec.Struct, frozen=True):
     """Holders whose time is over are lost."""
 
@@ -67,12 +74,13 @@ class Shrink(msgspec.Struct, frozen=True):
     keep: int
 
 
-Step = Ask | Settle | Lose | Grow | Shrink
+Step = Ask | Settle | End | Lose | Grow | Shrink
 
 tolds = st.builds(Told, st.integers(0, 4), amounts, amounts)
 steps = st.one_of(
     st.builds(Ask, st.sampled_from(HOLDERS), tolds, amounts, amounts, st.booleans()),
     st.builds(Settle, st.sampled_from(HOLDERS), tolds),
+    st.builds(End, st.sampled_from(HOLDERS), amounts),
     st.builds(Lose, st.sampled_from(OnHolderLoss)),
     st.builds(Grow, amounts),
     st.builds(Shrink, amounts),
@@ -100,6 +108,11 @@ class Model:
             case Settle(holder):
                 if holder in self.accounts:
                     self._keep(holder, absorb(self.accounts[holder], step.told))
+                return self.accounts.get(holder, Account()), self.free
+            case End(holder, used):
+                if holder in self.accounts:
+                    self.holders -= not self.accounts[holder].closed
+                    self._keep(holder, end(self.accounts[holder], used))
                 return self.accounts.get(holder, Account()), self.free
             case Lose(on_loss):
                 self._lose(on_loss)
@@ -158,6 +171,8 @@ class Block:
                 return await leases.grant(self._block_place, "", holder, told, wants, least=least, ttl=ttl)
             case Settle(holder, told):
                 return await leases.settle(self._block_place, "b", holder, told)
+            case End(holder, used):
+                return await leases.end(self._block_place, "b", holder, used)
             case Lose(on_loss):
                 assert self.blocks.lose(self.place, "b", on_loss, 0).status is Status.OK
             case Grow(granted):

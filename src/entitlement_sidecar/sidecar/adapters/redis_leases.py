@@ -116,7 +116,14 @@ class RedisLeases:
 
     async def settle(self, place: BlockPlace, block: str, holder: str, told: Told) -> BlockAnswer:
         """Takes over what a holder says, and grants nothing."""
-        return await self._call(self._settle, place, (block, holder, told.used, told.returned))
+        return await self._call(self._settle, place, (block, holder, told.used, told.returned, 0))
+
+    async def end(self, place: BlockPlace, block: str, holder: str, used: int) -> BlockAnswer:
+        """Closes the account of a holder that has finished: all that it did not use comes back.
+
+        Also what it was granted and never heard of.
+        """
+        return await self._call(self._settle, place, (block, holder, used, 0, 1))
 
     async def wish(self, tenant_id: str, feature: str) -> None:
         """Tells the plan store that a block is missing, or runs low."""
