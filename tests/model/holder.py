@@ -66,8 +66,8 @@ class Holders(Root):
             yield Step("a holder settles", centre, told)
 
     def ends(self, centre: Centre, lane: Lane) -> Iterator[Step]:
-        """A holder is done with a lease of the root, and says so."""
-        if lane.grantor != ROOT or not self.bounds.ends or not lane.asks + lane.holding.left:
+        """A holder is done with its lease, and says so."""
+        if lane.grantor is None or lane.stranger or not self.bounds.ends or not lane.asks + lane.holding.left:
             return
         holding = lease.finish(lane.holding)
         request = Request(self.told(holding), ENDS)

@@ -48,6 +48,10 @@ SCENARIOS = [
         Bounds(holders=2, asks=2, tells=0, amounts=(3,), blocks=0, direct=True, ends=True),
     ),
     Scenario(
+        "a block, leases end, failover",
+        Bounds(holders=2, amounts=(3,), tells=0, failovers=1, consumes=2, parts=False, ends=True),
+    ),
+    Scenario(
         "the root alone, silent holders reclaimed",
         Bounds(tells=0, blocks=0, direct=True, ticks=2, reclaims=True),
         most=6,
