@@ -46,15 +46,11 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name="pk_quota_accounts"),
     )
-    op.create_index("ix_quota_accounts_tenant_id_feature", "quota_accounts", ["tenant_id", "feature"])
-    op.create_index("ix_quota_accounts_parent", "quota_accounts", ["parent"])
     op.create_index(
-        "ix_quota_accounts_open",
-        "quota_accounts",
-        ["expires_at"],
-        postgresql_where=sa.text("NOT closed"),
-        sqlite_where=sa.text("NOT closed"),
+        "ix_quota_accounts_tenant_id_feature", "quota_accounts", ["tenant_id", "feature", "closed"]
     )
+    op.create_index("ix_quota_accounts_parent", "quota_accounts", ["parent"])
+    op.create_index("ix_quota_accounts_expires_at", "quota_accounts", ["closed", "expires_at"])
 
 
 def downgrade() -> None:

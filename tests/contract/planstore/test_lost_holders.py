@@ -104,7 +104,7 @@ def test_a_soft_limit_takes_back(plenty: Shop, sidecar: Sidecar) -> None:
 
 
 def test_what_is_settled_is_cleared_away(plenty: Shop, sidecar: Sidecar) -> None:
-    """After a week; what lost holders still have stays, and so does what is open."""
+    """After a day; what lost holders still have stays, and so does what is open."""
     ended, kept = sidecar.acquire(5, "ended").lease, sidecar.acquire(5, "kept").lease
     sidecar.told("ReturnLease", ended.id, used=3)
     plenty.clock.advance(KEPT.total_seconds())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, false, text
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from entitlement_sidecar.planstore.db.base import Base
@@ -52,14 +52,9 @@ class QuotaAccountRow(Base):
             "used >= 0 AND returned >= 0 AND reclaimed >= 0 AND (used + returned <= granted OR parent <> '')",
             name="within_what_was_granted",
         ),
-        Index("ix_quota_accounts_tenant_id_feature", "tenant_id", "feature"),
+        Index("ix_quota_accounts_tenant_id_feature", "tenant_id", "feature", "closed"),
         Index("ix_quota_accounts_parent", "parent"),
-        Index(
-            "ix_quota_accounts_open",
-            "expires_at",
-            postgresql_where=text("NOT closed"),
-            sqlite_where=text("NOT closed"),
-        ),
+        Index("ix_quota_accounts_expires_at", "closed", "expires_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from entitlement_sidecar.planstore.audit import Change, record
 from entitlement_sidecar.planstore.db import QuotaAccountRow
-from entitlement_sidecar.planstore.usage.account_rows import account_of
+from entitlement_sidecar.planstore.db.unit_of_work import after_commit
 from entitlement_sidecar.planstore.usage.accounts import Accounts
 from entitlement_sidecar.telemetry import metrics
 
@@ -60,23 +60,17 @@ def release_forfeited(session: Session, accounts: Accounts, wanted: LeaseQuery, 
     """
     forfeited = msgspec.structs.replace(wanted, forfeited=True)
     row = QuotaAccountRow
-    ids = list(session.scalars(select(row.id).where(*forfeited.conditions).order_by(row.id)))
-    leases = tokens = 0
-    for account_id in ids:
-        before = accounts.read(session, account_id)
-        if before is None:
-            continue
-        held = account_of(before).outstanding
-        freed = accounts.release(session, account_id).outcome.freed
-        if freed:
-            leases, tokens = leases + 1, tokens + freed
-            _note(session, before, (held, freed), now)
-    metrics.lease_tokens_lost.labels("released").inc(tokens)
-    return Released(leases, tokens)
+    # All accounts before any counter, as everyone does: two that wait for each other would never end.
+    held = session.scalars(select(row.id).where(*forfeited.conditions).order_by(row.id).with_for_update())
+    tokens = [_release(session, accounts, account_id, now) for account_id in held.all()]
+    after_commit(session, lambda: metrics.lease_tokens_lost.labels("released").inc(sum(tokens)))
+    return Released(len(tokens), sum(tokens))
 
 
-def _note(session: Session, row: QuotaAccountRow, moved: tuple[int, int], now: datetime) -> None:
-    held, freed = moved
+def _release(session: Session, accounts: Accounts, account_id: str, now: datetime) -> int:
+    released = accounts.release(session, account_id)
+    row, freed = released.row, released.outcome.freed
     known = {"feature": row.feature, "holder": row.holder}
-    before, after = known | {"forfeited": held}, known | {"forfeited": held - freed}
+    before, after = known | {"forfeited": freed}, known | {"forfeited": 0}
     record(session, Change("lease.released", f"lease/{row.id}", row.tenant_id, before, after), now)
+    return freed

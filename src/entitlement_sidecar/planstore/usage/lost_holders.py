@@ -22,7 +22,7 @@ from entitlement_sidecar.telemetry import metrics
 EVERY = 5.0
 """Seconds between looks."""
 
-KEPT = timedelta(days=7)
+KEPT = timedelta(days=1)
 """For so long an account in which nothing is left can still be told, so that a late message finds it."""
 
 _AT_ONCE = 200
@@ -77,8 +77,9 @@ def _due(session: Session, now: datetime) -> list[str]:
         .where(
             row.closed.is_(False),
             row.run_id == "",
+            row.expires_at <= now,
             or_(
-                (row.on_loss == int(OnHolderLoss.FORFEIT)) & (row.expires_at <= now),
+                row.on_loss == int(OnHolderLoss.FORFEIT),
                 row.expires_at <= now - timedelta(seconds=DRIFT),
             ),
         )
