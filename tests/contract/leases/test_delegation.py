@@ -82,6 +82,24 @@ def test_what_a_sidecar_wishes_for_is_laid(
     assert not store.client.exists(WANTED_KEY)
 
 
+def test_wishes_are_paced(
+    store: BlockStore, delegation: Delegation, redis_server: RedisServer, steady: FakeClock
+) -> None:
+    """Given a wish right after one that was fulfilled, then it waits a while, and is not lost."""
+    store.client.set(TENDING_KEY, b"")
+    wish(redis_server.port, "acme", "calls")
+    delegation.step()
+    Sidecar("one", redis_server.port).ask(49, least=49)
+    wish(redis_server.port, "acme", "calls")
+
+    delegation.step()
+    assert store.redis.read(PLACE).granted == 50
+    steady.advance(worker.AGAIN)
+    delegation.step()
+
+    assert store.redis.read(PLACE).granted == 74
+
+
 def test_wishes_for_nothing_keep_nobody_waiting(store: BlockStore, delegation: Delegation) -> None:
     """Given damaged wishes, and some for what does not exist, then the others are fulfilled."""
     wishes = [b"nonsense", b'["acme"]', b'["acme", "nothing"]', b'["nobody", "calls"]', b'["acme", "calls"]']

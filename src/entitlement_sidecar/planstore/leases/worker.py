@@ -17,6 +17,12 @@ from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Place,
 EVERY = 0.25
 """Seconds between two looks at what is wished for."""
 
+AGAIN = 1.0
+"""Seconds between two visits to one feature for wishes: where nothing is left everyone goes on wishing."""
+
+MAX_WISHES = 100_000
+"""Wishes at most that wait for that; what is left out is wished for again."""
+
 ROUND = 2.0
 """Seconds from the beginning of one round over all blocks to that of the next one, at least."""
 
@@ -45,6 +51,9 @@ class Delegation:
         # Where the round under way is; None: there is none.
         self._cursor: str | None = None
         self._silent_until = 0.0
+        self._waiting: set[tuple[str, str]] = set()
+        # When (monotonic) features were last visited for a wish.
+        self._fulfilled: dict[tuple[str, str], float] = {}
         # What each block was when it was last visited, and when (monotonic).
         self._seen: dict[str, tuple[BlockState, float]] = {}
 
@@ -65,13 +74,23 @@ class Delegation:
 
     def step(self) -> float:
         """Fulfils wishes, then goes on with the round. Raises redis.RedisError when Redis is away."""
-        for tenant_id, feature in sorted(self._redis.wanted()):
+        for tenant_id, feature in self._due_wishes(self._redis.wanted()):
             self._visit(tenant_id, feature, wanted=True)
         if self._cursor is None and self._redis.takes_turn(ROUND):
             self._cursor = ""
         if self._cursor is not None:
             self._go_on(self._cursor)
         return 0.0 if self._cursor is not None else EVERY
+
+    def _due_wishes(self, wishes: set[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those of features that were not visited lately; the others wait."""
+        now = self._clock.monotonic()
+        self._fulfilled = {wish: at for wish, at in self._fulfilled.items() if now - at < AGAIN}
+        wishes |= self._waiting
+        due = sorted(wishes - self._fulfilled.keys())
+        self._waiting = set(sorted(wishes - set(due))[:MAX_WISHES])
+        self._fulfilled.update(dict.fromkeys(due, now))
+        return due
 
     def _go_on(self, cursor: str) -> None:
         found = self._blocks.open_blocks(cursor, AT_ONCE)
