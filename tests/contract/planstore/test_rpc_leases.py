@@ -68,6 +68,17 @@ def test_nobody_gets_all_at_once(plenty: Shop, sidecar: Sidecar) -> None:
     assert (refused.HasField("lease"), [usage.outstanding for usage in refused.usage]) == (False, [100, 100])
 
 
+def test_what_is_needed_now_is_granted(plenty: Shop, sidecar: Sidecar) -> None:
+    """Beyond a fair share too, as far as there is any."""
+    lease = sidecar.acquire(80, needs=60).lease
+    assert lease.granted == 60
+    assert Sidecar(plenty, "two").acquire(30, needs=20).lease.granted == 20
+
+    renewed = sidecar.told("RenewLease", lease.id, wants=40, needs=40, sequence=2).lease
+
+    assert renewed.granted == 80
+
+
 def test_a_renewal_settles_and_grants(sidecar: Sidecar) -> None:
     """Totals come in, totals go out; the same request again changes nothing."""
     lease = sidecar.acquire(10).lease
@@ -215,12 +226,14 @@ def test_holders_of_a_lost_block(plenty: Shop) -> None:
     ("name", "fields", "text"),
     [
         ("AcquireLease", {"wants": 0}, "wants"),
+        ("AcquireLease", {"needs": 2}, "needs"),
         ("AcquireLease", {"request_id": ""}, "request_id"),
         ("AcquireLease", {"tenant_id": ""}, "tenant_id"),
         ("AcquireLease", {"feature": "A b"}, "feature"),
         ("AcquireLease", {"holder": quota_pb2.Holder()}, "holder.instance"),
         ("RenewLease", {"sequence": 1}, "sequence"),
         ("RenewLease", {"wants": -1}, "wants"),
+        ("RenewLease", {"wants": 1, "needs": 2}, "needs"),
         ("RenewLease", {"returned": -1}, "returned"),
         ("SettleLease", {"used": -1}, "used"),
         ("SettleLease", {"lease_id": ""}, "lease_id"),

@@ -109,9 +109,8 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
             now = self._in_force(session, request.tenant_id, request.feature)
             if now.allowance is None or not (now.allowance.limits or now.allowance.buckets):
                 return quota_pb2.AcquireLeaseResponse(snapshot_version=now.snapshot_version)
-            accounts, opening = self._quotas.accounts, _opening(request)
-            wants = min(request.wants, accounts.share(session, now.allowance))
-            granted = accounts.open(session, now.allowance, opening, wants)
+            wants = self._fair(session, now.allowance, request)
+            granted = self._quotas.accounts.open(session, now.allowance, _opening(request), wants)
             usage = self._usage(session, now.view)
         if granted is None:
             return quota_pb2.AcquireLeaseResponse(usage=usage, snapshot_version=now.snapshot_version)
@@ -125,12 +124,20 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
         with self._quotas.database.writing() as session:
             row = self._mine(session, request.lease_id, request.holder)
             now = self._in_force(session, row.tenant_id, row.feature)
-            accounts, wants = self._quotas.accounts, request.wants
-            if now.allowance is not None:
-                wants = min(wants, accounts.share(session, now.allowance))
-            granted = accounts.grant(session, row.id, told, wants, now.allowance)
+            wants = self._fair(session, now.allowance, request)
+            granted = self._quotas.accounts.grant(session, row.id, told, wants, now.allowance)
             usage = self._usage(session, now.view)
         return quota_pb2.RenewLeaseResponse(lease=_lease(granted, request.wants, usage))
+
+    def _fair(
+        self,
+        session: Session,
+        allowance: Allowance | None,
+        request: quota_pb2.AcquireLeaseRequest | quota_pb2.RenewLeaseRequest,
+    ) -> int:
+        """What is wanted, as far as it is needed or a fair share."""
+        share = 0 if allowance is None else self._quotas.accounts.share(session, allowance)
+        return min(request.wants, max(share, request.needs))
 
     def _settle(self, request: quota_pb2.SettleLeaseRequest) -> quota_pb2.SettleLeaseResponse:
         _validate(_settling(request))
@@ -254,14 +261,23 @@ def _acquiring(request: quota_pb2.AcquireLeaseRequest) -> Iterator[Violation]:
     yield from _holder(request.holder)
     if not 1 <= request.wants <= MAX_QUANTITY:
         yield Violation("wants", expected(f"1 to {MAX_QUANTITY}", request.wants))
+    yield from _needing(request)
 
 
 def _renewing(request: quota_pb2.RenewLeaseRequest) -> Iterator[Violation]:
     yield from _settling(request)
     if not 0 <= request.wants <= MAX_QUANTITY:
         yield Violation("wants", expected(_TOTAL, request.wants))
+    yield from _needing(request)
     if request.sequence < 2:  # noqa: PLR2004 - the first one acquired it
         yield Violation("sequence", expected("2 or more: acquiring the lease was number 1", request.sequence))
+
+
+def _needing(
+    request: quota_pb2.AcquireLeaseRequest | quota_pb2.RenewLeaseRequest,
+) -> Iterator[Violation]:
+    if not 0 <= request.needs <= max(0, request.wants):
+        yield Violation("needs", expected("0 to what is wanted", request.needs))
 
 
 def _settling(request: quota_pb2.RenewLeaseRequest | quota_pb2.SettleLeaseRequest) -> Iterator[Violation]:

@@ -115,18 +115,20 @@ class Lease(_message.Message):
     def __init__(self, id: _Optional[str] = ..., granted: _Optional[int] = ..., wants: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., refresh_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ..., sequence: _Optional[int] = ..., closed: _Optional[bool] = ...) -> None: ...
 
 class AcquireLeaseRequest(_message.Message):
-    __slots__ = ("tenant_id", "feature", "wants", "holder", "request_id")
+    __slots__ = ("tenant_id", "feature", "wants", "holder", "request_id", "needs")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     HOLDER_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     feature: str
     wants: int
     holder: Holder
     request_id: str
-    def __init__(self, tenant_id: _Optional[str] = ..., feature: _Optional[str] = ..., wants: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    needs: int
+    def __init__(self, tenant_id: _Optional[str] = ..., feature: _Optional[str] = ..., wants: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., request_id: _Optional[str] = ..., needs: _Optional[int] = ...) -> None: ...
 
 class AcquireLeaseResponse(_message.Message):
     __slots__ = ("lease", "usage", "snapshot_version")
@@ -139,20 +141,22 @@ class AcquireLeaseResponse(_message.Message):
     def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ..., snapshot_version: _Optional[int] = ...) -> None: ...
 
 class RenewLeaseRequest(_message.Message):
-    __slots__ = ("lease_id", "wants", "used", "holder", "returned", "sequence")
+    __slots__ = ("lease_id", "wants", "used", "holder", "returned", "sequence", "needs")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     HOLDER_FIELD_NUMBER: _ClassVar[int]
     RETURNED_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     wants: int
     used: int
     holder: Holder
     returned: int
     sequence: int
-    def __init__(self, lease_id: _Optional[str] = ..., wants: _Optional[int] = ..., used: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., returned: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
+    needs: int
+    def __init__(self, lease_id: _Optional[str] = ..., wants: _Optional[int] = ..., used: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., returned: _Optional[int] = ..., sequence: _Optional[int] = ..., needs: _Optional[int] = ...) -> None: ...
 
 class RenewLeaseResponse(_message.Message):
     __slots__ = ("lease",)
