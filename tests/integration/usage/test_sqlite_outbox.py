@@ -276,7 +276,7 @@ async def test_damage_is_found_while_running(opened: Opener, folder: Path) -> No
 
 
 async def test_an_event_that_cannot_be_read_does_not_stop_the_line(opened: Opener, folder: Path) -> None:
-    """Pages may look well around damaged content: the file is damaged, and the line goes on with a new one."""
+    """Pages may look well around damaged content: the file is damaged, and a new one takes over."""
     outbox = opened()
     await outbox.append(records("e1", "e2", "e3"), DURABLE)
     with outbox._writer.file.transaction(durable=True):
