@@ -24,10 +24,14 @@ class Identities:
         self._digests = digests
 
     def seen(self, one: Judged) -> UsageResult | None:
-        """DUPLICATE or CONFLICT for an event whose identity has one already; the first one gets None."""
+        """DUPLICATE or CONFLICT for an event whose identity has one already; the first one gets None.
+
+        One that does not count takes no identity from one that does, and comes after it in the batch.
+        """
         identity = one.identity
         if identity in self._claimed:
-            self._claimed.discard(identity)
+            if one.ruling.outcome in COUNTING:
+                self._claimed.discard(identity)
             return None
         digest = self._digests.get(identity)
         if digest is None:
