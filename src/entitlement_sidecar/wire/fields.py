@@ -53,3 +53,5 @@ def dimension_problems(dimensions: Mapping[str, str]) -> Iterator[tuple[str, str
                 f"dimensions[{key[:MAX_DIMENSION_KEY]!r}]",
                 f"expected at most {MAX_DIMENSION_VALUE} characters",
             )
+        if "\0" in key or "\0" in value:
+            yield "dimensions", "expected no NUL"

@@ -110,6 +110,8 @@ def test_a_batch_is_settled(shop: Any, ingest: Ingest) -> None:
         (event("x", occurred_at=Timestamp(seconds=2**62)), "occurred_at"),
         (event("x", classification=77), "event"),
         (event("x", dimensions={f"k{number}": "v" for number in range(17)}), "dimensions"),
+        (event("x", dimensions={"nul": "\0"}), "dimensions"),
+        (event("x", dimensions={"nul\0": "v"}), "dimensions"),
     ],
 )
 def test_a_malformed_event_never_fails_its_neighbours(

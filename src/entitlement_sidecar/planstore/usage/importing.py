@@ -115,8 +115,6 @@ def _malformed(event: UsageEvent, now: datetime) -> Iterator[str]:
     if not EARLIEST <= event.recorded_at <= now + AHEAD:
         yield f"recorded_at: expected an instant from {EARLIEST:%Y} to now"
     yield from (f"{field}: {problem}" for field, problem in dimension_problems(event.dimensions))
-    if any("\0" in text for pair in event.dimensions.items() for text in pair):
-        yield "dimensions: expected no NUL"
 
 
 def _misnamed(event: UsageEvent) -> Iterator[str]:
