@@ -309,6 +309,28 @@ async def test_a_newer_file_is_left_alone(opened: Opener, folder: Path) -> None:
     assert not (folder / f"{FILE_NAME}.corrupt-1").exists()
 
 
+async def test_callers_who_are_refused_do_not_keep_the_writer_busy(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often they come back: room is looked for once at a time."""
+    outbox = opened()
+    looks: list[asyncio.Future[None]] = []
+
+    def make_room() -> asyncio.Future[None]:
+        looks.append(asyncio.get_running_loop().create_future())
+        return looks[-1]
+
+    monkeypatch.setattr(outbox._writer, "make_room", make_room)
+    outbox._max_bytes = 1
+
+    for expected in (1, 2):
+        for _ in range(3):
+            with pytest.raises(OutboxFullError):
+                await outbox.append(records("e1"), DURABLE)
+        assert len(looks) == expected
+        looks[-1].set_result(None)
+
+
 async def test_a_full_disk_refuses_and_recovers(opened: Opener) -> None:
     """Appends fail as a whole while it is full; what was kept can still be shipped, which makes room."""
     outbox = opened()
