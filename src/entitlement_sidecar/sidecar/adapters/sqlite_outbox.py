@@ -143,8 +143,8 @@ class SqliteOutbox:
 
     def _refuse(self, *, billable: bool) -> None:
         metrics.outbox_refused.labels("full" if billable else "billable_only").inc()
-        # The log counts too: a checkpoint may make room without anything being shipped. One at a time: callers
-        # come back sooner than it is made.
+        # The log counts too: a checkpoint may make room without anything being shipped.
+        # One at a time: callers come back sooner than it is made.
         if self._tidying is None or self._tidying.done():
             self._tidying = self._writer.make_room()
         raise full(self._taken, self._max_bytes, billable=billable)
