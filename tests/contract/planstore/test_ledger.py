@@ -125,7 +125,7 @@ def test_each_identity_counts_once(books: Books) -> None:
 
 
 def test_what_does_not_count_takes_no_identity(books: Books) -> None:
-    """A wrong event, or one that is held, before the right one of its id in one batch: the right one counts."""
+    """After a wrong event, or one that is held, the right one of its id counts, also in one batch."""
     told = books.outcomes(usage("a", unit="page"), usage("b", metric="faxes"), usage("a"), usage("b"))
 
     assert told == ["INVALID", "QUARANTINED", "ACCEPTED", "ACCEPTED"]

@@ -12,13 +12,17 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Select, Subquery, and_, case, func, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from entitlement_sidecar.planstore.db import UsageClassificationRow, UsageEventRow
 from entitlement_sidecar.planstore.usage.slots import Slot
 
 Identity = tuple[str, str]
 """Tenant and id of an event."""
+
+
+PAGE = 1000
+"""Identities of one query: work of any length ends, and a statement takes so many values at most."""
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -174,15 +178,19 @@ class Stored(msgspec.Struct, frozen=True):
 
 def stored(session: Session, identities: Collection[Identity]) -> list[Stored]:
     """Events of these identities that are there, in the order of their rows."""
-    event = UsageEventRow
     wanted = sorted(identities)
+    pages = (wanted[first : first + PAGE] for first in range(0, len(wanted), PAGE))
+    return sorted((one for page in pages for one in _stored(session, page)), key=lambda one: one.row.id)
+
+
+def _stored(session: Session, wanted: Sequence[Identity]) -> list[Stored]:
+    event = UsageEventRow
+    whole = select(event).options(defer(event.payload, raiseload=True))
     rows = session.scalars(
-        select(event)
-        .where(tuple_(event.tenant_id, event.event_id).in_(wanted), event.corrects == "")
-        .order_by(event.id)
+        whole.where(tuple_(event.tenant_id, event.event_id).in_(wanted), event.corrects == "")
     ).all()
     corrections: dict[Identity, list[UsageEventRow]] = {}
-    query = select(event).where(tuple_(event.tenant_id, event.corrects).in_(wanted), event.corrects != "")
+    query = whole.where(tuple_(event.tenant_id, event.corrects).in_(wanted), event.corrects != "")
     for one in session.scalars(query.order_by(event.id)):
         corrections.setdefault((one.tenant_id, one.corrects), []).append(one)
     classified = _last_classifications(session, wanted)

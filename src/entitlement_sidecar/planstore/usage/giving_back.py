@@ -25,7 +25,7 @@ from entitlement_sidecar.domain.window import window_at
 from entitlement_sidecar.planstore.db import QuotaAdmissionRow, QuotaCounterRow
 from entitlement_sidecar.planstore.usage.changing import FactChange
 from entitlement_sidecar.planstore.usage.counters import Counters
-from entitlement_sidecar.planstore.usage.facts import Fact, Identity
+from entitlement_sidecar.planstore.usage.facts import PAGE, Fact, Identity
 from entitlement_sidecar.planstore.usage.unadmitted import add_all_unadmitted
 
 TenantFeature = tuple[str, str]
@@ -111,11 +111,12 @@ def _covered(session: Session, changes: Sequence[FactChange]) -> set[Identity]:
     rows = [change.row for change in changes]
     admission = QuotaAdmissionRow
     asked = sorted((row.tenant_id, row.event_id) for row in rows if not row.lease_id)
-    query = select(admission.tenant_id, admission.request_id).where(
-        tuple_(admission.tenant_id, admission.request_id).in_(asked)
-    )
-    leased = {(row.tenant_id, row.event_id) for row in rows if row.lease_id}
-    return leased | {(tenant_id, request_id) for tenant_id, request_id in session.execute(query)}
+    query = select(admission.tenant_id, admission.request_id)
+    covered = {(row.tenant_id, row.event_id) for row in rows if row.lease_id}
+    for first in range(0, len(asked), PAGE):
+        page = tuple_(admission.tenant_id, admission.request_id).in_(asked[first : first + PAGE])
+        covered |= {(tenant_id, request_id) for tenant_id, request_id in session.execute(query.where(page))}
+    return covered
 
 
 def _used_more(share: _Share) -> UsageEvent:
