@@ -169,7 +169,7 @@ class MemoryOutbox:
         if total is None:
             total = Sum(self._accepted + 1, event.value, event.count)
             self._queue(event)
-        identity = rollup_id(self._instance, 1, total.place)
+        identity = rollup_id(self._instance, 1, total.place, second)
         grown = rolled_up(event, identity, total.value, total.count)
         self._bytes += _size(grown) - _size(self._queued[total.place])
         self._queued[total.place] = grown

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from entitlement_sidecar.domain.catalogue import Durability
@@ -24,8 +27,8 @@ from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 from entitlement_sidecar.sidecar.adapters import sqlite_outbox_writer
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import FILE_NAME, SqliteOutbox
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import OutboxFile
-from entitlement_sidecar.sidecar.usage.outbox import Consumption
-from support.usage import ids, next_batch, outcomes, record, records, settled
+from entitlement_sidecar.sidecar.usage.outbox import Consumption, OutboxRecord
+from support.usage import NOW, event, ids, next_batch, outcomes, record, records, settled
 
 DURABLE = Durability.DURABLE
 MIB = 1 << 20
@@ -85,6 +88,26 @@ async def test_a_restart_begins_an_epoch_and_keeps_the_rest(opened: Opener) -> N
     assert (ids(second), second.epoch, second.events[0].sequence) == (["c"], 1, 3)
     assert (ids(third), third.epoch, third.events[0].sequence) == (["d"], 2, 1)
     assert (second.accepted_total, third.accepted_total) == (3, 1)
+
+
+async def test_a_folder_restored_from_a_copy_gives_no_rollup_an_identity_twice(tmp_path: Path) -> None:
+    """Its places come again; the ledger would take what is new for what it has already."""
+    folder, copy = tmp_path / "state", tmp_path / "copy"
+    await SqliteOutbox(folder).close()
+    shutil.copytree(folder, copy)
+    found = []
+    for seconds, one in enumerate((folder, copy)):
+        outbox = SqliteOutbox(one)
+        fact = msgspec.structs.replace(event("e1"), recorded_at=NOW + timedelta(seconds=seconds))
+        await outbox.append([OutboxRecord(fact, rollup=True)], DURABLE)
+        found.append(await next_batch(outbox, 500, MIB))
+        await outbox.close()
+
+    first, again = found
+    assert first is not None
+    assert again is not None
+    assert (first.instance, first.epoch) == (again.instance, again.epoch)
+    assert ids(first) != ids(again)
 
 
 async def test_totals_survive_a_restart(opened: Opener) -> None:
