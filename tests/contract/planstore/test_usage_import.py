@@ -131,7 +131,7 @@ def test_an_emitter_speaks_for_itself(shop: Any, header: Header) -> None:
 
 
 def test_who_may_send_usage(shop: Any, header: Header) -> None:
-    """Those that deliver usage, of their own tenants; a call about another is refused as a whole."""
+    """Those that report usage, of their own tenants; a call about another is refused as a whole."""
     for role in Role:
         answer = shop.rest.post(EVENTS, json={"events": [used(f"of-{role}")]}, headers=header(role))
         able = role in {Role.EMITTER, Role.SIDECAR, Role.BILLING_ADMIN}
