@@ -23,6 +23,7 @@ from sqlalchemy import (
     cast,
     column,
     func,
+    literal,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -31,6 +32,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from entitlement_sidecar.planstore.db import Base
 
 _json = msgspec.json.Encoder()
+_returned = msgspec.json.Decoder(list[list[Any]]).decode
 
 Rows = Sequence[Mapping[str, object]]
 Refine = Callable[[Any], Any]
@@ -54,15 +56,18 @@ def insert_rows(
     refine: Refine = as_it_is,
     returning: Sequence[ColumnElement[Any]] = (),
 ) -> list[Any]:
-    """Inserts rows, all of one shape, in their order. What RETURNING gives, in no particular order."""
+    """Inserts rows, all of one shape, in their order: keys that the database numbers grow in that order.
+
+    What RETURNING gives, in no particular order; columns of texts and numbers.
+    """
     table = as_type("Table", model.__table__)
     if session.get_bind().dialect.name == "sqlite":
         statement = refine(sqlite.insert(table))
         result = session.execute(statement.returning(*returning) if returning else statement, rows)
-    else:
-        statement = _from_json(table, tuple(rows[0]), refine, tuple(returning))
-        result = session.execute(statement, {"rows": _json.encode(rows).decode()})
-    return list(result.all()) if returning else []
+        return list(result.all()) if returning else []
+    statement = _from_json(table, tuple(rows[0]), refine, tuple(returning))
+    result = session.execute(statement, {"rows": _json.encode(rows).decode()})
+    return _returned(result.scalar_one()) if returning else []
 
 
 def among(
@@ -71,7 +76,10 @@ def among(
     """That a column is one of many values; one parameter on PostgreSQL."""
     if session.get_bind().dialect.name == "sqlite":
         return one.in_(values)
-    return one == any_(cast(list(values), postgresql.ARRAY(Text())))
+    # Written here: the driver takes longer to write an array than PostgreSQL to read it.
+    escaped = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
+    written = '{"' + '","'.join(escaped) + '"}' if escaped else "{}"
+    return one == any_(cast(literal(written, Text()), postgresql.ARRAY(Text())))
 
 
 @lru_cache(maxsize=64)
@@ -89,4 +97,9 @@ def _from_json(
     )
     values = (func.decode(given.c[name], "base64") if name in binary else given.c[name] for name in names)
     statement = refine(postgresql.insert(table).from_select(names, select(*values)))
-    return statement.returning(*returning) if returning else statement
+    if not returning:
+        return statement
+    # As one value too: a row of a result costs as much as what it says.
+    done = statement.returning(*returning).cte("done")
+    each = func.json_build_array(*(done.c[one.name] for one in returning))
+    return select(func.coalesce(cast(func.json_agg(each), Text()), "[]"))

@@ -89,10 +89,13 @@ class Ledger:
         self, session: Session, stored: Sequence[Judged], catalogue: CatalogueDocument, now: datetime
     ) -> None:
         ids = _insert(session, [_row(one, now) for one in stored])
-        new = [(one.event, one.slot) for one in stored if one.slot is not None and not one.event.corrects]
+        new = [
+            (one.event, one.slot, id_)
+            for one, id_ in zip(stored, ids, strict=True)
+            if one.slot is not None and not one.event.corrects
+        ]
         if new:
-            events, slots = [event for event, _ in new], [slot for _, slot in new]
-            numbers = [ids[event.tenant_id, event.id] for event in events]
+            events, slots, numbers = zip(*new, strict=True)
             self._count_unadmitted(session, events, catalogue, now)
             add_to_aggregates(session, Counted(events, slots, numbers, now), catalogue)
             reclassify_after(session, events, now, catalogue, self._limits_of)
@@ -165,11 +168,10 @@ def _uses_quota(event: UsageEvent, metric: Metric) -> bool:
     return counts and event.value > 0 and not event.lease_id
 
 
-def _insert(session: Session, rows: Sequence[Mapping[str, object]]) -> dict[Identity, int]:
-    """Stores events; the id of each one's row."""
-    row = UsageEventRow.__table__.c
-    found = insert_rows(session, UsageEventRow, rows, returning=[row.tenant_id, row.event_id, row.id])
-    return {(tenant_id, event_id): id_ for tenant_id, event_id, id_ in found}
+def _insert(session: Session, rows: Sequence[Mapping[str, object]]) -> list[int]:
+    """Stores events; the id of each one's row, in order: ids grow in the order of rows."""
+    id_ = UsageEventRow.__table__.c.id
+    return sorted(number for (number,) in insert_rows(session, UsageEventRow, rows, returning=[id_]))
 
 
 def _row(judged: Judged, now: datetime) -> dict[str, object]:
