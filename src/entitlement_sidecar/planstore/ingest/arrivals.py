@@ -16,6 +16,7 @@ from entitlement_sidecar.wire.codec import event_from_proto
 from entitlement_sidecar.wire.fields import (
     KEY_FORM,
     MAX_NAME,
+    MAX_REASON,
     MAX_REQUEST_ID,
     TENANT_FORM,
     dimension_problems,
@@ -43,7 +44,7 @@ _LONGEST = (
     ("feature", MAX_NAME),
     ("lease_id", MAX_NAME),
     ("corrects", MAX_REQUEST_ID),
-    ("reason", MAX_NAME),
+    ("reason", MAX_REASON),
 )
 
 _SHORTEST_BOUND = min(longest for _, longest in _LONGEST)

@@ -20,6 +20,7 @@ from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.wire.fields import (
     KEY_FORM,
     MAX_NAME,
+    MAX_REASON,
     MAX_REQUEST_ID,
     TENANT_FORM,
     dimension_problems,
@@ -46,7 +47,7 @@ _LONGEST = (
     ("feature", MAX_NAME),
     ("lease_id", MAX_NAME),
     ("corrects", MAX_REQUEST_ID),
-    ("reason", 500),
+    ("reason", MAX_REASON),
 )
 
 _OF_SIDECARS = ("feature", "lease_id", "corrects", "consumption_id")

@@ -16,6 +16,7 @@ from entitlement_sidecar.sidecar.usage.tasks import Task
 from entitlement_sidecar.wire.codec import from_timestamp
 from entitlement_sidecar.wire.fields import (
     MAX_NAME,
+    MAX_REASON,
     MAX_REQUEST_ID,
     TENANT_FORM,
     dimension_problems,
@@ -23,9 +24,6 @@ from entitlement_sidecar.wire.fields import (
     is_tenant,
 )
 from entitlement_sidecar.wire.v1 import usage_pb2
-
-MAX_REASON = 500
-"""Characters of the reason of a correction."""
 
 _AHEAD = timedelta(days=1)
 """An instant further ahead of this sidecar's clock is a mistake; what is less is judged per metric."""
