@@ -26,8 +26,9 @@ from entitlement_sidecar.domain.errors import (
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 from entitlement_sidecar.sidecar.adapters import sqlite_outbox_writer
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import FILE_NAME, SqliteOutbox
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import place_of
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import OutboxFile
-from entitlement_sidecar.sidecar.usage.outbox import Consumption, OutboxRecord
+from entitlement_sidecar.sidecar.usage.outbox import Consumption, OutboxRecord, SequenceRange
 from support.usage import NOW, event, ids, next_batch, outcomes, record, records, settled
 
 DURABLE = Durability.DURABLE
@@ -397,6 +398,22 @@ async def test_dead_letters_keep_the_event_and_the_reason(opened: Opener, folder
     assert (tenant, event_id, outcome) == ("acme", "a", UsageOutcome.UNKNOWN_METRIC)
     assert reason == "no metric 'exports'"
     assert b"work-a" in payload
+
+
+async def test_the_place_of_a_dead_letter_that_came_back_is_not_lost(opened: Opener) -> None:
+    """Its event travels under another; the old place will not come, and nothing is missing."""
+    outbox = opened()
+    await outbox.append(records("e1"), DURABLE)
+    batch = await next_batch(outbox, 10, MIB)
+    assert batch is not None
+    await outbox.settle(batch, settled(batch, UsageOutcome.INVALID))
+    await outbox._writer.call(lambda: outbox._writer.file.revive([place_of(batch.epoch, 1)]))
+
+    told = await outbox.declare(batch.instance, batch.epoch, [SequenceRange(1, 1)])
+
+    assert told == (SequenceRange(1, 1),)
+    assert (await outbox.stats()).lost == 0
+    assert ids(await next_batch(outbox, 10, MIB)) == ["e1"]
 
 
 async def test_the_log_is_emptied_when_it_is_quiet(opened: Opener) -> None:
