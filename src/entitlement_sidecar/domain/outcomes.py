@@ -118,7 +118,8 @@ MEANINGS = (
         RuleName.EMITTER,
         Place.BOTH,
         Fate.HELD,
-        "It is billable, and its emitter is external, not registered, or not one of this metric's.",
+        "It is billable or corrects what is, and its emitter is external, not registered, or not one of this "
+        "metric's.",
         "register the emitter and release it, or discard it",
     ),
     Meaning(

@@ -188,7 +188,8 @@ class MemoryOutbox:
 
     async def next_batches(self, max_events: int, max_bytes: int) -> Sequence[Batch]:
         """The batches of the oldest window that are not settled in full."""
-        check_dead_letters(len(self.dead), self._accepted)
+        invalid = sum(result.outcome is UsageOutcome.INVALID for _, result in self.dead)
+        check_dead_letters(invalid, self._accepted)
         if not self._window:
             self._window = list(self._cut(max_events, max_bytes))
         return [self._load(stored) for stored in self._window]

@@ -58,7 +58,7 @@ def parse_correction(message: usage_pb2.CorrectUsageRequest) -> Correction:
     Raises:
         InvalidInputError: One or more fields are malformed; all are named.
     """
-    wrong = [*_identities(message, "original_id", "request_id"), *_texts(message, "actor_id")]
+    wrong = [*_identities(message, "original_id", "request_id"), *_texts(message, "actor_id", "emitter")]
     value = message.value if message.HasField("value") else None
     if value is not None and not 0 <= value <= MAX_QUANTITY:
         wrong.append(Violation("value", expected(f"0 to {MAX_QUANTITY}", value)))
@@ -73,6 +73,7 @@ def parse_correction(message: usage_pb2.CorrectUsageRequest) -> Correction:
         request_id=message.request_id,
         value=value,
         actor_id=message.actor_id,
+        emitter=message.emitter,
     )
 
 
