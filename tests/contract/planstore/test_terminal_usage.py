@@ -126,6 +126,18 @@ def test_an_end_that_arrives_last_classifies_what_is_stored(books: Books) -> Non
     assert books.differences() == []
 
 
+def test_an_end_and_a_correction_in_the_same_batch(books: Books) -> None:
+    """What is voided in the batch that ends its work leaves one aggregate, and gives back its quota, once."""
+    books.append(used("a", 1), used("b", 1))
+    void = used("void", corrects="a", voids=True, value=0)
+
+    books.append(end("end"), void)
+
+    assert books.sums() == {2: 1}
+    assert books.unadmitted() == {0}
+    assert not books.differences()
+
+
 def test_an_end_in_the_same_batch(books: Books) -> None:
     """Whatever the order in the batch, and the earliest end is the one."""
     books.append(used("after", 1), end("late-end", 5), end("end"), used("before", -1))

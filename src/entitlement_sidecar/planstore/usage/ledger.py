@@ -88,19 +88,17 @@ class Ledger:
     def _store(
         self, session: Session, stored: Sequence[Judged], catalogue: CatalogueDocument, now: datetime
     ) -> None:
-        ids = _insert(session, [_row(one, now) for one in stored])
-        new = [
-            (one.event, one.slot, id_)
-            for one, id_ in zip(stored, ids, strict=True)
-            if one.slot is not None and not one.event.corrects
-        ]
-        if new:
-            events, slots, numbers = zip(*new, strict=True)
+        if new := [one for one in stored if one.slot is not None and not one.event.corrects]:
+            ids = _insert(session, [_row(one, now) for one in new])
+            events, slots = [one.event for one in new], [one.slot for one in new if one.slot is not None]
             self._count_unadmitted(session, events, catalogue, now)
-            add_to_aggregates(session, Counted(events, slots, numbers, now), catalogue)
+            add_to_aggregates(session, Counted(events, slots, ids, now), catalogue)
             reclassify_after(session, events, now, catalogue, self._limits_of)
-        if corrections := [one.event for one in stored if one.event.corrects]:
-            apply_corrections(session, corrections, catalogue, now, self._limits_of)
+        # Afterwards: an end of work in the same batch must not see what does not count yet.
+        if corrections := [one for one in stored if one.event.corrects]:
+            _insert(session, [_row(one, now) for one in corrections])
+            corrected = [one.event for one in corrections]
+            apply_corrections(session, corrected, catalogue, now, self._limits_of)
 
     def _count_unadmitted(
         self, session: Session, events: Sequence[UsageEvent], catalogue: CatalogueDocument, now: datetime
