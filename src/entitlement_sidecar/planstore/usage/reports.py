@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from sqlalchemy import ColumnElement, Subquery, case, func, literal, select, tuple_
@@ -60,7 +60,7 @@ class Line(msgspec.Struct, frozen=True, array_like=True):
 
     key: str
     metric: str
-    classification: int
+    classification: Annotated[int, msgspec.Meta(ge=0, le=Classification.INFORMATIONAL.value)]
 
 
 class Sum(msgspec.Struct, frozen=True):
