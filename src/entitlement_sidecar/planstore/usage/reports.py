@@ -165,7 +165,8 @@ def _key(session: Session, fact: Subquery, by: str) -> ColumnElement[str]:
 def _dimension(session: Session, fact: Subquery, name: str) -> ColumnElement[str]:
     """The value of an attribute; null of events without it."""
     if session.get_bind().dialect.name != "sqlite":
-        return fact.c.dimensions[name].as_string()
+        found: ColumnElement[str] = fact.c.dimensions[name].as_string()
+        return found
     # A path of SQLite finds no name as it is escaped in what is stored: quotes, backslashes, beyond ASCII.
     each = func.json_each(fact.c.dimensions).table_valued("key", column("value", Text()))
     return select(each.c.value).where(each.c.key == name).scalar_subquery()
