@@ -85,7 +85,7 @@ MEANINGS = (
         RuleName.IDENTITY,
         Place.BOTH,
         Fate.ONCE,
-        "The same id and the same content came before: it counts once.",
+        "The same id and the same content came before: it counts once, or never where it was discarded.",
         _NOTHING,
     ),
     Meaning(
