@@ -1,7 +1,8 @@
 """Usage that comes over REST: who may say what, and what each event has to be before the ledger sees it.
 
 An emitter speaks for itself: the name of its token is the emitter of what it sends. What only a sidecar can
-know (that quota was admitted, that an event corrects another) is taken from tokens that may consume quota.
+know (that quota was admitted, that an event corrects another, when it was recorded before it came here) is
+taken from tokens that may consume quota.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Sender(msgspec.Struct, frozen=True):
 
     Attributes:
         emitter: What it emits as, whatever it says; empty: as it says.
-        keeps_leases: It may say that quota was admitted, and correct.
+        keeps_leases: It may say that quota was admitted, when usage was recorded, and correct.
     """
 
     emitter: str = ""
@@ -81,6 +82,9 @@ def import_usage(
 
 
 def _read(event: UsageEvent, sender: Sender, now: datetime) -> Arrival | UsageResult:
+    if not sender.keeps_leases:
+        # Lateness counts until then: who says it for himself could send usage of any age.
+        event = msgspec.structs.replace(event, recorded_at=now)
     rule, problem = next(_problems(event, sender, now), (RuleName.MALFORMED, ""))
     if problem:
         return UsageResult(event.id, UsageOutcome.INVALID, problem, rule=rule)
