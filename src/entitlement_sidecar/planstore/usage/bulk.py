@@ -16,6 +16,7 @@ from sqlalchemy import (
     JSON,
     ColumnElement,
     LargeBinary,
+    Select,
     Table,
     Text,
     any_,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -76,10 +78,37 @@ def among(
     """That a column is one of many values; one parameter on PostgreSQL."""
     if session.get_bind().dialect.name == "sqlite":
         return one.in_(values)
+    return one == any_(_array(values))
+
+
+def named(
+    session: Session,
+    one: InstrumentedAttribute[str],
+    other: InstrumentedAttribute[str],
+    pairs: Sequence[tuple[str, str]],
+) -> Any:  # noqa: ANN401 - an SQL condition
+    """That two columns are one of many pairs.
+
+    Pairs are a relation: with those of a condition SQLite compares every row, and PostgreSQL does where it
+    does not know yet how many rows there are.
+    """
+    return tuple_(one, other).in_(_relation(session, pairs))
+
+
+def _relation(session: Session, pairs: Sequence[tuple[str, str]]) -> Select[str, str]:
+    if session.get_bind().dialect.name == "sqlite":
+        pair = func.json_each(_json.encode(pairs).decode()).table_valued("value").c.value
+        return select(func.json_extract(pair, "$[0]"), func.json_extract(pair, "$[1]"))
+    firsts, seconds = _array([first for first, _ in pairs]), _array([second for _, second in pairs])
+    given = func.unnest(firsts, seconds).table_valued("one", "other").render_derived(name="named")
+    return select(given.c.one, given.c.other)
+
+
+def _array(values: Collection[str]) -> ColumnElement[Any]:
     # Written here: the driver takes longer to write an array than PostgreSQL to read it.
     escaped = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
     written = '{"' + '","'.join(escaped) + '"}' if escaped else "{}"
-    return one == any_(cast(literal(written, Text()), postgresql.ARRAY(Text())))
+    return cast(literal(written, Text()), postgresql.ARRAY(Text()))
 
 
 @lru_cache(maxsize=64)
