@@ -22,6 +22,7 @@ from entitlement_sidecar.sidecar.usage.gaps import (
 )
 from entitlement_sidecar.sidecar.usage.outbox import (
     KEEP_CONSUMPTIONS,
+    SETTLED,
     USUAL_BYTES,
     Batch,
     Consumption,
@@ -46,14 +47,6 @@ from entitlement_sidecar.sidecar.usage.room import any_billable, full, refuses
 from entitlement_sidecar.sidecar.usage.window import LANES, Waiting, cut, lane_of
 from entitlement_sidecar.wire.codec import event_to_proto
 
-_KEPT_ELSEWHERE = frozenset(
-    {
-        UsageOutcome.ACCEPTED,
-        UsageOutcome.DUPLICATE,
-        UsageOutcome.LATE_ACCEPTED,
-        UsageOutcome.QUARANTINED,
-    }
-)
 _Key = tuple[str, str]
 
 
@@ -233,7 +226,7 @@ class MemoryOutbox:
         now = self._clock.monotonic()
         left = [key, *self._rolled.pop(place, ())]
         self._settled_at.update({one: now for one in left if one in self._consumptions})
-        if result.outcome in _KEPT_ELSEWHERE:
+        if result.outcome in SETTLED:
             self._settled += 1
         else:
             self.dead.append((event, result))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from operator import attrgetter
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,13 +10,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY
 from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
-from entitlement_sidecar.planstore.usage.arrival import Arrival
+from entitlement_sidecar.planstore.usage.arrival import EARLIEST, LATEST, LONGEST, Arrival
 from entitlement_sidecar.wire.codec import event_from_proto
 from entitlement_sidecar.wire.fields import (
     KEY_FORM,
-    MAX_NAME,
-    MAX_REASON,
-    MAX_REQUEST_ID,
     TENANT_FORM,
     dimension_problems,
     expected,
@@ -26,29 +22,10 @@ from entitlement_sidecar.wire.fields import (
 )
 from entitlement_sidecar.wire.v1 import usage_pb2
 
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(3000, 1, 1, tzinfo=UTC)
-"""Instants outside are mistakes, and have no windows."""
-
 _FIRST_SECOND, _LAST_SECOND = int(EARLIEST.timestamp()), int(LATEST.timestamp())
 
-_LONGEST = (
-    ("id", MAX_REQUEST_ID),
-    ("unit", MAX_NAME),
-    ("actor_id", MAX_NAME),
-    ("correlation_id", MAX_NAME),
-    ("emitter", MAX_NAME),
-    ("subject", MAX_NAME),
-    ("recorded_by", MAX_NAME),
-    ("consumption_id", MAX_REQUEST_ID),
-    ("feature", MAX_NAME),
-    ("lease_id", MAX_NAME),
-    ("corrects", MAX_REQUEST_ID),
-    ("reason", MAX_REASON),
-)
-
-_SHORTEST_BOUND = min(longest for _, longest in _LONGEST)
-_texts = attrgetter(*(field for field, _ in _LONGEST))
+_SHORTEST_BOUND = min(longest for _, longest in LONGEST)
+_texts = attrgetter(*(field for field, _ in LONGEST))
 
 
 def read_arrival(
@@ -98,7 +75,7 @@ def _problems(event: UsageEvent) -> Iterator[str]:
 
 
 def _text_problems(texts: tuple[str, ...]) -> Iterator[str]:
-    for (field, longest), text in zip(_LONGEST, texts, strict=True):
+    for (field, longest), text in zip(LONGEST, texts, strict=True):
         if len(text) > longest or "\0" in text:
             yield f"{field}: expected at most {longest} characters, none of them NUL"
 

@@ -8,7 +8,7 @@ taken from tokens that may consume quota.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 from sqlalchemy.orm import Session
@@ -16,12 +16,10 @@ from sqlalchemy.orm import Session
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY
 from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
-from entitlement_sidecar.planstore.usage.arrival import Arrival
+from entitlement_sidecar.planstore.usage.arrival import EARLIEST, LATEST, LONGEST, Arrival
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.wire.fields import (
     KEY_FORM,
-    MAX_NAME,
-    MAX_REASON,
     MAX_REQUEST_ID,
     TENANT_FORM,
     dimension_problems,
@@ -30,26 +28,8 @@ from entitlement_sidecar.wire.fields import (
     is_tenant,
 )
 
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(3000, 1, 1, tzinfo=UTC)
-"""Instants outside are mistakes, and have no windows."""
-
 AHEAD = timedelta(minutes=5)
 """How far a recording may lie ahead of the plan store's clock."""
-
-_LONGEST = (
-    ("unit", MAX_NAME),
-    ("actor_id", MAX_NAME),
-    ("correlation_id", MAX_NAME),
-    ("emitter", MAX_NAME),
-    ("subject", MAX_NAME),
-    ("recorded_by", MAX_NAME),
-    ("consumption_id", MAX_REQUEST_ID),
-    ("feature", MAX_NAME),
-    ("lease_id", MAX_NAME),
-    ("corrects", MAX_REQUEST_ID),
-    ("reason", MAX_REASON),
-)
 
 _OF_SIDECARS = ("feature", "lease_id", "corrects", "consumption_id")
 """What only a sidecar can know."""
@@ -129,7 +109,7 @@ def _misnamed(event: UsageEvent) -> Iterator[str]:
         yield f"tenant_id: {expected(TENANT_FORM, event.tenant_id)}"
     if not (is_key(event.metric) or (event.corrects and not event.metric)):
         yield f"metric: {expected(KEY_FORM, event.metric)}"
-    for field, longest in _LONGEST:
+    for field, longest in LONGEST:
         text = getattr(event, field)
         if not (len(text) <= longest and text.isprintable()):
             yield f"{field}: expected at most {longest} printable characters"

@@ -31,17 +31,13 @@ from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import (
 )
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_windows import next_batches
 from entitlement_sidecar.sidecar.usage.gaps import Known, clipped, count_of, joined, sort_out
-from entitlement_sidecar.sidecar.usage.outbox import Batch, SequenceRange, are_many, check_dead_letters
-
-SETTLED = frozenset(
-    {
-        UsageOutcome.ACCEPTED,
-        UsageOutcome.DUPLICATE,
-        UsageOutcome.LATE_ACCEPTED,
-        UsageOutcome.QUARANTINED,  # the plan store keeps it for operators
-    }
+from entitlement_sidecar.sidecar.usage.outbox import (
+    SETTLED,
+    Batch,
+    SequenceRange,
+    are_many,
+    check_dead_letters,
 )
-"""Outcomes after which the plan store answers for an event."""
 
 _LARGEST_PART = 500
 """Dead letters of one transaction at most."""

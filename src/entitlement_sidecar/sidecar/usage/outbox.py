@@ -31,6 +31,17 @@ STOPPED_RETRY_AFTER = 30.0
 """Seconds until a line that was stopped is looked at again."""
 
 
+SETTLED = frozenset(
+    {
+        UsageOutcome.ACCEPTED,
+        UsageOutcome.DUPLICATE,
+        UsageOutcome.LATE_ACCEPTED,
+        UsageOutcome.QUARANTINED,  # the plan store keeps it for operators
+    }
+)
+"""Outcomes after which the plan store answers for an event."""
+
+
 class Consumption(msgspec.Struct, frozen=True, gc=False):
     """The first allowed answer of a CONSUME, kept so that a retry gets it again.
 
