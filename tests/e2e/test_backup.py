@@ -67,7 +67,9 @@ class PostgresCopies:
 
     def restore(self) -> None:
         """As documented."""
-        options = ("--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error")
+        anew = ("--command", "DROP SCHEMA public CASCADE", "--command", "CREATE SCHEMA public")
+        self._run("psql", "--set", "ON_ERROR_STOP=1", *anew, self._name)
+        options = ("--no-owner", "--single-transaction", "--exit-on-error")
         self._run("pg_restore", *options, f"--dbname={self._name}", str(self._file))
 
     def _run(self, program: str, *arguments: str) -> None:

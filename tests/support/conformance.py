@@ -24,8 +24,8 @@ FILES = sorted((ROOT / "decisions").glob("*.yaml"))
 UNKNOWN, UNHEARD = "unknown", "unheard"
 
 
-class Case(msgspec.Struct, frozen=True):
-    """One case; `tenant_id` names its tenant in the snapshot file of its concept."""
+class FiledCase(msgspec.Struct, frozen=True):
+    """One case as its file has it, with a tenant of its own."""
 
     concept: str
     number: int
@@ -41,6 +41,10 @@ class Case(msgspec.Struct, frozen=True):
     def name(self) -> str:
         """How a failure is found in the file."""
         return f"{self.concept}.yaml, case {self.number}: {self.raw['intent']}"
+
+
+class Case(FiledCase, frozen=True):
+    """A case of a decision; `tenant_id` names its tenant in the snapshot file of its concept."""
 
     def uses(self) -> Iterator[tuple[datetime, CheckRequest, bool]]:
         """What happened before: when, what, and whether it was admitted."""

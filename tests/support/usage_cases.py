@@ -16,7 +16,7 @@ from entitlement_sidecar.domain.usage import UsageResult
 from entitlement_sidecar.wire.catalogue_file import parse_catalogue
 from entitlement_sidecar.wire.codec import to_timestamp
 from entitlement_sidecar.wire.v1 import usage_pb2
-from support.conformance import ROOT, plain
+from support.conformance import ROOT, FiledCase, plain
 
 FILES = sorted((ROOT / "usage").glob("*.yaml"))
 
@@ -36,23 +36,8 @@ class Arriving(msgspec.Struct, frozen=True):
         return not (self.message.feature or self.message.corrects)
 
 
-class UsageCase(msgspec.Struct, frozen=True):
-    """One case, with a tenant of its own."""
-
-    concept: str
-    number: int
-    raw: dict[str, Any]
-    now: datetime
-
-    @property
-    def tenant_id(self) -> str:
-        """A tenant of its own, so that cases do not meet."""
-        return f"{self.concept}-{self.number}"
-
-    @property
-    def name(self) -> str:
-        """How a failure is found in the file."""
-        return f"{self.concept}.yaml, case {self.number}: {self.raw['intent']}"
+class UsageCase(FiledCase, frozen=True):
+    """A case of what becomes of usage."""
 
     def before(self) -> list[Arriving]:
         """What came before, in order."""

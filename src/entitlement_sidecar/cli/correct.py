@@ -22,6 +22,7 @@ from entitlement_sidecar.cli.targets import Whole, sidecar_credentials, sidecar_
 @why_option
 @click.option("--request-id", default="", help="The same id for the same event is the same correction.")
 @click.option("--actor-id", default="", help="Who corrects, for the audit log.")
+@click.option("--emitter", default="", help="The service that corrects; one that may emit the metric.")
 @sidecar_options
 @output_option
 @click.pass_context

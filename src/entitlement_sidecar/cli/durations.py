@@ -6,7 +6,7 @@ import re
 
 import click
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+from entitlement_sidecar.wire.durations import parse_duration
 
 
 def seconds_of(text: str, option: str, example: str) -> int:
@@ -15,9 +15,8 @@ def seconds_of(text: str, option: str, example: str) -> int:
     Raises:
         click.BadParameter: It is something else; names the option, and shows the example.
     """
-    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
-    if found is None:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}[smhd]", text):
         raise click.BadParameter(
             f"{text!r}: expected a number and s, m, h or d, such as {example}", param_hint=option
         )
-    return int(found[1]) * _SECONDS[found[2]]
+    return int(parse_duration(text))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,26 +82,17 @@ def export(state_dir: Path, source: Path | None, what: str) -> None:
         while page := list(islice(events, _PAGE)):
             lines = [_line(event) for event in page if event is not None]
             damaged += len(page) - len(lines)
-            click.echo("".join(lines), nl=False)
+            click.echo(b"".join(lines), nl=False)
             advance(len(page))
     if damaged:
         click.echo(f"{damaged} events are damaged and were left out", err=True)
 
 
-def _line(event: UsageEvent) -> str:
-    """An event as JSON, without what is empty."""
-    said = {
-        name: value
-        for name, value in msgspec.to_builtins(event).items()
-        if name not in _NOT_REPORTED and value not in (_usual(type(event))[name], {})
-    }
-    return f"{msgspec.json.encode(said).decode()}\n"
+def _line(event: UsageEvent) -> bytes:
+    from entitlement_sidecar.wire.usage_json import encode_line, event_to_json  # noqa: PLC0415 - keeps --help quick
 
-
-@cache
-def _usual(kind: type[UsageEvent]) -> dict[str, Any]:
-    """What a field has that nobody set."""
-    return {field.name: field.default for field in msgspec.structs.fields(kind)}
+    said = event_to_json(event)
+    return encode_line({name: said[name] for name in said if name not in _NOT_REPORTED}) + b"\n"
 
 
 class _Wanted(msgspec.Struct, frozen=True):

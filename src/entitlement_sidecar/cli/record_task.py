@@ -16,7 +16,8 @@ COLUMNS = ("id", "outcome", "classification", "rule", "reason")
 
 @click.command(
     "record-task",
-    epilog="Exit codes: 0 kept (also when it was kept before); 2 refused; 3 no sidecar answered.",
+    epilog="Exit codes: 0 kept (also when it was kept before); 2 refused, or kept and does not count; "
+    "3 no sidecar answered.",
 )
 @click.argument("tenant")
 @click.argument("task", metavar="TASK")

@@ -14,7 +14,9 @@ EXIT_REFUSED = 2
 
 
 @click.command(
-    "report", epilog="Exit codes: 0 kept (also when it was kept before); 2 refused; 3 no sidecar answered."
+    "report",
+    epilog="Exit codes: 0 kept (also when it was kept before); 2 refused, or kept and does not count; "
+    "3 no sidecar answered.",
 )
 @click.argument("tenant")
 @click.argument("metric")

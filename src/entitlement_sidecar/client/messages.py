@@ -104,11 +104,13 @@ class CorrectionOptions(TypedDict, total=False):
         value: What the event should have had, 0 or more; absent: it is voided.
         request_id: The same id for the same event again is the same correction; absent: a fresh one.
         actor_id: Who corrects, for the audit log.
+        emitter: The service that corrects; one that may emit the original's metric, where that is billable.
     """
 
     value: int
     request_id: str
     actor_id: str
+    emitter: str
 
 
 class Explanation(msgspec.Struct, frozen=True):

@@ -85,7 +85,7 @@ MEANINGS = (
         RuleName.IDENTITY,
         Place.BOTH,
         Fate.ONCE,
-        "The same id and the same content came before: it counts once.",
+        "The same id and the same content came before: it counts once, or never where it was discarded.",
         _NOTHING,
     ),
     Meaning(
@@ -118,7 +118,8 @@ MEANINGS = (
         RuleName.EMITTER,
         Place.BOTH,
         Fate.HELD,
-        "It is billable, and its emitter is external, not registered, or not one of this metric's.",
+        "It is billable or corrects what is, and its emitter is external, not registered, or not one of this "
+        "metric's.",
         "register the emitter and release it, or discard it",
     ),
     Meaning(

@@ -101,11 +101,17 @@ class Registry:
             if rule.is_about(event):
                 # What was admitted has happened by a decision of ours: it is kept, and not billed.
                 return rule.admitted if event.feature else rule.reported
-        emitters = judged.emitters
         # A CONSUME is the sidecar's own word, whoever asked for it.
-        if emitters is None or event.emitter in emitters or event.feature:
+        if judged.emitters is None or event.emitter in judged.emitters or event.feature:
             return judged.usual
-        return self._not_emitted(event)
+        return self._not_emitted(event.emitter, event.metric)
+
+    def judge_correction(self, emitter: str, original: UsageEvent) -> Ruling:
+        """Whether it may correct an event: who may not emit billable usage may not change it (S0.7)."""
+        judged = self._judged.get(original.metric)
+        if judged is None or judged.emitters is None or emitter in judged.emitters:
+            return Ruling(UsageOutcome.ACCEPTED, original.classification)
+        return self._not_emitted(emitter, original.metric)
 
     def _unknown(self, event: UsageEvent) -> Ruling:
         known = ", ".join(sorted(self._judged)[:10]) or "none"
@@ -115,15 +121,15 @@ class Registry:
         )
         return Ruling(UsageOutcome.UNKNOWN_METRIC, rule=RuleName.METRIC, reason=reason)
 
-    def _not_emitted(self, event: UsageEvent) -> Ruling:
+    def _not_emitted(self, key: str, metric: str) -> Ruling:
         """Why billable usage may not come from where it says (S0.7)."""
-        emitter = self.document.emitters.get(event.emitter)
+        emitter = self.document.emitters.get(key)
         if emitter is None:
-            problem = f"{event.emitter!r} is not registered" if event.emitter else "none is named"
+            problem = f"{key!r} is not registered" if key else "none is named"
         elif emitter.external:
-            problem = f"{event.emitter!r} is external"
+            problem = f"{key!r} is external"
         else:
-            problem = f"{event.emitter!r} may not emit {event.metric!r}"
+            problem = f"{key!r} may not emit {metric!r}"
         reason = f"emitter: {problem}, and the usage is billable; it is kept for operators and does not count"
         return Ruling(UsageOutcome.QUARANTINED, rule=RuleName.EMITTER, reason=reason)
 

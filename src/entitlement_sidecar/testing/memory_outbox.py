@@ -22,6 +22,7 @@ from entitlement_sidecar.sidecar.usage.gaps import (
 )
 from entitlement_sidecar.sidecar.usage.outbox import (
     KEEP_CONSUMPTIONS,
+    SETTLED,
     USUAL_BYTES,
     Batch,
     Consumption,
@@ -46,14 +47,6 @@ from entitlement_sidecar.sidecar.usage.room import any_billable, full, refuses
 from entitlement_sidecar.sidecar.usage.window import LANES, Waiting, cut, lane_of
 from entitlement_sidecar.wire.codec import event_to_proto
 
-_KEPT_ELSEWHERE = frozenset(
-    {
-        UsageOutcome.ACCEPTED,
-        UsageOutcome.DUPLICATE,
-        UsageOutcome.LATE_ACCEPTED,
-        UsageOutcome.QUARANTINED,
-    }
-)
 _Key = tuple[str, str]
 
 
@@ -169,7 +162,7 @@ class MemoryOutbox:
         if total is None:
             total = Sum(self._accepted + 1, event.value, event.count)
             self._queue(event)
-        identity = rollup_id(self._instance, 1, total.place)
+        identity = rollup_id(self._instance, 1, total.place, second)
         grown = rolled_up(event, identity, total.value, total.count)
         self._bytes += _size(grown) - _size(self._queued[total.place])
         self._queued[total.place] = grown
@@ -188,7 +181,8 @@ class MemoryOutbox:
 
     async def next_batches(self, max_events: int, max_bytes: int) -> Sequence[Batch]:
         """The batches of the oldest window that are not settled in full."""
-        check_dead_letters(len(self.dead), self._accepted)
+        invalid = sum(result.outcome is UsageOutcome.INVALID for _, result in self.dead)
+        check_dead_letters(invalid, self._accepted)
         if not self._window:
             self._window = list(self._cut(max_events, max_bytes))
         return [self._load(stored) for stored in self._window]
@@ -232,7 +226,7 @@ class MemoryOutbox:
         now = self._clock.monotonic()
         left = [key, *self._rolled.pop(place, ())]
         self._settled_at.update({one: now for one in left if one in self._consumptions})
-        if result.outcome in _KEPT_ELSEWHERE:
+        if result.outcome in SETTLED:
             self._settled += 1
         else:
             self.dead.append((event, result))

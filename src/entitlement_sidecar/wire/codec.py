@@ -64,9 +64,10 @@ def maybe_timestamp(instant: datetime | None) -> Timestamp | None:
 
 
 def to_duration(seconds: float) -> Duration:
-    """A Duration of non-negative seconds."""
-    whole, nanos = divmod(int(seconds * 1_000_000_000), 1_000_000_000)
-    return Duration(seconds=whole, nanos=nanos)
+    """A Duration of non-negative seconds; whole seconds stay exact, however many there are."""
+    whole = int(seconds)
+    more, nanos = divmod(round((seconds - whole) * 1_000_000_000), 1_000_000_000)
+    return Duration(seconds=whole + more, nanos=nanos)
 
 
 def from_duration(duration: Duration) -> float:

@@ -11,6 +11,9 @@ MAX_NAME = 256
 MAX_REQUEST_ID = 128
 """Characters of request ids and event ids."""
 
+MAX_REASON = 500
+"""Characters of the reason of a correction."""
+
 MAX_DIMENSIONS = 16
 MAX_DIMENSION_KEY = 64
 MAX_DIMENSION_VALUE = 256
@@ -53,3 +56,5 @@ def dimension_problems(dimensions: Mapping[str, str]) -> Iterator[tuple[str, str
                 f"dimensions[{key[:MAX_DIMENSION_KEY]!r}]",
                 f"expected at most {MAX_DIMENSION_VALUE} characters",
             )
+        if "\0" in key or "\0" in value:
+            yield "dimensions", "expected no NUL"

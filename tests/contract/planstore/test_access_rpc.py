@@ -162,7 +162,7 @@ RPC = [
     (Permission.FEED, confirm),
     (Permission.FEED, catalogue),
     (Permission.FEED, watch),
-    (Permission.INGEST, ingest),
+    (Permission.DELIVER, ingest),
 ]
 
 

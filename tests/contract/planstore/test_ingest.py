@@ -16,26 +16,11 @@ from entitlement_sidecar.planstore.snapshots import limits_of
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.planstore.usage.queries import usage_summary
 from entitlement_sidecar.wire.v1 import usage_pb2
+from support.ingesting import sent_event as event
 
 SERVICE = usage_pb2.DESCRIPTOR.services_by_name["UsageIngestService"]
-STAMP = Timestamp(seconds=1_769_860_800)
 
 Ingest = Callable[..., Any]
-
-
-def event(id_: str, **more: Any) -> usage_pb2.UsageEvent:
-    """A judged event of metric `calls`."""
-    fields = {
-        "tenant_id": "acme",
-        "metric": "calls",
-        "value": 1,
-        "unit": "call",
-        "occurred_at": STAMP,
-        "recorded_at": STAMP,
-        "correlation_id": "work",
-        "classification": 1,
-    }
-    return usage_pb2.UsageEvent(id=id_, **{**fields, **more})
 
 
 def batch(*events: usage_pb2.UsageEvent, instance: str = "i-1") -> usage_pb2.IngestBatchRequest:
@@ -110,6 +95,8 @@ def test_a_batch_is_settled(shop: Any, ingest: Ingest) -> None:
         (event("x", occurred_at=Timestamp(seconds=2**62)), "occurred_at"),
         (event("x", classification=77), "event"),
         (event("x", dimensions={f"k{number}": "v" for number in range(17)}), "dimensions"),
+        (event("x", dimensions={"nul": "\0"}), "dimensions"),
+        (event("x", dimensions={"nul\0": "v"}), "dimensions"),
     ],
 )
 def test_a_malformed_event_never_fails_its_neighbours(

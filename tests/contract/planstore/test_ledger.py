@@ -124,6 +124,14 @@ def test_each_identity_counts_once(books: Books) -> None:
     assert books.stored() == ["a", "b", "c"]
 
 
+def test_what_does_not_count_takes_no_identity(books: Books) -> None:
+    """After a wrong event, or one that is held, the right one of its id counts, also in one batch."""
+    told = books.outcomes(usage("a", unit="page"), usage("b", metric="faxes"), usage("a"), usage("b"))
+
+    assert told == ["INVALID", "QUARANTINED", "ACCEPTED", "ACCEPTED"]
+    assert books.stored() == ["a", "b"]
+
+
 def test_tenants_have_ids_of_their_own(books: Books) -> None:
     """Identity is tenant and id."""
     assert books.outcomes(usage("a"), usage("a", tenant_id="globex")) == ["ACCEPTED", "ACCEPTED"]
@@ -289,10 +297,12 @@ def test_what_a_sidecar_without_a_catalogue_could_not_know(books: Books) -> None
 def test_sums_that_leave_64_bits_stay_at_the_largest(books: Books) -> None:
     """One absurd tenant must not keep every later batch of its sidecar from being stored."""
     for batch in range(3):
-        events = [usage(f"e{batch}-{number}", value=MAX_QUANTITY) for number in range(500)]
+        most = {"value": MAX_QUANTITY, "count": MAX_QUANTITY}
+        events = [usage(f"e{batch}-{number}", **most) for number in range(500)]
         assert set(books.outcomes(*events)) == {"ACCEPTED"}
 
-    assert books.totals()[0].value == 2**63 - 1
+    [total] = books.totals()
+    assert (total.value, total.event_count) == (2**63 - 1, 2**63 - 1)
     assert set(books.unadmitted().values()) == {2**61}
 
 

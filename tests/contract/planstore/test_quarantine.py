@@ -144,6 +144,38 @@ def test_what_is_discarded_never_counts(office: Office, catalogue_text: str) -> 
     ]
 
 
+def test_what_was_discarded_stays_away(office: Office, catalogue_text: str) -> None:
+    """Sent again it is settled and does not count, also once the catalogue knows its metric."""
+    office.append(usage("a"), usage("b"))
+    office.post("discard", everything=True)
+    before = office.append(usage("a"))
+    office.shop.apply(catalogue_text.replace("metrics:\n", FAXES, 1))
+    after = office.append(usage("a"), usage("b", value=9), usage("c"))
+
+    told = [(one.outcome.name, one.rule) for one in before + after]
+    assert told == [
+        ("DUPLICATE", "usage:identity"),
+        ("DUPLICATE", "usage:identity"),
+        ("CONFLICT", "usage:identity"),
+        ("ACCEPTED", ""),
+    ]
+    assert "discarded" in after[0].reason
+    assert office.stored() == ["c"]
+
+
+def test_what_counts_by_now_is_not_discarded(office: Office, catalogue_text: str) -> None:
+    """It was held, came again and counted: giving it up would say what is not so."""
+    office.append(usage("a"), usage("b"), usage("c"))
+    office.shop.apply(catalogue_text.replace("metrics:\n", FAXES, 1))
+    office.append(usage("a"), usage("b", value=9))
+    discarded = office.post("discard", everything=True)
+
+    assert discarded["discarded"] == 2
+    assert office.stored() == ["a", "b"]
+    assert office.listed(state="released") == [("a", "usage:metric", "released")]
+    assert [id_ for id_, _, _ in office.listed(state="discarded")] == ["b", "c"]
+
+
 def test_pages_end(office: Office) -> None:
     """Events that stay held are looked at once by a replay that goes on page after page."""
     office.append(*(usage(f"e{number}") for number in range(5)))

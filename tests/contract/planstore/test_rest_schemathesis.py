@@ -38,7 +38,7 @@ def operations() -> dict[str, APIOperation]:
 
 
 OPERATIONS = operations()
-EXAMPLES = int(os.environ.get("REQUESTS", "12"))
+EXAMPLES = int(os.environ.get("REQUESTS", "8"))
 """Requests for each operation."""
 
 CHECKS = [

@@ -19,10 +19,11 @@ from entitlement_sidecar.planstore.db import (
 )
 from entitlement_sidecar.planstore.snapshots import limits_of
 from entitlement_sidecar.planstore.usage.arrival import Arrival
-from entitlement_sidecar.planstore.usage.facts import Scope, facts
+from entitlement_sidecar.planstore.usage.facts import PAGE, Scope, facts
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.planstore.usage.rebuild import Rebuild, RebuildRequest
 from support.shop import CATALOGUE, NOW, Shop
+from support.statements import Node, recorded
 from support.waiting import until
 
 METRICS = """
@@ -124,6 +125,55 @@ def test_an_end_that_arrives_last_classifies_what_is_stored(books: Books) -> Non
         ("later", "usage:terminal"),
     ]
     assert books.differences() == []
+
+
+def test_an_end_of_long_work_that_arrives_last(books: Books) -> None:
+    """More events than are read at once: each is classified anew, and gives back its quota."""
+    books.append(*(used(f"e{number}", 1 + number / 100) for number in range(PAGE + 50)))
+    books.append(used("void", corrects="e7", voids=True, value=0))
+
+    books.append(end("end", 1))
+
+    assert books.sums() == {1: 1, 2: PAGE + 48}
+    assert len([one for one in books.classified().values() if one == "non_billable"]) == PAGE + 49
+    assert max(books.unadmitted()) == 1
+    assert books.differences() == []
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_events_are_not_compared_with_each_other(books: Books) -> None:
+    """Also where PostgreSQL knows nothing yet of what was just stored, work grows as events do."""
+    books.append(*(used(f"e{number}", 1) for number in range(PAGE)))
+
+    with recorded(books.shop.database.engine) as statements:
+        books.append(end("end"))
+        books.append(used("void", corrects="e7", voids=True, value=0))
+        assert books.differences() == []
+
+    selects = [statement for statement in statements if statement.sql.startswith("SELECT")]
+    with books.shop.database.engine.connect() as connection:
+        most = max(_rows_passed(one.plan(connection, executed=True)) for one in selects)
+    assert PAGE <= most < 20 * PAGE
+
+
+def _rows_passed(plan: Node) -> int:
+    """Rows that all steps together have handed on, or have compared for nothing."""
+    passed = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Join Filter")
+    return sum(
+        node.content["Actual Loops"] * sum(node.content.get(one, 0) for one in passed) for node in plan
+    )
+
+
+def test_an_end_and_a_correction_in_the_same_batch(books: Books) -> None:
+    """What is voided in the batch that ends its work leaves one aggregate, and gives back its quota, once."""
+    books.append(used("a", 1), used("b", 1))
+    void = used("void", corrects="a", voids=True, value=0)
+
+    books.append(end("end"), void)
+
+    assert books.sums() == {2: 1}
+    assert books.unadmitted() == {0}
+    assert not books.differences()
 
 
 def test_an_end_in_the_same_batch(books: Books) -> None:

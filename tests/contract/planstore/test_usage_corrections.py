@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import select
 
@@ -60,6 +61,9 @@ def corrected(id_: str, of: str, value: int | None = None) -> UsageEvent:
     )
 
 
+EMITTERS = "emitters:\n  intake: {metrics: [calls]}\n  crm: {external: true}\n"
+
+
 class Books:
     """The ledger of a shop."""
 
@@ -73,6 +77,13 @@ class Books:
             arrivals = [Arrival(event) for event in events]
             results = self.ledger.append(session, arrivals, self.shop.clock.now())
         return [result.outcome.name for result in results]
+
+    def append_from_sidecar(self, *events: UsageEvent) -> list[tuple[str, str]]:
+        """As `append`, of events that a sidecar sent; outcomes with their rules."""
+        with self.shop.database.writing() as session:
+            arrivals = [Arrival(event, "i-1", 1, number) for number, event in enumerate(events, 1)]
+            results = self.ledger.append(session, arrivals, self.shop.clock.now())
+        return [(result.outcome.name, result.rule) for result in results]
 
     def total(self, metric: str = "calls") -> tuple[int, int, str]:
         """Value, number of events and state of the one aggregate of a metric."""
@@ -118,6 +129,24 @@ def test_a_correction_counts_once(books: Books) -> None:
     assert books.append(corrected("c1", "a", 9), corrected("c2", "a", 5)) == ["ACCEPTED", "ACCEPTED"]
     assert books.append(corrected("c1", "a", 9)) == ["DUPLICATE"]
     assert books.total() == (5, 1, "adjusted")
+
+
+def test_who_may_not_emit_does_not_correct(books: Books) -> None:
+    """An external emitter would raise or void what it may not report; an operator may."""
+    books.shop.apply(CATALOGUE.replace("\nplans:", METRICS, 1) + EMITTERS)
+    books.append_from_sidecar(used("a", 4, emitter="intake"))
+
+    told = books.append_from_sidecar(
+        *(
+            msgspec.structs.replace(corrected(f"c-{emitter}", "a", 9), emitter=emitter)
+            for emitter in ("crm", "", "intake")
+        )
+    )
+
+    held = ("QUARANTINED", "usage:emitter")
+    assert told == [held, held, ("ACCEPTED", "")]
+    assert books.append(corrected("operator", "a", 5)) == ["ACCEPTED"]
+    assert books.total()[:2] == (5, 1)
 
 
 @pytest.mark.parametrize(("metric", "left"), [("peak", 3), ("level", 7), ("people", 1)])

@@ -110,6 +110,47 @@ def test_what_waited_elsewhere_is_not_late(shop: Any) -> None:
     assert ahead["reason"].startswith("recorded_at:")
 
 
+def test_an_emitter_does_not_say_when_it_was_recorded(shop: Any, header: Header) -> None:
+    """It could send usage of any age as not late; sidecars and administrators know, and are believed."""
+    now = shop.clock.now()
+    old, tomorrow = (now - timedelta(days=50)).isoformat(), (now + timedelta(days=1)).isoformat()
+    aged = {"occurred_at": old, "recorded_at": old}
+    emitter = header(Role.EMITTER, name="crm")
+
+    told = send(
+        shop,
+        used("aged", **aged),
+        used("without", recorded_at=old),
+        used("ahead", occurred_at=now.isoformat(), recorded_at=tomorrow),
+        headers=emitter,
+    )
+    believed = [
+        send(shop, used(f"of-{role}", **aged), headers=header(role))[0]["outcome"]
+        for role in (Role.SIDECAR, Role.BILLING_ADMIN)
+    ]
+
+    assert [(one["outcome"], one["rule"]) for one in told] == [
+        ("LATE_REFUSED", "usage:age"),
+        ("LATE_REFUSED", "usage:age"),
+        ("ACCEPTED", ""),
+    ]
+    assert [row.recorded_at == now for row in stored(shop)] == [True, False, False]
+    assert {*believed} <= {"ACCEPTED", "LATE_ACCEPTED"}
+
+
+def test_what_an_emitter_sends_again_counts_once(shop: Any, header: Header) -> None:
+    """Whatever it says of recording: it is no part of what makes events equal."""
+    emitter = header(Role.EMITTER, name="crm")
+    at = (shop.clock.now() - timedelta(hours=1)).isoformat()
+    events = [used("a", occurred_at=at, recorded_at=at), used("b", recorded_at=at), used("c")]
+    first = send(shop, *events, headers=emitter)
+    shop.clock.advance(60)
+    again = send(shop, *events, headers=emitter)
+
+    assert {one["outcome"] for one in first} == {"ACCEPTED"}
+    assert {one["outcome"] for one in again} == {"DUPLICATE"}
+
+
 def test_an_emitter_speaks_for_itself(shop: Any, header: Header) -> None:
     """Its name is the emitter of what it sends, and it can be no other; nor may it spare quota."""
     crm = header(Role.EMITTER, name="crm")
@@ -131,7 +172,7 @@ def test_an_emitter_speaks_for_itself(shop: Any, header: Header) -> None:
 
 
 def test_who_may_send_usage(shop: Any, header: Header) -> None:
-    """Those that deliver usage, of their own tenants; a call about another is refused as a whole."""
+    """Those that report usage, of their own tenants; a call about another is refused as a whole."""
     for role in Role:
         answer = shop.rest.post(EVENTS, json={"events": [used(f"of-{role}")]}, headers=header(role))
         able = role in {Role.EMITTER, Role.SIDECAR, Role.BILLING_ADMIN}

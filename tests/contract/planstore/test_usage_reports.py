@@ -87,6 +87,29 @@ def test_usage_by_each_of_them(books: Any) -> None:
     assert set(sums(report(books, by="day"))) == {("2026-01-31", "calls"), ("2026-01-31", "peak")}
 
 
+NAMES = ['a"b', "a'b", "$.x", "a.b", "[0]", "a\\b", "\u00e9", "\U0001f600", "1", "a b"]
+
+
+def test_a_dimension_of_any_name_is_found(books: Any) -> None:
+    """Names are those that events have, whatever they would mean in a path."""
+    store(books, *(used(f"e{n}", dimensions={name: f"of {name}"}) for n, name in enumerate(NAMES)))
+
+    for name in NAMES:
+        assert {one["key"] for one in report(books, by=f"dimension:{name}")} == {"", f"of {name}"}
+
+
+def test_sums_end_at_64_bits(books: Any) -> None:
+    """As those of the ledger do: reports of very large values are answered, and exact while they can be."""
+    most = 2**53 - 1
+    store(books, *(used(f"a{n}", value=most, count=most, subject="ann") for n in range(1100)))
+    store(books, *(used(f"b{n}", value=most, count=most, subject="bob") for n in range(900)))
+
+    assert sums(report(books)) == {
+        ("ann", "calls"): (2**63 - 1, 2**63 - 1),
+        ("bob", "calls"): (900 * most, 900 * most),
+    }
+
+
 def test_values_add_up_as_their_metric_says(books: Any) -> None:
     """The greatest, the last to happen, and how many subjects there were."""
     hours = [NOW - timedelta(hours=back) for back in (3, 1, 2)]

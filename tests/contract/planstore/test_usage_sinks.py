@@ -131,7 +131,7 @@ def test_an_identity_is_claimed_before_an_event_takes_its_id(shop: Any) -> None:
         shop.database.engine, "before_cursor_execute", lambda _c, _u, statement, *_: said.append(statement)
     )
     store(shop, "a")
-    writes = [one for one in said if one.lstrip().upper().startswith("INSERT INTO")]
+    writes = [one for one in said if "INSERT INTO" in one]
     first = {table: next(n for n, one in enumerate(writes) if f"INTO {table} " in one) for table in _TABLES}
     assert first["usage_event_keys"] < first["usage_events"]
 

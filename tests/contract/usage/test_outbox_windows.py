@@ -137,6 +137,16 @@ async def test_too_many_dead_letters_stop_the_line(outbox: Outbox) -> None:
     assert (stats.accepted, stats.dead, stats.queued) == (1002, 1001, 1)
 
 
+async def test_verdicts_about_single_events_stop_nothing(outbox: Outbox) -> None:
+    """Any tenant can report an id again with another value: the others' usage goes on."""
+    await outbox.append(facts(*(f"a{number}" for number in range(MANY_DEAD + 1))), DURABLE)
+    for batch in await outbox.next_batches(MANY_DEAD + 1, 8 * MIB):
+        await outbox.settle(batch, settled(batch, UsageOutcome.CONFLICT))
+    await outbox.append(facts("b1"), DURABLE)
+
+    assert window(await outbox.next_batches(250, MIB)) == [["b1"]]
+
+
 async def test_a_batch_tells_how_many_were_given_up(outbox: Outbox) -> None:
     """The plan store adds up what it received, what is dead, and what is still to come."""
     await outbox.append(facts("a1", "a2", "a3"), DURABLE)

@@ -218,7 +218,12 @@ class PipelineMachine(RuleBasedStateMachine):
         """Voids or amends what was reported, or what is not known yet."""
         original = f"{metric}-{number}"
         correction = Correction(
-            tenant_id=TENANT, original_id=original, reason="wrong", request_id=f"r{request}", value=value
+            tenant_id=TENANT,
+            original_id=original,
+            reason="wrong",
+            request_id=f"r{request}",
+            value=value,
+            emitter="app",
         )
         result: UsageResult = self.loop.run(self.beside.correct(correction))
         fact = Fact(result.id, value=value, corrects=original)

@@ -178,6 +178,17 @@ async def test_a_damaged_file_gives_back_what_can_be_read(folder: Path, outbox: 
     assert set(there) <= {"new", *names}
 
 
+async def test_what_people_made_of_a_damaged_file_is_not_taken_for_one(folder: Path, outbox: Run) -> None:
+    """A compressed copy, say, beside it."""
+    await fill(folder, "e1")
+    for name in ("corrupt-1", "corrupt-1.gz", "corrupt-1-copy"):
+        (folder / f"{FILE_NAME}.{name}").touch()
+
+    [aside] = outbox("inspect", "--output", "json").json["damaged_files"]
+
+    assert aside["file"].endswith(".corrupt-1")
+
+
 async def test_export_is_what_an_import_reads(folder: Path, outbox: Run) -> None:
     """A line has the whole fact: its identity and its content survive the way through a file."""
     # Given an event with everything that a caller can say, and a rollup

@@ -103,7 +103,10 @@ def test_a_report_may_name_its_consumption(beside: Sidecar, tenant: str) -> None
         ({"actor_id": "\x00"}, "actor_id: expected at most 256 printable"),
         ({"emitter": "e" * 257}, "emitter: expected at most 256"),
         ({"consumption_id": "c" * 129}, "consumption_id: expected at most 128"),
-        ({"occurred_at": at(1999)}, "occurred_at: expected 2000-01-01T00:00:00+00:00 to 3000-01-01T00:00:00+00:00"),
+        (
+            {"occurred_at": at(1999)},
+            "occurred_at: expected 2000-01-01T00:00:00+00:00 to 3000-01-01T00:00:00+00:00",
+        ),
         ({"occurred_at": at(2900)}, "occurred_at: expected at most 0:05:00 ahead of the clock here, got "),
         ({"occurred_at": Timestamp(seconds=2**62)}, "occurred_at: expected"),
         (

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from entitlement_sidecar.domain.catalogue import Durability
@@ -23,9 +26,10 @@ from entitlement_sidecar.domain.errors import (
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 from entitlement_sidecar.sidecar.adapters import sqlite_outbox_writer
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import FILE_NAME, SqliteOutbox
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import place_of
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import OutboxFile
-from entitlement_sidecar.sidecar.usage.outbox import Consumption
-from support.usage import ids, next_batch, outcomes, record, records, settled
+from entitlement_sidecar.sidecar.usage.outbox import Consumption, OutboxRecord, SequenceRange
+from support.usage import NOW, event, ids, next_batch, outcomes, record, records, settled
 
 DURABLE = Durability.DURABLE
 MIB = 1 << 20
@@ -85,6 +89,26 @@ async def test_a_restart_begins_an_epoch_and_keeps_the_rest(opened: Opener) -> N
     assert (ids(second), second.epoch, second.events[0].sequence) == (["c"], 1, 3)
     assert (ids(third), third.epoch, third.events[0].sequence) == (["d"], 2, 1)
     assert (second.accepted_total, third.accepted_total) == (3, 1)
+
+
+async def test_a_folder_restored_from_a_copy_gives_no_rollup_an_identity_twice(tmp_path: Path) -> None:
+    """Its places come again; the ledger would take what is new for what it has already."""
+    folder, copy = tmp_path / "state", tmp_path / "copy"
+    await SqliteOutbox(folder).close()
+    shutil.copytree(folder, copy)
+    found = []
+    for seconds, one in enumerate((folder, copy)):
+        outbox = SqliteOutbox(one)
+        fact = msgspec.structs.replace(event("e1"), recorded_at=NOW + timedelta(seconds=seconds))
+        await outbox.append([OutboxRecord(fact, rollup=True)], DURABLE)
+        found.append(await next_batch(outbox, 500, MIB))
+        await outbox.close()
+
+    first, again = found
+    assert first is not None
+    assert again is not None
+    assert (first.instance, first.epoch) == (again.instance, again.epoch)
+    assert ids(first) != ids(again)
 
 
 async def test_totals_survive_a_restart(opened: Opener) -> None:
@@ -276,7 +300,7 @@ async def test_damage_is_found_while_running(opened: Opener, folder: Path) -> No
 
 
 async def test_an_event_that_cannot_be_read_does_not_stop_the_line(opened: Opener, folder: Path) -> None:
-    """Pages may look well around damaged content: the file is damaged, and the line goes on with a new one."""
+    """Pages may look well around damaged content: the file is damaged, and a new one takes over."""
     outbox = opened()
     await outbox.append(records("e1", "e2", "e3"), DURABLE)
     with outbox._writer.file.transaction(durable=True):
@@ -307,6 +331,28 @@ async def test_a_newer_file_is_left_alone(opened: Opener, folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="newer version"):
         SqliteOutbox(folder)
     assert not (folder / f"{FILE_NAME}.corrupt-1").exists()
+
+
+async def test_callers_who_are_refused_do_not_keep_the_writer_busy(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often they come back: room is looked for once at a time."""
+    outbox = opened()
+    looks: list[asyncio.Future[None]] = []
+
+    def make_room() -> asyncio.Future[None]:
+        looks.append(asyncio.get_running_loop().create_future())
+        return looks[-1]
+
+    monkeypatch.setattr(outbox._writer, "make_room", make_room)
+    outbox._max_bytes = 1
+
+    for expected in (1, 2):
+        for _ in range(3):
+            with pytest.raises(OutboxFullError):
+                await outbox.append(records("e1"), DURABLE)
+        assert len(looks) == expected
+        looks[-1].set_result(None)
 
 
 async def test_a_full_disk_refuses_and_recovers(opened: Opener) -> None:
@@ -352,6 +398,22 @@ async def test_dead_letters_keep_the_event_and_the_reason(opened: Opener, folder
     assert (tenant, event_id, outcome) == ("acme", "a", UsageOutcome.UNKNOWN_METRIC)
     assert reason == "no metric 'exports'"
     assert b"work-a" in payload
+
+
+async def test_the_place_of_a_dead_letter_that_came_back_is_not_lost(opened: Opener) -> None:
+    """Its event travels under another; the old place will not come, and nothing is missing."""
+    outbox = opened()
+    await outbox.append(records("e1"), DURABLE)
+    batch = await next_batch(outbox, 10, MIB)
+    assert batch is not None
+    await outbox.settle(batch, settled(batch, UsageOutcome.INVALID))
+    await outbox._writer.call(lambda: outbox._writer.file.revive([place_of(batch.epoch, 1)]))
+
+    told = await outbox.declare(batch.instance, batch.epoch, [SequenceRange(1, 1)])
+
+    assert told == (SequenceRange(1, 1),)
+    assert (await outbox.stats()).lost == 0
+    assert ids(await next_batch(outbox, 10, MIB)) == ["e1"]
 
 
 async def test_the_log_is_emptied_when_it_is_quiet(opened: Opener) -> None:

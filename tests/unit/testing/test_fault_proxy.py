@@ -218,7 +218,7 @@ def test_a_server_that_is_away_resets(free_port: int) -> None:
 
 def test_closing_while_they_come(echo: Echo) -> None:
     """Whoever connects while the proxy closes is reset or refused, and nothing stays open."""
-    for _ in range(5):
+    for _ in range(2):
         close_while_they_come(echo.port)
 
 

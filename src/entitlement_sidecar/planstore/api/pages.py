@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import Query
@@ -43,17 +44,42 @@ def cursor_of(place: msgspec.Struct) -> str:
 def place_of(cursor: str, kind: type[_Place]) -> _Place | None:
     """The place that a cursor says; None for the first page.
 
+    Numbers of a place have 64 bits unless its type says less.
+
     Raises:
-        InvalidInputError: It says none.
+        InvalidInputError: It says none that a row can have.
     """
     if not cursor:
         return None
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         with _making:
-            return msgspec.json.Decoder(kind).decode(text)
+            place = msgspec.json.Decoder(kind).decode(text)
     except (ValueError, msgspec.MsgspecError):
         raise InvalidInputError.of("cursor", expected(_FORM, cursor)) from None
+    if not all(_may_be_asked(value) for value in msgspec.structs.astuple(place)):
+        raise InvalidInputError.of("cursor", expected(_FORM, cursor))
+    return place
+
+
+def _may_be_asked(value: Any) -> bool:  # noqa: ANN401 - whatever a place is made of
+    """Whether a database takes it: no row has another value, so no page gave it."""
+    match value:
+        case str():
+            return "\0" not in value
+        case int():
+            return -_MAX_NUMBER <= value <= _MAX_NUMBER
+        case datetime():
+            return _is_instant(value)
+        case _:
+            return True
+
+
+def _is_instant(value: datetime) -> bool:
+    try:
+        return value.tzinfo is not None and value.astimezone(UTC) is not None
+    except OverflowError:
+        return False
 
 
 def number_cursor(cursor: str) -> int | None:

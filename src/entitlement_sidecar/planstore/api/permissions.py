@@ -97,7 +97,7 @@ RPC: Mapping[str, Need] = {
     f"{_QUOTAS}RenewLease": Need(_P.CONSUME, Reach.ONE),
     f"{_QUOTAS}SettleLease": Need(_P.CONSUME, Reach.ONE),
     f"{_QUOTAS}ReturnLease": Need(_P.CONSUME, Reach.ONE),
-    "/entitlement.v1.UsageIngestService/IngestBatch": Need(_P.INGEST, Reach.ONE),
+    "/entitlement.v1.UsageIngestService/IngestBatch": Need(_P.DELIVER, Reach.ONE),
 }
 
 _READING = frozenset({"GET", "HEAD"})

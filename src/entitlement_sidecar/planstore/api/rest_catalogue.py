@@ -74,6 +74,16 @@ class MetricView(View):
     window: str
     classification: str
     feature: str
+    granularity: str = Field(description="event or rollup.", examples=["event"])
+    terminal: bool = Field(description="Ends the work of its correlation id.", examples=[False])
+    counts_to_quota: bool = Field(description="Also where it is not billable.", examples=[False])
+    when_full: str = Field(
+        description="At a sidecar without room: refuse, block or allow_unmetered.", examples=["refuse"]
+    )
+    max_age: float = Field(description="Seconds that usage may be late.", examples=[3024000])
+    max_future: float = Field(description="Seconds that usage may be ahead.", examples=[300])
+    close_after: float = Field(description="Seconds from its end until a window closes.", examples=[259200])
+    after_close: str = Field(description="adjust or refuse what comes later.", examples=["adjust"])
 
 
 class CatalogueView(View):
@@ -266,6 +276,14 @@ def _catalogue(version: int, catalogue: Catalogue) -> CatalogueView:
             window=m.window.key,
             classification=m.classification.name.lower(),
             feature=m.feature,
+            granularity=m.granularity.name.lower(),
+            terminal=m.terminal,
+            counts_to_quota=m.counts_to_quota,
+            when_full=m.when_full.name.lower(),
+            max_age=m.max_age,
+            max_future=m.max_future,
+            close_after=m.close_after,
+            after_close=m.after_close.name.lower(),
         )
         for m in catalogue.metrics.values()
     ]

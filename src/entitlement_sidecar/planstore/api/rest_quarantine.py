@@ -106,7 +106,7 @@ class ReplayedView(View):
 class DiscardedView(View):
     """What a page has come to; null `next_cursor`: there are no more."""
 
-    discarded: int = Field(examples=[12])
+    discarded: int = Field(description="Without those that count by now.", examples=[12])
     next_cursor: str | None
 
 

@@ -26,8 +26,12 @@ from entitlement_sidecar.wire.fields import KEY_FORM, MAX_NAME, expected, is_key
 _PATH = f"{ORGANIZATION}/seats/{{feature}}"
 _FeatureKey = Annotated[str, Path(max_length=64, description="A seats feature.", examples=["editors"])]
 
-
-_SubjectCursor = Annotated[str, Query(max_length=MAX_NAME, description="`next_cursor` of the page before.")]
+_SubjectCursor = Annotated[
+    str,
+    Query(
+        max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]*$", description="`next_cursor` of the page before."
+    ),
+]
 
 
 class SubjectBody(Body):

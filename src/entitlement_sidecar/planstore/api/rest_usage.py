@@ -23,7 +23,9 @@ from entitlement_sidecar.planstore.api.pages import (
 from entitlement_sidecar.planstore.db import UsageEventRow, UsageLedgerRow
 from entitlement_sidecar.planstore.subscriptions import find_organization
 from entitlement_sidecar.planstore.usage.queries import Place, usage_events, usage_summary
+from entitlement_sidecar.planstore.usage.verdicts import Verdict, verdicts
 from entitlement_sidecar.wire.fields import KEY_FORM, expected, is_key
+from entitlement_sidecar.wire.v1 import usage_pb2
 
 Metric = Annotated[str, Query(description="Only this metric.")]
 
@@ -53,13 +55,14 @@ class SummaryView(View):
 
 
 class EventView(View):
-    """One event."""
+    """One event, with what it counts as now; a correction is an event of its own, beside its original."""
 
     event_id: str
     metric: str
     feature: str
-    value: int
+    value: int = Field(description="As it came; a correction has the amended value.")
     unit: str
+    count: int = Field(description="Of a rollup: how many events it stands for.", examples=[1])
     occurred_at: datetime
     recorded_at: datetime
     received_at: datetime
@@ -67,7 +70,20 @@ class EventView(View):
     actor_id: str
     correlation_id: str
     emitter: str
-    classification: str
+    dimensions: dict[str, str] = Field(examples=[{"project": "p1"}])
+    classification: str = Field(description="In force: by the last word on it.", examples=["billable"])
+    rule: str = Field(
+        description="What decided the classification, by name; empty: nothing stood against it.",
+        examples=["usage:terminal"],
+    )
+    registry_version: int = Field(description="Of the catalogue that it was judged by.", examples=[1])
+    corrects: str = Field(description="Of a correction: id of its original.", examples=[""])
+    voids: bool = Field(description="Of a correction: the original counts no more.")
+    reason: str = Field(description="Of a correction: why.", examples=[""])
+    consumption_id: str
+    lease_id: str
+    recorded_by: str = Field(description="The sidecar that has taken it down; empty: none.")
+    schema_version: int = Field(examples=[1])
 
 
 class EventsView(View):
@@ -108,7 +124,8 @@ def usage(dependencies: ApiDependencies) -> APIRouter:
             find_organization(session, tenant_id)
             page, last = page_of(usage_events(session, tenant_id, metric, before, limit + 1), limit)
             more = str(last.id) if last is not None else None
-            return EventsView(events=[_event(row) for row in page], next_cursor=more)
+            told = zip(page, verdicts(session, tenant_id, page), strict=True)
+            return EventsView(events=[_event(row, verdict) for row, verdict in told], next_cursor=more)
 
     return router
 
@@ -139,19 +156,37 @@ def _aggregate(row: UsageLedgerRow) -> AggregateView:
     )
 
 
-def _event(row: UsageEventRow) -> EventView:
+_STORED = (
+    "event_id",
+    "metric",
+    "feature",
+    "value",
+    "unit",
+    "count",
+    "occurred_at",
+    "recorded_at",
+    "received_at",
+    "subject",
+    "actor_id",
+    "correlation_id",
+    "emitter",
+    "dimensions",
+    "corrects",
+    "voids",
+    "lease_id",
+)
+"""Fields that are columns of an event; the others of them who sent it are in its message."""
+
+
+def _event(row: UsageEventRow, verdict: Verdict) -> EventView:
+    sent = usage_pb2.UsageEvent.FromString(row.payload)
     return EventView(
-        event_id=row.event_id,
-        metric=row.metric,
-        feature=row.feature,
-        value=row.value,
-        unit=row.unit,
-        occurred_at=row.occurred_at,
-        recorded_at=row.recorded_at,
-        received_at=row.received_at,
-        subject=row.subject,
-        actor_id=row.actor_id,
-        correlation_id=row.correlation_id,
-        emitter=row.emitter,
-        classification=_classification(row.classification),
+        **{name: getattr(row, name) for name in _STORED},
+        classification=_classification(verdict.classification),
+        rule=verdict.rule,
+        registry_version=verdict.registry_version,
+        reason=sent.reason,
+        consumption_id=sent.consumption_id,
+        recorded_by=sent.recorded_by,
+        schema_version=sent.schema_version,
     )

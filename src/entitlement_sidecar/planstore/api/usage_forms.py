@@ -33,7 +33,8 @@ class ImportedEvent(Body):
     recorded_at: Instant | None = Field(
         None,
         strict=False,
-        description="When it was first taken down, RFC 3339: lateness counts until then; now, if left out.",
+        description="When it was first taken down, RFC 3339: lateness counts until then; now, if left out. "
+        "Taken from billing administrators and sidecars: what an emitter sends is recorded now.",
         examples=[None],
     )
     actor_id: str = Field("", max_length=_TEXT, description="Who did it.")

@@ -166,7 +166,10 @@ class UsageRetentionRow(Base):
 
 
 class UsageEventKeyRow(Base):
-    """Identity of every event that was ever accepted, with its digest; outlives the event (DESIGN 8)."""
+    """Identity of every event that was ever accepted, with its digest; outlives the event (DESIGN 8).
+
+    Those of events that were discarded from quarantine are here too: they shall not count later.
+    """
 
     __tablename__ = "usage_event_keys"
 

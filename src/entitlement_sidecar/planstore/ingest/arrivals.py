@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from operator import attrgetter
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY
 from entitlement_sidecar.domain.ruling import RuleName
-from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
-from entitlement_sidecar.planstore.usage.arrival import Arrival
+from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
+from entitlement_sidecar.planstore.usage.arrival import EARLIEST, LATEST, LONGEST, Arrival
 from entitlement_sidecar.wire.codec import event_from_proto
 from entitlement_sidecar.wire.fields import (
     KEY_FORM,
-    MAX_NAME,
-    MAX_REQUEST_ID,
     TENANT_FORM,
     dimension_problems,
     expected,
@@ -25,67 +22,60 @@ from entitlement_sidecar.wire.fields import (
 )
 from entitlement_sidecar.wire.v1 import usage_pb2
 
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(3000, 1, 1, tzinfo=UTC)
-"""Instants outside are mistakes, and have no windows."""
-
 _FIRST_SECOND, _LAST_SECOND = int(EARLIEST.timestamp()), int(LATEST.timestamp())
 
-_LONGEST = (
-    ("id", MAX_REQUEST_ID),
-    ("unit", MAX_NAME),
-    ("actor_id", MAX_NAME),
-    ("correlation_id", MAX_NAME),
-    ("emitter", MAX_NAME),
-    ("subject", MAX_NAME),
-    ("recorded_by", MAX_NAME),
-    ("consumption_id", MAX_REQUEST_ID),
-    ("feature", MAX_NAME),
-    ("lease_id", MAX_NAME),
-    ("corrects", MAX_REQUEST_ID),
-    ("reason", MAX_NAME),
-)
-
-_SHORTEST_BOUND = min(longest for _, longest in _LONGEST)
-_texts = attrgetter(*(field for field, _ in _LONGEST))
+_SHORTEST_BOUND = min(longest for _, longest in LONGEST)
+_texts = attrgetter(*(field for field, _ in LONGEST))
 
 
 def read_arrival(
     request: usage_pb2.IngestBatchRequest, item: usage_pb2.SequencedEvent
 ) -> Arrival | UsageResult:
     """An event for the ledger, or INVALID with the field and what would be right."""
-    try:
-        problem = next(_problems(item.event), "")
-        if not problem:
-            event = event_from_proto(item.event)
-            return Arrival(event, request.instance, request.epoch, item.sequence, item.event)
-    except (ValueError, OverflowError) as error:
-        problem = f"event: {error}"
-    return UsageResult(item.event.id, UsageOutcome.INVALID, problem, rule=RuleName.MALFORMED)
+    message = item.event
+    problem = "" if _has_instants(message) else next(_instant_problems(message))
+    if not problem:
+        try:
+            event = event_from_proto(message)
+        except ValueError as error:
+            problem = f"event: {error}"
+        else:
+            problem = next(_problems(event), "")
+            if not problem:
+                return Arrival(event, request.instance, request.epoch, item.sequence, message)
+    return UsageResult(message.id, UsageOutcome.INVALID, problem, rule=RuleName.MALFORMED)
 
 
-def _problems(message: usage_pb2.UsageEvent) -> Iterator[str]:
-    if not message.id:
+def _has_instants(message: usage_pb2.UsageEvent) -> bool:
+    # One that is absent reads as 0 seconds, which is an instant that has windows.
+    occurred, recorded = message.occurred_at.seconds, message.recorded_at.seconds
+    return (_FIRST_SECOND < occurred < _LAST_SECOND and _FIRST_SECOND < recorded < _LAST_SECOND) or not any(
+        _instant_problems(message)
+    )
+
+
+def _problems(event: UsageEvent) -> Iterator[str]:
+    if not event.id:
         yield "id: required; the sidecar gives one to each event"
-    if not is_tenant(message.tenant_id):
-        yield f"tenant_id: {expected(TENANT_FORM, message.tenant_id)}"
+    if not is_tenant(event.tenant_id):
+        yield f"tenant_id: {expected(TENANT_FORM, event.tenant_id)}"
     # A correction is of its original's metric.
-    if not is_key(message.metric) and (message.metric or not message.corrects):
-        yield f"metric: {expected(KEY_FORM, message.metric)}"
-    if not 0 <= message.value <= MAX_QUANTITY:
-        yield f"value: {expected(f'0 to {MAX_QUANTITY}', message.value)}"
-    if not 0 <= message.count <= MAX_QUANTITY:
-        yield f"count: {expected(f'0 to {MAX_QUANTITY}', message.count)}"
-    texts = _texts(message)
+    if not is_key(event.metric) and (event.metric or not event.corrects):
+        yield f"metric: {expected(KEY_FORM, event.metric)}"
+    if not 0 <= event.value <= MAX_QUANTITY:
+        yield f"value: {expected(f'0 to {MAX_QUANTITY}', event.value)}"
+    if not 0 <= event.count <= MAX_QUANTITY:
+        yield f"count: {expected(f'0 to {MAX_QUANTITY}', event.count)}"
+    texts = _texts(event)
     if max(map(len, texts)) > _SHORTEST_BOUND or "\0" in "".join(texts):
         yield from _text_problems(texts)
-    yield from _instant_problems(message)
-    for field, problem in dimension_problems(message.dimensions):
-        yield f"{field}: {problem}"
+    if event.dimensions:
+        for field, problem in dimension_problems(event.dimensions):
+            yield f"{field}: {problem}"
 
 
 def _text_problems(texts: tuple[str, ...]) -> Iterator[str]:
-    for (field, longest), text in zip(_LONGEST, texts, strict=True):
+    for (field, longest), text in zip(LONGEST, texts, strict=True):
         if len(text) > longest or "\0" in text:
             yield f"{field}: expected at most {longest} characters, none of them NUL"
 

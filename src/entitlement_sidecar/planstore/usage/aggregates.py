@@ -107,7 +107,7 @@ def _adding(aggregation: Aggregation) -> Refine:
             index_elements=KEY_COLUMNS,
             set_={
                 "value": _joined(aggregation, row, new),
-                "event_count": row.event_count + new.event_count,
+                "event_count": _sum(row.event_count, new.event_count),
                 "first_event_at": case((earlier, new.first_event_at), else_=row.first_event_at),
                 "last_event_at": _larger(row.last_event_at, new.last_event_at),
                 "state": case((untold, "open"), else_="adjusted"),
@@ -124,9 +124,13 @@ def _joined(aggregation: Aggregation, row: Any, new: Any) -> Any:  # noqa: ANN40
         case Aggregation.MAX:
             return _larger(row.value, new.value)
         case Aggregation.SUM:
-            return case((row.value > LARGEST - new.value, LARGEST), else_=row.value + new.value)
+            return _sum(row.value, new.value)
         case _:
             return row.value  # looked up afterwards, when this row is held
+
+
+def _sum(one: Any, other: Any) -> Any:  # noqa: ANN401 - SQL expressions
+    return case((one > LARGEST - other, LARGEST), else_=one + other)
 
 
 def _larger(one: Any, other: Any) -> Any:  # noqa: ANN401 - SQL expressions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -10,7 +11,28 @@ from entitlement_sidecar.domain.ruling import Ruling
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 from entitlement_sidecar.planstore.usage.slots import Slot
 from entitlement_sidecar.wire.codec import event_to_proto
+from entitlement_sidecar.wire.fields import MAX_NAME, MAX_REASON, MAX_REQUEST_ID
 from entitlement_sidecar.wire.v1 import usage_pb2
+
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(3000, 1, 1, tzinfo=UTC)
+"""Instants outside are mistakes, and have no windows."""
+
+LONGEST = (
+    ("id", MAX_REQUEST_ID),
+    ("unit", MAX_NAME),
+    ("actor_id", MAX_NAME),
+    ("correlation_id", MAX_NAME),
+    ("emitter", MAX_NAME),
+    ("subject", MAX_NAME),
+    ("recorded_by", MAX_NAME),
+    ("consumption_id", MAX_REQUEST_ID),
+    ("feature", MAX_NAME),
+    ("lease_id", MAX_NAME),
+    ("corrects", MAX_REQUEST_ID),
+    ("reason", MAX_REASON),
+)
+"""Texts of an event, and how many characters each may have, by whichever way it comes."""
 
 Identity = tuple[str, str]
 """Tenant and id of an event (S0.5)."""

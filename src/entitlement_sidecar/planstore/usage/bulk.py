@@ -16,6 +16,7 @@ from sqlalchemy import (
     JSON,
     ColumnElement,
     LargeBinary,
+    Select,
     Table,
     Text,
     any_,
@@ -23,7 +24,9 @@ from sqlalchemy import (
     cast,
     column,
     func,
+    literal,
     select,
+    tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -31,6 +34,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from entitlement_sidecar.planstore.db import Base
 
 _json = msgspec.json.Encoder()
+_returned = msgspec.json.Decoder(list[list[Any]]).decode
 
 Rows = Sequence[Mapping[str, object]]
 Refine = Callable[[Any], Any]
@@ -54,15 +58,18 @@ def insert_rows(
     refine: Refine = as_it_is,
     returning: Sequence[ColumnElement[Any]] = (),
 ) -> list[Any]:
-    """Inserts rows, all of one shape, in their order. What RETURNING gives, in no particular order."""
+    """Inserts rows, all of one shape, in their order: keys that the database numbers grow in that order.
+
+    What RETURNING gives, in no particular order; columns of texts and numbers.
+    """
     table = as_type("Table", model.__table__)
     if session.get_bind().dialect.name == "sqlite":
         statement = refine(sqlite.insert(table))
         result = session.execute(statement.returning(*returning) if returning else statement, rows)
-    else:
-        statement = _from_json(table, tuple(rows[0]), refine, tuple(returning))
-        result = session.execute(statement, {"rows": _json.encode(rows).decode()})
-    return list(result.all()) if returning else []
+        return list(result.all()) if returning else []
+    statement = _from_json(table, tuple(rows[0]), refine, tuple(returning))
+    result = session.execute(statement, {"rows": _json.encode(rows).decode()})
+    return _returned(result.scalar_one()) if returning else []
 
 
 def among(
@@ -71,7 +78,37 @@ def among(
     """That a column is one of many values; one parameter on PostgreSQL."""
     if session.get_bind().dialect.name == "sqlite":
         return one.in_(values)
-    return one == any_(cast(list(values), postgresql.ARRAY(Text())))
+    return one == any_(_array(values))
+
+
+def named(
+    session: Session,
+    one: InstrumentedAttribute[str],
+    other: InstrumentedAttribute[str],
+    pairs: Sequence[tuple[str, str]],
+) -> Any:  # noqa: ANN401 - an SQL condition
+    """That two columns are one of many pairs.
+
+    Pairs are a relation: with those of a condition SQLite compares every row, and PostgreSQL does where it
+    does not know yet how many rows there are.
+    """
+    return tuple_(one, other).in_(_relation(session, pairs))
+
+
+def _relation(session: Session, pairs: Sequence[tuple[str, str]]) -> Select[str, str]:
+    if session.get_bind().dialect.name == "sqlite":
+        pair = func.json_each(_json.encode(pairs).decode()).table_valued("value").c.value
+        return select(func.json_extract(pair, "$[0]"), func.json_extract(pair, "$[1]"))
+    firsts, seconds = _array([first for first, _ in pairs]), _array([second for _, second in pairs])
+    given = func.unnest(firsts, seconds).table_valued("one", "other").render_derived(name="named")
+    return select(given.c.one, given.c.other)
+
+
+def _array(values: Collection[str]) -> ColumnElement[Any]:
+    # Written here: the driver takes longer to write an array than PostgreSQL to read it.
+    escaped = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
+    written = '{"' + '","'.join(escaped) + '"}' if escaped else "{}"
+    return cast(literal(written, Text()), postgresql.ARRAY(Text()))
 
 
 @lru_cache(maxsize=64)
@@ -89,4 +126,9 @@ def _from_json(
     )
     values = (func.decode(given.c[name], "base64") if name in binary else given.c[name] for name in names)
     statement = refine(postgresql.insert(table).from_select(names, select(*values)))
-    return statement.returning(*returning) if returning else statement
+    if not returning:
+        return statement
+    # As one value too: a row of a result costs as much as what it says.
+    done = statement.returning(*returning).cte("done")
+    each = func.json_build_array(*(done.c[one.name] for one in returning))
+    return select(func.coalesce(cast(func.json_agg(each), Text()), "[]"))

@@ -7,7 +7,7 @@ follows from the difference changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -42,57 +42,93 @@ class Occasion(msgspec.Struct, frozen=True):
     is_correction: bool = False
 
 
+class _Edges(msgspec.Struct):
+    """What some facts were first and last of."""
+
+    first: datetime
+    last: datetime
+    highest: int
+
+    @classmethod
+    def of(cls, fact: Fact, known: _Edges | None) -> _Edges:
+        """With one more fact."""
+        at = fact.occurred_at
+        if known is None:
+            return cls(at, at, fact.id)
+        return cls(min(at, known.first), max(at, known.last), max(fact.id, known.highest))
+
+
 class _Difference(msgspec.Struct):
-    """What one aggregate loses and gets."""
+    """What one aggregate loses and gets, added up. `left` is of those that are gone for good."""
 
-    gone: dict[int, Fact] = msgspec.field(default_factory=dict)
-    come: dict[int, Fact] = msgspec.field(default_factory=dict)
-
-    @property
-    def any_fact(self) -> Fact:
-        return next(iter((self.gone or self.come).values()))
-
-    @property
-    def left(self) -> list[Fact]:
-        """Those that are gone for good, not only of another value."""
-        return [fact for id_, fact in self.gone.items() if id_ not in self.come]
+    unit: str
+    window_end: datetime | None
+    value: int = 0
+    count: int = 0
+    come: _Edges | None = None
+    left: _Edges | None = None
 
 
-def change_aggregates(
-    session: Session,
-    changes: Iterable[FactChange],
-    metrics: Mapping[str, Metric],
-    occasion: Occasion,
-) -> None:
-    """Applies changes of facts that are stored already; `metrics` has the metric of every one.
+class Differences:
+    """What changes of facts make of aggregates: as large as these are many, however many facts change."""
 
-    In the order of keys, so that two that change the same never wait for each other in a circle.
-    """
-    differences: dict[Key, _Difference] = {}
-    for change in changes:
-        if change.before != change.after:
-            if change.before is not None:
-                differences.setdefault(change.before.key, _Difference()).gone[change.before.id] = (
-                    change.before
-                )
-            if change.after is not None:
-                differences.setdefault(change.after.key, _Difference()).come[change.after.id] = change.after
-    if not differences:
-        return
-    removed = Removed.read(session)
-    for key in sorted(differences):
-        metric, difference = metrics[key.metric], differences[key]
-        fact = difference.any_fact
-        row = _held(session, key, fact.unit, fact.window_end)
-        is_whole = removed.is_whole(key.classification, row.window_end)
-        if is_whole and _must_count_again(row, metric):
-            _count_again(session, key, row, metric)
-        else:
-            _add_difference(row, metric, difference)
-            if is_whole and _was_at_an_edge(row, difference.left):
-                _find_edges(session, key, row)
-        _changed(row, metric, occasion)
-    session.flush()
+    def __init__(self) -> None:
+        self._found: dict[Key, _Difference] = {}
+
+    def add(self, changes: Iterable[FactChange]) -> None:
+        """Changes of facts that are stored already, each of another event."""
+        for change in changes:
+            before, after = change.before, change.after
+            if before == after:
+                continue
+            if before is not None:
+                self._leaves(before, for_good=after is None or after.key != before.key)
+            if after is not None:
+                self._comes(after)
+
+    def _leaves(self, fact: Fact, *, for_good: bool) -> None:
+        difference = self._of(fact)
+        difference.value -= fact.value
+        difference.count -= fact.count
+        if for_good:
+            difference.left = _Edges.of(fact, difference.left)
+
+    def _comes(self, fact: Fact) -> None:
+        difference = self._of(fact)
+        difference.value += fact.value
+        difference.count += fact.count
+        difference.come = _Edges.of(fact, difference.come)
+
+    def _of(self, fact: Fact) -> _Difference:
+        found = self._found.get(fact.key)
+        if found is None:
+            found = self._found[fact.key] = _Difference(fact.unit, fact.window_end)
+        return found
+
+    def apply(self, session: Session, metrics: Mapping[str, Metric], occasion: Occasion) -> None:
+        """Has aggregates follow; `metrics` has the metric of every one.
+
+        In the order of keys, so that two that change the same never wait for each other in a circle.
+        """
+        if not self._found:
+            return
+        removed = Removed.read(session)
+        for key, difference in sorted(self._found.items(), key=_by_key):
+            metric = metrics[key.metric]
+            row = _held(session, key, difference.unit, difference.window_end)
+            is_whole = removed.is_whole(key.classification, row.window_end)
+            if is_whole and _must_count_again(row, metric):
+                _count_again(session, key, row, metric)
+            else:
+                _add_difference(row, metric, difference)
+                if is_whole and _was_at_an_edge(row, difference.left):
+                    _find_edges(session, key, row)
+            _changed(row, metric, occasion)
+        session.flush()
+
+
+def _by_key(found: tuple[Key, _Difference]) -> Key:
+    return found[0]
 
 
 def metrics_of(session: Session, catalogue: CatalogueDocument, keys: Iterable[str]) -> dict[str, Metric]:
@@ -142,24 +178,18 @@ def _count_again(session: Session, key: Key, row: UsageLedgerRow, metric: Metric
 
 
 def _add_difference(row: UsageLedgerRow, metric: Metric, difference: _Difference) -> None:
-    gone, come = difference.gone.values(), difference.come.values()
-    count = row.event_count + sum(fact.count for fact in come) - sum(fact.count for fact in gone)
-    row.event_count = max(0, count)
+    row.event_count = max(0, row.event_count + difference.count)
     if metric.aggregation is Aggregation.SUM:
-        value = row.value + sum(fact.value for fact in come) - sum(fact.value for fact in gone)
-        row.value = min(max(0, value), LARGEST)
-    for fact in come:
-        row.first_event_at = (
-            fact.occurred_at if not row.watermark else min(row.first_event_at, fact.occurred_at)
-        )
-        row.last_event_at = max(row.last_event_at, fact.occurred_at)
-        row.watermark = max(row.watermark, fact.id)
+        row.value = min(max(0, row.value + difference.value), LARGEST)
+    if (come := difference.come) is not None:
+        row.first_event_at = come.first if not row.watermark else min(row.first_event_at, come.first)
+        row.last_event_at = max(row.last_event_at, come.last)
+        row.watermark = max(row.watermark, come.highest)
 
 
-def _was_at_an_edge(row: UsageLedgerRow, left: Sequence[Fact]) -> bool:
-    return any(
-        fact.id == row.watermark or fact.occurred_at in {row.first_event_at, row.last_event_at}
-        for fact in left
+def _was_at_an_edge(row: UsageLedgerRow, left: _Edges | None) -> bool:
+    return left is not None and (
+        left.highest >= row.watermark or left.first <= row.first_event_at or left.last >= row.last_event_at
     )
 
 

@@ -16,9 +16,9 @@ from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classificati
 from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.planstore.audit import Change, because, record
 from entitlement_sidecar.planstore.db import UsageEventRow
-from entitlement_sidecar.planstore.usage.changing import FactChange, Occasion, change_aggregates, metrics_of
+from entitlement_sidecar.planstore.usage.changing import Differences, FactChange, Occasion, metrics_of
 from entitlement_sidecar.planstore.usage.facts import Fact, Stored, stored
-from entitlement_sidecar.planstore.usage.giving_back import LimitsOf, change_quota
+from entitlement_sidecar.planstore.usage.giving_back import LimitsOf, QuotaChanges
 
 
 def apply_corrections(
@@ -38,8 +38,11 @@ def apply_corrections(
     found = stored(session, {(correction.tenant_id, correction.corrects) for correction in corrections})
     changes = [_change(one, new.keys()) for one in found]
     metrics = metrics_of(session, document, {one.row.metric for one in found})
-    change_quota(session, changes, metrics, limits_of, now)
-    change_aggregates(session, changes, metrics, Occasion(now, is_correction=True))
+    quota, differences = QuotaChanges(limits_of, now), Differences()
+    quota.add(session, changes, metrics)
+    differences.add(changes)
+    quota.apply(session)
+    differences.apply(session, metrics, Occasion(now, is_correction=True))
     for one in found:
         _record(session, one, new, now)
 

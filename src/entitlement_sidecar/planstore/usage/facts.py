@@ -6,19 +6,26 @@ holds, and of its corrections the last one to arrive. A voided event is no fact 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Select, Subquery, and_, case, func, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import ScalarSelect, Select, Subquery, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, defer
 
 from entitlement_sidecar.planstore.db import UsageClassificationRow, UsageEventRow
+from entitlement_sidecar.planstore.usage.bulk import named
 from entitlement_sidecar.planstore.usage.slots import Slot
 
 Identity = tuple[str, str]
 """Tenant and id of an event."""
+
+_Item = TypeVar("_Item")
+
+PAGE = 1000
+"""Identities of one query, and events in memory at once: work of any length ends."""
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -59,8 +66,7 @@ def facts(scope: Scope) -> Subquery:
 
     To be selected from, and joined; rows come in no particular order.
     """
-    event = UsageEventRow
-    corrected, classified = _corrections(scope), _classifications(scope)
+    event, correction, row = UsageEventRow, aliased(UsageEventRow), UsageClassificationRow
     others = [
         column
         for column in event.__table__.c
@@ -69,12 +75,11 @@ def facts(scope: Scope) -> Subquery:
     query = (
         select(
             *others,
-            case((corrected.c.id.is_not(None), corrected.c.value), else_=event.value).label("value"),
-            func.coalesce(classified.c.classification, event.classification).label("classification"),
+            func.coalesce(_last_correction(correction, correction.value), event.value).label("value"),
+            func.coalesce(_last_classification(row), event.classification).label("classification"),
         )
-        .outerjoin(corrected, and_(corrected.c.corrects == event.event_id, corrected.c.nth == 1))
-        .outerjoin(classified, and_(classified.c.event_id == event.event_id, classified.c.nth == 1))
-        .where(*_within(scope), event.corrects == "", func.coalesce(corrected.c.voids, False).is_(False))
+        .where(*_within(scope), event.corrects == "")
+        .where(func.coalesce(_last_correction(correction, correction.voids), False).is_(False))
     )
     return query.subquery("facts")
 
@@ -91,19 +96,27 @@ def _within(scope: Scope) -> list[Any]:
     return found
 
 
-def _corrections(scope: Scope) -> Subquery:
-    """Corrections, the last of each event first; they have metric and time of what they correct."""
-    row = UsageEventRow
-    nth = func.row_number().over(partition_by=row.corrects, order_by=row.id.desc()).label("nth")
-    query = select(row.id, row.corrects, row.value, row.voids, nth)
-    return query.where(*_within(scope), row.corrects != "").subquery("corrected")
+# Both are looked up by index for each event. Joined, what was stored a moment ago, of which the database
+# knows nothing yet, would be compared with all events, one by one. `id + 0` keeps it from going through all
+# rows, from the highest id down, for the first that matches.
 
 
-def _classifications(scope: Scope) -> Subquery:
-    row = UsageClassificationRow
-    nth = func.row_number().over(partition_by=row.event_id, order_by=row.id.desc()).label("nth")
-    query = select(row.event_id, row.classification, nth).where(row.tenant_id == scope.tenant_id)
-    return query.subquery("classified")
+def _last_correction(row: type[UsageEventRow], column: InstrumentedAttribute[Any]) -> ScalarSelect[Any]:
+    """A column of the correction that holds; it has the time, and so the partition, of its event."""
+    event = UsageEventRow
+    query = select(column).where(
+        row.tenant_id == event.tenant_id,
+        row.corrects == event.event_id,
+        row.corrects != "",
+        row.occurred_at == event.occurred_at,
+    )
+    return query.order_by((row.id + 0).desc()).limit(1).correlate(event).scalar_subquery()
+
+
+def _last_classification(row: type[UsageClassificationRow]) -> ScalarSelect[Any]:
+    event = UsageEventRow
+    query = select(row.classification).where(row.tenant_id == event.tenant_id, row.event_id == event.event_id)
+    return query.order_by((row.id + 0).desc()).limit(1).correlate(event).scalar_subquery()
 
 
 def facts_of(session: Session, key: Key, window_end: datetime | None) -> Iterator[Fact]:
@@ -175,26 +188,48 @@ class Stored(msgspec.Struct, frozen=True):
 def stored(session: Session, identities: Collection[Identity]) -> list[Stored]:
     """Events of these identities that are there, in the order of their rows."""
     event = UsageEventRow
-    wanted = sorted(identities)
-    rows = session.scalars(
-        select(event)
-        .where(tuple_(event.tenant_id, event.event_id).in_(wanted), event.corrects == "")
-        .order_by(event.id)
-    ).all()
-    corrections: dict[Identity, list[UsageEventRow]] = {}
-    query = select(event).where(tuple_(event.tenant_id, event.corrects).in_(wanted), event.corrects != "")
-    for one in session.scalars(query.order_by(event.id)):
-        corrections.setdefault((one.tenant_id, one.corrects), []).append(one)
-    classified = _last_classifications(session, wanted)
+    rows: list[UsageEventRow] = []
+    for page in pages_of(sorted(identities)):
+        query = without_payload().where(named(session, event.tenant_id, event.event_id, page))
+        rows += session.scalars(query.where(event.corrects == ""))
+    rows.sort(key=lambda row: row.id)
+    return [one for page in pages_of(rows) for one in with_what_came_after(session, page)]
+
+
+def without_payload() -> Select[UsageEventRow]:
+    """Events and corrections as they are stored, but for the message, and what takes as long to read."""
+    unread = (UsageEventRow.payload, UsageEventRow.dimensions)
+    return select(UsageEventRow).options(*(defer(column, raiseload=True) for column in unread))
+
+
+def pages_of(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    """At most `PAGE` at a time, in order."""
+    remaining = iter(items)
+    while page := list(islice(remaining, PAGE)):
+        yield page
+
+
+def with_what_came_after(session: Session, rows: Sequence[UsageEventRow]) -> list[Stored]:
+    """A page of events whose rows are known, in the same order."""
+    wanted = [(row.tenant_id, row.event_id) for row in rows]
+    corrections, classified = _corrections(session, wanted), _last_classifications(session, wanted)
     return [
         Stored(row, classified.get(key, row.classification), corrections.get(key, ()))
-        for row in rows
-        for key in [(row.tenant_id, row.event_id)]
+        for row, key in zip(rows, wanted, strict=True)
     ]
+
+
+def _corrections(session: Session, wanted: Sequence[Identity]) -> dict[Identity, list[UsageEventRow]]:
+    event = UsageEventRow
+    query = without_payload().where(named(session, event.tenant_id, event.corrects, wanted))
+    corrections: dict[Identity, list[UsageEventRow]] = {}
+    for one in session.scalars(query.where(event.corrects != "").order_by(event.id)):
+        corrections.setdefault((one.tenant_id, one.corrects), []).append(one)
+    return corrections
 
 
 def _last_classifications(session: Session, wanted: Sequence[Identity]) -> dict[Identity, int]:
     row = UsageClassificationRow
     query = select(row.tenant_id, row.event_id, row.classification).order_by(row.id)
-    found = session.execute(query.where(tuple_(row.tenant_id, row.event_id).in_(wanted)))
+    found = session.execute(query.where(named(session, row.tenant_id, row.event_id, wanted)))
     return {(tenant_id, event_id): classification for tenant_id, event_id, classification in found}

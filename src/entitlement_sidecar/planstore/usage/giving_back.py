@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import case, select, tuple_, update
+from sqlalchemy import case, select, update
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import Classification, Metric
@@ -23,9 +23,10 @@ from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.domain.window import window_at
 from entitlement_sidecar.planstore.db import QuotaAdmissionRow, QuotaCounterRow
+from entitlement_sidecar.planstore.usage.bulk import named
 from entitlement_sidecar.planstore.usage.changing import FactChange
 from entitlement_sidecar.planstore.usage.counters import Counters
-from entitlement_sidecar.planstore.usage.facts import Fact, Identity
+from entitlement_sidecar.planstore.usage.facts import Fact, Identity, pages_of
 from entitlement_sidecar.planstore.usage.unadmitted import UNADMITTED, add_all_unadmitted
 
 TenantFeature = tuple[str, str]
@@ -56,35 +57,46 @@ class _Amounts(msgspec.Struct):
     other: int = 0
 
 
-def change_quota(
-    session: Session,
-    changes: Sequence[FactChange],
-    metrics: Mapping[str, Metric],
-    limits_of: LimitsOf,
-    now: datetime,
-) -> None:
-    """Gives back what events use less than before, and counts what they use more."""
-    shares = _shares(session, changes, metrics)
-    found = limits_of(session, {share.key for share in shares}, now) if shares else {}
-    amounts: dict[_Place, _Amounts] = defaultdict(_Amounts)
-    more: list[tuple[UsageEvent, str, Resolution]] = []
-    for share in sorted(shares, key=lambda one: one.key):
+class QuotaChanges:
+    """What counters give back, and count more: as large as these are many, however many events change."""
+
+    def __init__(self, limits_of: LimitsOf, now: datetime) -> None:
+        self._limits_of = limits_of
+        self._now = now
+        self._amounts: dict[_Place, _Amounts] = defaultdict(_Amounts)
+        self._more: list[tuple[UsageEvent, str, Resolution]] = []
+
+    def add(self, session: Session, changes: Sequence[FactChange], metrics: Mapping[str, Metric]) -> None:
+        """A page of changes, in the transaction in which `apply` follows; credits are given back at once."""
+        shares = _shares(session, changes, metrics)
+        found = self._limits_of(session, {share.key for share in shares}, self._now) if shares else {}
+        for share in sorted(shares, key=lambda one: one.key):
+            resolution = self._resolution(session, share, found)
+            if resolution is None:
+                continue
+            if share.quantity < 0:
+                self._more.append((_used_more(share), share.feature, resolution))
+            elif resolution.buckets:
+                _return_credits(session, share, resolution)
+            else:
+                _add_up(self._amounts, share, resolution)
+
+    def _resolution(
+        self, session: Session, share: _Share, found: Mapping[TenantFeature, Resolution]
+    ) -> Resolution | None:
+        """Limits in force now, credits of when it happened."""
         at = share.change.row.occurred_at
         resolution = found.get(share.key)
         if resolution is not None and any(at < bucket.since for bucket in resolution.buckets):
-            resolution = limits_of(session, {share.key}, at).get(share.key)
-        if resolution is None:
-            continue
-        if share.quantity < 0:
-            more.append((_used_more(share), share.feature, resolution))
-        elif resolution.buckets:
-            _return_credits(session, share, resolution)
-        else:
-            _add_up(amounts, share, resolution)
-    for place in sorted(amounts):
-        _give_back(session, place, amounts[place])
-    if more:
-        add_all_unadmitted(session, more)
+            return self._limits_of(session, {share.key}, at).get(share.key)
+        return resolution
+
+    def apply(self, session: Session) -> None:
+        """Gives back what events use less than before, and counts what they use more."""
+        for place in sorted(self._amounts):
+            _give_back(session, place, self._amounts[place])
+        if self._more:
+            add_all_unadmitted(session, self._more)
 
 
 def _shares(session: Session, changes: Sequence[FactChange], metrics: Mapping[str, Metric]) -> list[_Share]:
@@ -111,11 +123,12 @@ def _covered(session: Session, changes: Sequence[FactChange]) -> set[Identity]:
     rows = [change.row for change in changes]
     admission = QuotaAdmissionRow
     asked = sorted((row.tenant_id, row.event_id) for row in rows if not row.lease_id)
-    query = select(admission.tenant_id, admission.request_id).where(
-        tuple_(admission.tenant_id, admission.request_id).in_(asked), admission.lease_id != UNADMITTED
-    )
-    leased = {(row.tenant_id, row.event_id) for row in rows if row.lease_id}
-    return leased | {(tenant_id, request_id) for tenant_id, request_id in session.execute(query)}
+    query = select(admission.tenant_id, admission.request_id).where(admission.lease_id != UNADMITTED)
+    covered = {(row.tenant_id, row.event_id) for row in rows if row.lease_id}
+    for page in pages_of(asked):
+        found = session.execute(query.where(named(session, admission.tenant_id, admission.request_id, page)))
+        covered |= {(tenant_id, request_id) for tenant_id, request_id in found}
+    return covered
 
 
 def _used_more(share: _Share) -> UsageEvent:

@@ -23,8 +23,7 @@ _OTHER = "an event with this id and other content is in quarantine; this one was
 def hold(session: Session, judged: Sequence[Judged], now: datetime) -> list[UsageResult]:
     """Keeps events that are not stored; one outcome per event, in order.
 
-    QUARANTINED also where the same event is kept already, whatever became of it since; CONFLICT where
-    another one of its identity is.
+    QUARANTINED also where the same event is kept already; CONFLICT where another one of its identity is.
     """
     first: dict[Identity, Judged] = {}
     for one in judged:

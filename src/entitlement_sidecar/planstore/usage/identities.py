@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
@@ -13,7 +13,8 @@ from entitlement_sidecar.planstore.db import UsageEventKeyRow
 from entitlement_sidecar.planstore.usage.arrival import COUNTING, Identity, Judged
 from entitlement_sidecar.planstore.usage.bulk import insert_rows, passing_by
 
-_OTHER = "an event with this id and other content was counted before; this one was refused"
+_SAME = "counted before, or discarded by an operator"
+_OTHER = "an event with this id and other content came before; this one was refused"
 
 
 class Identities:
@@ -24,16 +25,20 @@ class Identities:
         self._digests = digests
 
     def seen(self, one: Judged) -> UsageResult | None:
-        """DUPLICATE or CONFLICT for an event whose identity has one already; the first one gets None."""
+        """DUPLICATE or CONFLICT for an event whose identity has one already; the first one gets None.
+
+        One that does not count takes no identity from one that does, and comes after it in the batch.
+        """
         identity = one.identity
         if identity in self._claimed:
-            self._claimed.discard(identity)
+            if one.ruling.outcome in COUNTING:
+                self._claimed.discard(identity)
             return None
         digest = self._digests.get(identity)
         if digest is None:
             return None
         if digest == one.digest:
-            return one.told(UsageOutcome.DUPLICATE, RuleName.IDENTITY, "counted before")
+            return one.told(UsageOutcome.DUPLICATE, RuleName.IDENTITY, _SAME)
         return one.told(UsageOutcome.CONFLICT, RuleName.IDENTITY, _OTHER)
 
 
@@ -54,7 +59,17 @@ def claim(session: Session, judged: Sequence[Judged]) -> Identities:
     return Identities(claimed, digests)
 
 
-def _store(session: Session, digests: dict[Identity, bytes]) -> set[Identity]:
+def give_up(session: Session, digests: Mapping[Identity, bytes]) -> set[Identity]:
+    """Stores the identities of events that shall never count; those of them that count already, as they are.
+
+    Whatever is sent again under such an identity is a duplicate, or a conflict where it says something else.
+    """
+    taken = digests.keys() - _store(session, digests)
+    known = _stored(session, taken) if taken else {}
+    return {identity for identity, digest in known.items() if digest == digests[identity]}
+
+
+def _store(session: Session, digests: Mapping[Identity, bytes]) -> set[Identity]:
     rows = [{"tenant_id": t, "event_id": e, "digest": digests[t, e]} for t, e in sorted(digests)]
     key = UsageEventKeyRow.__table__.c
     stored = insert_rows(

@@ -1,13 +1,14 @@
 """Usage that comes over REST: who may say what, and what each event has to be before the ledger sees it.
 
 An emitter speaks for itself: the name of its token is the emitter of what it sends. What only a sidecar can
-know (that quota was admitted, that an event corrects another) is taken from tokens that may consume quota.
+know (that quota was admitted, that an event corrects another, when it was recorded before it came here) is
+taken from tokens that may consume quota.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 from sqlalchemy.orm import Session
@@ -15,11 +16,10 @@ from sqlalchemy.orm import Session
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY
 from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
-from entitlement_sidecar.planstore.usage.arrival import Arrival
+from entitlement_sidecar.planstore.usage.arrival import EARLIEST, LATEST, LONGEST, Arrival
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.wire.fields import (
     KEY_FORM,
-    MAX_NAME,
     MAX_REQUEST_ID,
     TENANT_FORM,
     dimension_problems,
@@ -28,26 +28,8 @@ from entitlement_sidecar.wire.fields import (
     is_tenant,
 )
 
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(3000, 1, 1, tzinfo=UTC)
-"""Instants outside are mistakes, and have no windows."""
-
 AHEAD = timedelta(minutes=5)
 """How far a recording may lie ahead of the plan store's clock."""
-
-_LONGEST = (
-    ("unit", MAX_NAME),
-    ("actor_id", MAX_NAME),
-    ("correlation_id", MAX_NAME),
-    ("emitter", MAX_NAME),
-    ("subject", MAX_NAME),
-    ("recorded_by", MAX_NAME),
-    ("consumption_id", MAX_REQUEST_ID),
-    ("feature", MAX_NAME),
-    ("lease_id", MAX_NAME),
-    ("corrects", MAX_REQUEST_ID),
-    ("reason", 500),
-)
 
 _OF_SIDECARS = ("feature", "lease_id", "corrects", "consumption_id")
 """What only a sidecar can know."""
@@ -58,7 +40,7 @@ class Sender(msgspec.Struct, frozen=True):
 
     Attributes:
         emitter: What it emits as, whatever it says; empty: as it says.
-        keeps_leases: It may say that quota was admitted, and correct.
+        keeps_leases: It may say that quota was admitted, when usage was recorded, and correct.
     """
 
     emitter: str = ""
@@ -80,6 +62,9 @@ def import_usage(
 
 
 def _read(event: UsageEvent, sender: Sender, now: datetime) -> Arrival | UsageResult:
+    if not sender.keeps_leases:
+        # Lateness counts until then: who says it for himself could send usage of any age.
+        event = msgspec.structs.replace(event, recorded_at=now)
     rule, problem = next(_problems(event, sender, now), (RuleName.MALFORMED, ""))
     if problem:
         return UsageResult(event.id, UsageOutcome.INVALID, problem, rule=rule)
@@ -115,8 +100,6 @@ def _malformed(event: UsageEvent, now: datetime) -> Iterator[str]:
     if not EARLIEST <= event.recorded_at <= now + AHEAD:
         yield f"recorded_at: expected an instant from {EARLIEST:%Y} to now"
     yield from (f"{field}: {problem}" for field, problem in dimension_problems(event.dimensions))
-    if any("\0" in text for pair in event.dimensions.items() for text in pair):
-        yield "dimensions: expected no NUL"
 
 
 def _misnamed(event: UsageEvent) -> Iterator[str]:
@@ -126,7 +109,7 @@ def _misnamed(event: UsageEvent) -> Iterator[str]:
         yield f"tenant_id: {expected(TENANT_FORM, event.tenant_id)}"
     if not (is_key(event.metric) or (event.corrects and not event.metric)):
         yield f"metric: {expected(KEY_FORM, event.metric)}"
-    for field, longest in _LONGEST:
+    for field, longest in LONGEST:
         text = getattr(event, field)
         if not (len(text) <= longest and text.isprintable()):
             yield f"{field}: expected at most {longest} printable characters"

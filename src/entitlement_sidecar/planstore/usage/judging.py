@@ -96,13 +96,14 @@ class Judge:
     def _correction(self, arrival: Arrival, originals: Mapping[Identity, Original]) -> Judged:
         event, version = arrival.event, self._registry.version
         original = originals.get((event.tenant_id, event.corrects))
-        ruling = self._of_original(event, original)
+        ruling = self._of_original(arrival, original)
         if original is None or ruling.outcome is not UsageOutcome.ACCEPTED:
             return Judged(arrival, ruling, event.digest(), version)
         whole = arrival.having(completed(event, original.event))
         return Judged(whole, ruling, event.digest(), version, original.slot)
 
-    def _of_original(self, event: UsageEvent, original: Original | None) -> Ruling:
+    def _of_original(self, arrival: Arrival, original: Original | None) -> Ruling:
+        event = arrival.event
         if original is None:
             reason = (
                 f"corrects: no event of this tenant has the id {event.corrects!r} here yet; "
@@ -114,6 +115,9 @@ class Judge:
             return Ruling(UsageOutcome.INVALID, rule=RuleName.ORIGINAL, reason=reason)
         metric = self._metrics.get(original.event.metric)
         refused = None if metric is None else self._closed(metric, original.slot.window_end)
+        if refused is None and arrival.instance:
+            return self._registry.judge_correction(event.emitter, original.event)
+        # Without a sidecar it is an operator's, who may.
         return refused or Ruling(UsageOutcome.ACCEPTED, original.event.classification)
 
 

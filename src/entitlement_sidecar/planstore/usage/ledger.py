@@ -88,16 +88,17 @@ class Ledger:
     def _store(
         self, session: Session, stored: Sequence[Judged], catalogue: CatalogueDocument, now: datetime
     ) -> None:
-        ids = _insert(session, [_row(one, now) for one in stored])
-        new = [(one.event, one.slot) for one in stored if one.slot is not None and not one.event.corrects]
-        if new:
-            events, slots = [event for event, _ in new], [slot for _, slot in new]
-            numbers = [ids[event.tenant_id, event.id] for event in events]
+        if new := [one for one in stored if one.slot is not None and not one.event.corrects]:
+            ids = _insert(session, [_row(one, now) for one in new])
+            events, slots = [one.event for one in new], [one.slot for one in new if one.slot is not None]
             self._count_unadmitted(session, events, catalogue, now)
-            add_to_aggregates(session, Counted(events, slots, numbers, now), catalogue)
+            add_to_aggregates(session, Counted(events, slots, ids, now), catalogue)
             reclassify_after(session, events, now, catalogue, self._limits_of)
-        if corrections := [one.event for one in stored if one.event.corrects]:
-            apply_corrections(session, corrections, catalogue, now, self._limits_of)
+        # Afterwards: an end of work in the same batch must not see what does not count yet.
+        if corrections := [one for one in stored if one.event.corrects]:
+            _insert(session, [_row(one, now) for one in corrections])
+            corrected = [one.event for one in corrections]
+            apply_corrections(session, corrected, catalogue, now, self._limits_of)
 
     def _count_unadmitted(
         self, session: Session, events: Sequence[UsageEvent], catalogue: CatalogueDocument, now: datetime
@@ -165,11 +166,10 @@ def _uses_quota(event: UsageEvent, metric: Metric) -> bool:
     return counts and event.value > 0 and not event.lease_id
 
 
-def _insert(session: Session, rows: Sequence[Mapping[str, object]]) -> dict[Identity, int]:
-    """Stores events; the id of each one's row."""
-    row = UsageEventRow.__table__.c
-    found = insert_rows(session, UsageEventRow, rows, returning=[row.tenant_id, row.event_id, row.id])
-    return {(tenant_id, event_id): id_ for tenant_id, event_id, id_ in found}
+def _insert(session: Session, rows: Sequence[Mapping[str, object]]) -> list[int]:
+    """Stores events; the id of each one's row, in order: ids grow in the order of rows."""
+    id_ = UsageEventRow.__table__.c.id
+    return sorted(number for (number,) in insert_rows(session, UsageEventRow, rows, returning=[id_]))
 
 
 def _row(judged: Judged, now: datetime) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 held ──replay──▶ released (it is in the ledger)
 │  └──────────▶ held (the registry in force still keeps it, and says why)
-└──discard──▶ discarded (its row stays; the same event never comes back by itself)
+└──discard──▶ discarded (its row stays, and its identity is taken: sent again, it is a duplicate)
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 from entitlement_sidecar.planstore.audit import Change, current_actor, record
 from entitlement_sidecar.planstore.db import UsageQuarantineRow
-from entitlement_sidecar.planstore.usage.arrival import Arrival
+from entitlement_sidecar.planstore.usage.arrival import Arrival, Identity
+from entitlement_sidecar.planstore.usage.identities import give_up
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.wire.codec import event_from_proto
 from entitlement_sidecar.wire.v1 import usage_pb2
@@ -107,13 +108,18 @@ class Quarantine:
         return _page(rows, len(released), query.limit)
 
     def discard(self, session: Session, query: QuarantineQuery, now: datetime) -> QuarantinePage:
-        """Gives held events up: they will never count."""
+        """Gives held events up: they will never count, whoever sends them again.
+
+        What counts by now, since it was sent again and the catalogue had changed, is released instead.
+        """
         rows = _held(session, query)
+        counted = give_up(session, {_identity(row): row.digest for row in rows}) if rows else set()
+        discarded = [row for row in rows if _identity(row) not in counted]
         for row in rows:
-            _resolve(row, "discarded", now)
+            _resolve(row, "released" if _identity(row) in counted else "discarded", now)
         if rows:
-            record(session, _change("usage.quarantine_discarded", query.wanted, rows, rows), now)
-        return _page(rows, len(rows), query.limit)
+            record(session, _change("usage.quarantine_discarded", query.wanted, rows, discarded), now)
+        return _page(rows, len(discarded), query.limit)
 
 
 def _select(asked: QuarantineQuery, state: str) -> Select[UsageQuarantineRow]:
@@ -133,6 +139,10 @@ def _select(asked: QuarantineQuery, state: str) -> Select[UsageQuarantineRow]:
 def _held(session: Session, query: QuarantineQuery) -> Sequence[UsageQuarantineRow]:
     """Held rows, locked, so that two operators at once do not do it twice."""
     return session.scalars(_select(query, "held").with_for_update()).all()
+
+
+def _identity(row: UsageQuarantineRow) -> Identity:
+    return row.tenant_id, row.event_id
 
 
 def _arrival(row: UsageQuarantineRow) -> Arrival:

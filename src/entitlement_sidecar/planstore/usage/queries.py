@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 from sqlalchemy import literal, select, tuple_
 from sqlalchemy.orm import Session
 
+from entitlement_sidecar.domain.catalogue import Classification
 from entitlement_sidecar.planstore.db import UsageEventRow, UsageLedgerRow
 
 
@@ -19,11 +21,12 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
     metric: str
     window_kind: str
     subscription_id: str
+    classification: Annotated[int, msgspec.Meta(ge=0, le=Classification.INFORMATIONAL.value)]
 
     @classmethod
     def of(cls, row: UsageLedgerRow) -> Place:
         """The place of a row."""
-        return cls(row.window_start, row.metric, row.window_kind, row.subscription_id)
+        return cls(*(getattr(row, name) for name in cls.__struct_fields__))
 
 
 def usage_summary(
@@ -31,12 +34,12 @@ def usage_summary(
 ) -> Sequence[UsageLedgerRow]:
     """What a tenant's usage adds up to, the newest windows first; `after` is the last one seen."""
     row = UsageLedgerRow
-    order = (row.window_start, row.metric, row.window_kind, row.subscription_id)
+    order = (row.window_start, row.metric, row.window_kind, row.subscription_id, row.classification)
     query = select(row).where(row.tenant_id == tenant_id).order_by(*(one.desc() for one in order))
     if metric:
         query = query.where(row.metric == metric)
     if after is not None:
-        seen = (after.window_start, after.metric, after.window_kind, after.subscription_id)
+        seen = msgspec.structs.astuple(after)
         last = (literal(value, one.type) for one, value in zip(order, seen, strict=True))
         query = query.where(tuple_(*order) < tuple_(*last))
     return session.scalars(query.limit(limit)).all()

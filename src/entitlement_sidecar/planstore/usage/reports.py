@@ -10,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Subquery, case, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, Subquery, Text, case, column, func, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import Aggregation, Classification
 from entitlement_sidecar.planstore.catalogue.plans import current_document
 from entitlement_sidecar.planstore.usage.facts import Scope, facts
+from entitlement_sidecar.planstore.usage.totals import LARGEST
 
 DIMENSION = "dimension:"
 """Before the name of an attribute that a report is by."""
+
+_PART = 2**32
+"""Sums of halves of numbers stay within 64 bits for as many events as a report can read."""
 
 
 class By(StrEnum):
@@ -60,7 +64,7 @@ class Line(msgspec.Struct, frozen=True, array_like=True):
 
     key: str
     metric: str
-    classification: int
+    classification: Annotated[int, msgspec.Meta(ge=0, le=Classification.INFORMATIONAL.value)]
 
 
 class Sum(msgspec.Struct, frozen=True):
@@ -93,7 +97,7 @@ def usage_report(
             *order,
             func.max(lines.c.unit),
             _value(lines, measured),
-            func.sum(lines.c.events),
+            _total(lines.c.events),
             func.min(lines.c.occurred_at),
             func.max(lines.c.occurred_at),
         )
@@ -111,7 +115,9 @@ def usage_report(
 def _sum(row: Any) -> Sum:  # noqa: ANN401 - a row
     key, metric, classification, unit, value, count, first, last = row
     counted = Classification(classification) if classification else None
-    return Sum(key, metric, unit, counted, int(value), int(count), first, last)
+    # Beyond 64 bits SQLite answers a float, and PostgreSQL a decimal.
+    value, count = (min(int(one), LARGEST) for one in (value, count))
+    return Sum(key, metric, unit, counted, value, count, first, last)
 
 
 def _measured(session: Session, metric: str) -> _Measured:
@@ -146,7 +152,7 @@ def _lines(session: Session, ask: ReportAsk, *, ranked: bool) -> Subquery:
 
 def _key(session: Session, fact: Subquery, by: str) -> ColumnElement[str]:
     if by.startswith(DIMENSION):
-        return func.coalesce(fact.c.dimensions[by.removeprefix(DIMENSION)].as_string(), "")
+        return func.coalesce(_dimension(session, fact, by.removeprefix(DIMENSION)), "")
     columns: Mapping[str, ColumnElement[str]] = {
         By.SUBJECT: fact.c.subject,
         By.ACTOR: fact.c.actor_id,
@@ -154,6 +160,16 @@ def _key(session: Session, fact: Subquery, by: str) -> ColumnElement[str]:
         By.METRIC: fact.c.metric,
     }
     return columns[by] if by in columns else _day(session, fact)
+
+
+def _dimension(session: Session, fact: Subquery, name: str) -> ColumnElement[str]:
+    """The value of an attribute; null of events without it."""
+    if session.get_bind().dialect.name != "sqlite":
+        found: ColumnElement[str] = fact.c.dimensions[name].as_string()
+        return found
+    # A path of SQLite finds no name as it is escaped in what is stored: quotes, backslashes, beyond ASCII.
+    each = func.json_each(fact.c.dimensions).table_valued("key", column("value", Text()))
+    return select(each.c.value).where(each.c.key == name).scalar_subquery()
 
 
 def _day(session: Session, fact: Subquery) -> ColumnElement[str]:
@@ -171,5 +187,10 @@ def _value(lines: Subquery, measured: _Measured) -> ColumnElement[int]:
         (measured.unique, func.count(func.nullif(lines.c.subject, "").distinct())),
     )
     cases = [(lines.c.metric.in_(metrics), value) for metrics, value in kinds if metrics]
-    total = func.sum(lines.c.value)
+    total = _total(lines.c.value)
     return case(*cases, else_=total) if cases else total
+
+
+def _total(numbers: ColumnElement[int]) -> ColumnElement[int]:
+    """Their sum, in two parts: SQLite fails where a sum leaves 64 bits, and not where two are added."""
+    return func.sum(numbers // _PART) * _PART + func.sum(numbers % _PART)

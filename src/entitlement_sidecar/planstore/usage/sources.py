@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
+from typing import cast as as_type
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, case, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Table, and_, case, func, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from entitlement_sidecar.domain.usage import UsageOutcome
 from entitlement_sidecar.planstore.db import UsageSourceRow
-from entitlement_sidecar.planstore.db.upsert import insert_for
 from entitlement_sidecar.planstore.usage.ranges import Range, joined, size, without
 
 MAX_MISSING = 100
@@ -94,16 +96,23 @@ def settle(session: Session, delivery: Delivery, now: datetime) -> list[Range]:
 
 
 def _hold(session: Session, delivery: Delivery, now: datetime) -> Any:  # noqa: ANN401 - a row of the table
-    row = UsageSourceRow
-    insert = insert_for(session, row).values(
-        instance=delivery.instance,
-        epoch=delivery.epoch,
-        accepted_total=delivery.accepted_total,
-        dead_total=delivery.dead_total,
-        first_seen_at=now,
-        last_seen_at=now,
-    )
-    new = insert.excluded
+    given = {
+        "instance": delivery.instance,
+        "epoch": delivery.epoch,
+        "accepted_total": delivery.accepted_total,
+        "dead_total": delivery.dead_total,
+        "first_seen_at": now,
+        "last_seen_at": now,
+    }
+    return session.execute(_holding(session.get_bind().dialect.name), given).one()
+
+
+@cache
+def _holding(dialect: str) -> Any:  # noqa: ANN401 - either dialect's insert
+    """The statement, made once: to make it takes longer than to run it."""
+    table = as_type("Table", UsageSourceRow.__table__)
+    insert = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    row, new = table.c, insert.excluded
     # Batches overtake each other: totals only grow. Dead letters may be sent again, so theirs is the newest.
     newer, later = new.accepted_total >= row.accepted_total, new.last_seen_at > row.last_seen_at
     holding = insert.on_conflict_do_update(
@@ -114,7 +123,7 @@ def _hold(session: Session, delivery: Delivery, now: datetime) -> Any:  # noqa: 
             "last_seen_at": case((later, new.last_seen_at), else_=row.last_seen_at),
         },
     )
-    return session.execute(holding.returning(row.received)).one()
+    return holding.returning(row.received)
 
 
 def _count(

@@ -7,26 +7,36 @@ once at two replicas, one of them waits. The end stands, also when its event is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification
+from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Metric
 from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.planstore.db import UsageClassificationRow, UsageEventRow
 from entitlement_sidecar.planstore.usage.bulk import among, insert_rows
-from entitlement_sidecar.planstore.usage.changing import FactChange, Occasion, change_aggregates, metrics_of
-from entitlement_sidecar.planstore.usage.facts import Identity, Stored, stored
-from entitlement_sidecar.planstore.usage.giving_back import LimitsOf, change_quota
+from entitlement_sidecar.planstore.usage.changing import Differences, FactChange, Occasion, metrics_of
+from entitlement_sidecar.planstore.usage.facts import (
+    PAGE,
+    Identity,
+    Stored,
+    pages_of,
+    with_what_came_after,
+    without_payload,
+)
+from entitlement_sidecar.planstore.usage.giving_back import LimitsOf, QuotaChanges
 from entitlement_sidecar.planstore.usage.turns import take_turns
 
 Work = tuple[str, str]
 """Tenant and correlation id."""
 
 REASON = "it happened after the end of its work"
+
+AT_ONCE = 50
+"""Ends of work whose events one statement looks for."""
 
 
 def after_terminal(
@@ -71,15 +81,18 @@ def reclassify_after(
         for event in terminals
         if event.correlation_id and not event.corrects and document.metrics[event.metric].terminal
     )
-    found = [one for one in _stored_after(session, ends) if one.classification == Classification.BILLABLE]
-    if not found:
-        return 0
-    insert_rows(session, UsageClassificationRow, [_row(one, now, document) for one in found])
-    metrics = metrics_of(session, document, {one.row.metric for one in found})
-    changes = [_change(one) for one in found]
-    change_quota(session, changes, metrics, limits_of, now)
-    change_aggregates(session, changes, metrics, Occasion(now))
-    return len(found)
+    quota, differences, metrics = QuotaChanges(limits_of, now), Differences(), dict[str, Metric]()
+    found = 0
+    for page in _billable_after(session, ends):
+        insert_rows(session, UsageClassificationRow, [_row(one, now, document) for one in page])
+        metrics |= metrics_of(session, document, {one.row.metric for one in page} - metrics.keys())
+        changes = [_change(one) for one in page]
+        quota.add(session, changes, metrics)
+        differences.add(changes)
+        found += len(page)
+    quota.apply(session)
+    differences.apply(session, metrics, Occasion(now))
+    return found
 
 
 def _work(event: UsageEvent) -> Work:
@@ -112,19 +125,26 @@ def _stored_ends(session: Session, works: set[Work], terminal: set[str]) -> dict
     return {(tenant_id, correlation_id): end for tenant_id, correlation_id, end in session.execute(query)}
 
 
-def _stored_after(session: Session, ends: Mapping[Work, datetime]) -> list[Stored]:
-    """What happened later than the ends of its work, whatever it counts as."""
-    event = UsageEventRow
-    found: list[Identity] = []
-    for (tenant_id, correlation_id), end in sorted(ends.items()):
-        query = select(event.tenant_id, event.event_id).where(
-            event.tenant_id == tenant_id,
-            event.correlation_id == correlation_id,
-            event.occurred_at > end,
-            event.corrects == "",
+def _billable_after(session: Session, ends: Mapping[Work, datetime]) -> Iterator[list[Stored]]:
+    """What happened later than the ends of its work and is billable, a page at a time."""
+    for rows in pages_of(_stored_after(session, ends)):
+        page = with_what_came_after(session, rows)
+        if billable := [one for one in page if one.classification == Classification.BILLABLE]:
+            yield billable
+
+
+def _stored_after(session: Session, ends: Mapping[Work, datetime]) -> Iterator[UsageEventRow]:
+    """What happened later than the ends of its work, whatever it counts as; a page in memory at a time."""
+    event, works = UsageEventRow, sorted(ends.items())
+    for first in range(0, len(works), AT_ONCE):
+        after = (
+            and_(
+                event.tenant_id == tenant_id, event.correlation_id == correlation_id, event.occurred_at > end
+            )
+            for (tenant_id, correlation_id), end in works[first : first + AT_ONCE]
         )
-        found += [(tenant, event_id) for tenant, event_id in session.execute(query)]
-    return stored(session, found) if found else []
+        query = without_payload().where(or_(*after), event.corrects == "")
+        yield from session.scalars(query, execution_options={"yield_per": PAGE})
 
 
 def _row(one: Stored, now: datetime, document: CatalogueDocument) -> dict[str, object]:

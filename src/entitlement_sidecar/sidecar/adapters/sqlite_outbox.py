@@ -66,6 +66,7 @@ class SqliteOutbox:
         self._reader = open_reader(self._path)
         self._read_opening = self._writer.openings
         self._watch = RoomWatch()
+        self._tidying: asyncio.Future[None] | None = None
         self._closed = False
 
     def append(
@@ -143,7 +144,9 @@ class SqliteOutbox:
     def _refuse(self, *, billable: bool) -> None:
         metrics.outbox_refused.labels("full" if billable else "billable_only").inc()
         # The log counts too: a checkpoint may make room without anything being shipped.
-        self._writer.make_room()
+        # One at a time: callers come back sooner than it is made.
+        if self._tidying is None or self._tidying.done():
+            self._tidying = self._writer.make_room()
         raise full(self._taken, self._max_bytes, billable=billable)
 
     async def consumption(self, tenant_id: str, event_id: str) -> Consumption | None:

@@ -179,6 +179,10 @@ WHERE (tenant_id, event_id) IN (
 UPDATE consumptions SET settlement = ?
 WHERE rolled_into IS NOT NULL AND rolled_into IN (SELECT value FROM json_each(?));
 
+-- name: dead_of_outcome
+-- How many dead letters there are of one outcome.
+SELECT count(*) FROM dead_letters WHERE outcome = ?;
+
 -- name: delete_records
 -- Events that leave: a JSON list of places.
 DELETE FROM records WHERE place IN (SELECT value FROM json_each(?));

@@ -31,17 +31,13 @@ from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import (
 )
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_windows import next_batches
 from entitlement_sidecar.sidecar.usage.gaps import Known, clipped, count_of, joined, sort_out
-from entitlement_sidecar.sidecar.usage.outbox import Batch, SequenceRange, check_dead_letters
-
-SETTLED = frozenset(
-    {
-        UsageOutcome.ACCEPTED,
-        UsageOutcome.DUPLICATE,
-        UsageOutcome.LATE_ACCEPTED,
-        UsageOutcome.QUARANTINED,  # the plan store keeps it for operators
-    }
+from entitlement_sidecar.sidecar.usage.outbox import (
+    SETTLED,
+    Batch,
+    SequenceRange,
+    are_many,
+    check_dead_letters,
 )
-"""Outcomes after which the plan store answers for an event."""
 
 _LARGEST_PART = 500
 """Dead letters of one transaction at most."""
@@ -159,9 +155,11 @@ class OutboxFile(OutboxDatabase):
             second: The present one, since 1970: rollups of it can still grow and do not travel.
 
         Raises:
-            OutboxStoppedError: There are too many dead letters.
+            OutboxStoppedError: Too much was refused as invalid.
         """
-        check_dead_letters(self.dead, self.accepted)
+        if are_many(self.dead, self.accepted):
+            [(invalid,)] = self.run("dead_of_outcome", int(UsageOutcome.INVALID))
+            check_dead_letters(invalid, self.accepted)
         if second is not None:
             self._placing.rollups.close_all_but(second)
         before = self._placing.rollups.first_place()

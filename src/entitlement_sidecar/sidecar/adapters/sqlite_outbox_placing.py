@@ -82,7 +82,7 @@ class Placing:
         return is_new
 
     def _record(self, row: Kept, event: UsageEvent, place: int) -> tuple[Any, ...]:
-        identity = rollup_id(self._instance, epoch_of(place), sequence_of(place))
+        identity = rollup_id(self._instance, epoch_of(place), sequence_of(place), second_of(event))
         return place, row.tenant_id, identity, b"", row.recorded_at, payload_of(event), row.lane
 
 

@@ -231,6 +231,6 @@ def _is_file(path: Path) -> bool:
 
 def damaged_files(path: Path) -> list[Path]:
     """Files that were set aside because they were damaged, the oldest first."""
-    found = path.parent.glob(f"{path.name}.corrupt-*")
-    whole = [one for one in found if not one.name.endswith(("-wal", "-shm"))]
-    return sorted(whole, key=lambda one: int(one.name.rpartition("-")[2]))
+    numbers = {one: one.name.rpartition("-")[2] for one in path.parent.glob(f"{path.name}.corrupt-*")}
+    # Companions, and what people made of such a file, end otherwise.
+    return sorted((one for one in numbers if numbers[one].isdecimal()), key=lambda one: int(numbers[one]))

@@ -62,7 +62,7 @@ class UsageServicer:
             task,
             subject=self._shown(task.tenant_id, task.subject),
             actor_id=self._shown(task.tenant_id, task.actor_id),
-            emitter=task.emitter if self._permit is None else self._permit.emitter(task.emitter),
+            emitter=self._emitter(task.emitter),
         )
         results = await self._taking.tasks.record(named)
         return usage_pb2.RecordTaskResponse(
@@ -73,14 +73,20 @@ class UsageServicer:
         """CorrectUsage."""
         correction = parse_correction(parse_message(usage_pb2.CorrectUsageRequest, payload))
         self._require(correction.tenant_id)
-        actor_id = self._shown(correction.tenant_id, correction.actor_id)
-        correction = msgspec.structs.replace(correction, actor_id=actor_id)
-        result = await self._taking.corrections.correct(correction)
+        named = msgspec.structs.replace(
+            correction,
+            actor_id=self._shown(correction.tenant_id, correction.actor_id),
+            emitter=self._emitter(correction.emitter),
+        )
+        result = await self._taking.corrections.correct(named)
         return usage_pb2.CorrectUsageResponse(result=result_to_proto(result)).SerializeToString()
 
     def _require(self, tenant_id: str) -> None:
         if self._permit is not None:
             self._permit.require(tenant_id)
+
+    def _emitter(self, claimed: str) -> str:
+        return claimed if self._permit is None else self._permit.emitter(claimed)
 
     def _shown(self, tenant_id: str, name: str) -> str:
         pseudonyms = self._taking.pseudonyms

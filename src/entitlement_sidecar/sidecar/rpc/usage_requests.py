@@ -16,6 +16,7 @@ from entitlement_sidecar.sidecar.usage.tasks import Task
 from entitlement_sidecar.wire.codec import from_timestamp
 from entitlement_sidecar.wire.fields import (
     MAX_NAME,
+    MAX_REASON,
     MAX_REQUEST_ID,
     TENANT_FORM,
     dimension_problems,
@@ -23,9 +24,6 @@ from entitlement_sidecar.wire.fields import (
     is_tenant,
 )
 from entitlement_sidecar.wire.v1 import usage_pb2
-
-MAX_REASON = 500
-"""Characters of the reason of a correction."""
 
 _AHEAD = timedelta(days=1)
 """An instant further ahead of this sidecar's clock is a mistake; what is less is judged per metric."""
@@ -60,7 +58,7 @@ def parse_correction(message: usage_pb2.CorrectUsageRequest) -> Correction:
     Raises:
         InvalidInputError: One or more fields are malformed; all are named.
     """
-    wrong = [*_identities(message, "original_id", "request_id"), *_texts(message, "actor_id")]
+    wrong = [*_identities(message, "original_id", "request_id"), *_texts(message, "actor_id", "emitter")]
     value = message.value if message.HasField("value") else None
     if value is not None and not 0 <= value <= MAX_QUANTITY:
         wrong.append(Violation("value", expected(f"0 to {MAX_QUANTITY}", value)))
@@ -75,6 +73,7 @@ def parse_correction(message: usage_pb2.CorrectUsageRequest) -> Correction:
         request_id=message.request_id,
         value=value,
         actor_id=message.actor_id,
+        emitter=message.emitter,
     )
 
 

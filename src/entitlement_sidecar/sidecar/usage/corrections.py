@@ -20,7 +20,8 @@ from entitlement_sidecar.telemetry import metrics
 class Correction(msgspec.Struct, frozen=True, kw_only=True):
     """What an event should have been: `value` in its metric's smallest unit; None: it should not have been.
 
-    `reason` and `actor_id` are for the audit log. `request_id` makes it safe to send again.
+    `reason` and `actor_id` are for the audit log. `emitter` is the service that corrects. `request_id` makes
+    it safe to send again.
     """
 
     tenant_id: str
@@ -29,6 +30,7 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     value: int | None = None
     actor_id: str = ""
+    emitter: str = ""
 
 
 class Corrections:
@@ -74,6 +76,7 @@ class Corrections:
             occurred_at=now,
             recorded_at=now,
             actor_id=correction.actor_id,
+            emitter=correction.emitter,
             registry_version=version,
             recorded_by=self._instance,
             corrects=correction.original_id,

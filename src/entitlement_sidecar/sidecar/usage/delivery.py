@@ -62,7 +62,7 @@ class Delivery:
                 return _refused(batch, error)
             receipt = await self._bisect(batch)
             if all(result.outcome is UsageOutcome.INVALID for result in receipt.results):
-                raise _stopped(error) from error
+                await self._prove_that_others_are_taken(error)
             return receipt
 
     async def declare(self, batch: Batch, ranges: tuple[SequenceRange, ...]) -> None:
@@ -79,10 +79,10 @@ class Delivery:
         return receipt
 
     async def _prove_that_others_are_taken(self, error: InvalidInputError) -> None:
-        """Sends again what was taken before, which counts nothing twice: the refusal is about one event only.
+        """Sends again what was taken before, which counts nothing twice: the refusal is about these events.
 
         Raises:
-            RetryableError: It may not be about the event.
+            RetryableError: It may not be about the events.
         """
         if self._taken is None:
             raise _stopped(error) from error

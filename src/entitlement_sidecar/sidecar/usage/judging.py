@@ -194,6 +194,7 @@ _LONGEST = {
     "subject": MAX_NAME,
     "actor_id": MAX_NAME,
     "emitter": MAX_NAME,
+    "unit": MAX_NAME,
 }
 """Texts of an event, and how long each may be."""
 
@@ -202,7 +203,7 @@ def _texts(message: usage_pb2.UsageEvent) -> str:
     """All texts of an event as one: looked at one by one only where this one may not be right."""
     return (
         f"{message.id}{message.consumption_id}{message.correlation_id}"
-        f"{message.subject}{message.actor_id}{message.emitter}"
+        f"{message.subject}{message.actor_id}{message.emitter}{message.unit}"
     )
 
 

@@ -21,10 +21,25 @@ USUAL_BYTES = 2048
 
 MANY_DEAD = 1000
 MANY_DEAD_SHARE = 0.01
-"""Dead letters that stop the line: more than this many, and more than this part of what was accepted."""
+"""Dead letters that stop the line: more than this many, and more than this part of what was accepted.
+
+Only those count that were refused as INVALID. That an event conflicts with another of its id, or is too late,
+is a verdict about that event: any tenant can bring it about, and may not stop the line of the others.
+"""
 
 STOPPED_RETRY_AFTER = 30.0
 """Seconds until a line that was stopped is looked at again."""
+
+
+SETTLED = frozenset(
+    {
+        UsageOutcome.ACCEPTED,
+        UsageOutcome.DUPLICATE,
+        UsageOutcome.LATE_ACCEPTED,
+        UsageOutcome.QUARANTINED,  # the plan store keeps it for operators
+    }
+)
+"""Outcomes after which the plan store answers for an event."""
 
 
 class Consumption(msgspec.Struct, frozen=True, gc=False):
@@ -49,16 +64,21 @@ class OutboxRecord(msgspec.Struct, frozen=True, gc=False):
     rollup: bool = False
 
 
-def check_dead_letters(dead: int, accepted: int) -> None:
-    """Stops the line where so much was refused for good that something else must be wrong.
+def are_many(dead: int, accepted: int) -> bool:
+    """Whether so many dead letters may stop the line."""
+    return dead > MANY_DEAD and dead > accepted * MANY_DEAD_SHARE
+
+
+def check_dead_letters(invalid: int, accepted: int) -> None:
+    """Stops the line where so much was refused as invalid that something else must be wrong.
 
     Raises:
-        OutboxStoppedError: There are more than 1,000 dead letters, and more than 1 % of what was accepted.
+        OutboxStoppedError: More than 1,000 dead letters are INVALID, and more than 1 % of what was accepted.
     """
-    if dead > MANY_DEAD and dead > accepted * MANY_DEAD_SHARE:
+    if are_many(invalid, accepted):
         raise OutboxStoppedError(
-            f"{dead} of {accepted} events were refused for good: look with `entitlements outbox inspect`, "
-            "then put them back with `entitlements outbox replay`",
+            f"{invalid} of {accepted} events were refused as invalid: look with "
+            "`entitlements outbox inspect`, then put them back with `entitlements outbox replay`",
             STOPPED_RETRY_AFTER,
         )
 

@@ -14,7 +14,6 @@ import hashlib
 import hmac
 import os
 import stat
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,7 @@ import msgspec
 from entitlement_sidecar.domain.catalogue import Metric
 from entitlement_sidecar.domain.decision import CheckRequest
 from entitlement_sidecar.domain.errors import ConfigurationError
-from entitlement_sidecar.domain.usage import UsageEvent, UsageResult
-from entitlement_sidecar.sidecar.usage.judging import Reporting
+from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.sidecar.usage.report import UsageReporter
 from entitlement_sidecar.wire.v1 import usage_pb2
 
@@ -89,14 +87,11 @@ class PseudonymousReporter(UsageReporter):
         super().__init__(*means)
         self._pseudonyms = pseudonyms
 
-    async def report(
-        self, events: Sequence[usage_pb2.UsageEvent], caller: Reporting | None = None
-    ) -> list[UsageResult]:
-        """As `UsageReporter.report`, of pseudonyms; the events that are given are changed."""
-        for event in events:
-            event.subject = self._pseudonyms.of(event.tenant_id, event.subject)
-            event.actor_id = self._pseudonyms.of(event.tenant_id, event.actor_id)
-        return await super().report(events, caller)
+    def _seen(self, event: usage_pb2.UsageEvent) -> usage_pb2.UsageEvent:
+        """The event that was given, changed to pseudonyms."""
+        event.subject = self._pseudonyms.of(event.tenant_id, event.subject)
+        event.actor_id = self._pseudonyms.of(event.tenant_id, event.actor_id)
+        return event
 
     def consume(self, request: CheckRequest, metric: Metric, event_id: str, lease_id: str) -> UsageEvent:
         """As `UsageReporter.consume`, of a pseudonym."""

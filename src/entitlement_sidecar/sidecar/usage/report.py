@@ -70,11 +70,15 @@ class UsageReporter:
         for event in events:
             if judged and len(judged) % _STRETCH == 0:
                 await asyncio.sleep(0)
-            judged.append(call.judge(event))
+            judged.append(call.judge(self._seen(event)))
         results = await self._keep(judged, registry.version)
         for outcome, count in Counter(result.outcome for result in results).items():
             _counter(outcome)(count)
         return results
+
+    def _seen(self, event: usage_pb2.UsageEvent) -> usage_pb2.UsageEvent:
+        """An event as everything that follows is to see it."""
+        return event
 
     def consume(self, request: CheckRequest, metric: Metric, event_id: str, lease_id: str) -> UsageEvent:
         """The event that an allowed CONSUME is. It is kept whatever a rule says, which it then carries."""

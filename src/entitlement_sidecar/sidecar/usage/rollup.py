@@ -63,9 +63,13 @@ def rollup_key(event: UsageEvent) -> Key:
     )
 
 
-def rollup_id(instance: str, epoch: int, sequence: int) -> str:
-    """Identity of a rolled-up record: it has no other than its place."""
-    return f"r-{hashlib.sha256(f'{instance}/{epoch}/{sequence}'.encode()).hexdigest()[:32]}"
+def rollup_id(instance: str, epoch: int, sequence: int, second: int) -> str:
+    """Identity of a rolled-up record: its place, and its second, since 1970.
+
+    A state folder that was restored from a copy gives places a second time, but no second comes again.
+    """
+    text = f"{instance}/{epoch}/{sequence}/{second}"
+    return f"r-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def rolled_up(event: UsageEvent, identity: str, value: int, count: int) -> UsageEvent:

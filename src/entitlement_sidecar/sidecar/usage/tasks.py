@@ -18,6 +18,7 @@ from entitlement_sidecar.domain.errors import NotFoundError, SourceUnavailableEr
 from entitlement_sidecar.domain.ruling import Registry, RuleName, Ruling
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult, task_event_id
 from entitlement_sidecar.sidecar.usage.outbox import Outbox, OutboxRecord
+from entitlement_sidecar.sidecar.usage.when_full import may_wait, with_room
 from entitlement_sidecar.telemetry import metrics
 
 RETRY_AFTER = 1.0
@@ -121,10 +122,18 @@ class TaskRecorder:
     async def _keep(self, judged: Sequence[_Judged], registry: Registry) -> list[UsageResult]:
         if not all(one.ruling.is_kept for one in judged):
             return [_result(one, _refusal(one), registry) for one in judged]
-        strictest = min(_durability(one.event, registry.document) for one in judged)
-        records = [OutboxRecord(one.event) for one in judged]
-        kept = await self._outbox.append(records, strictest, atomic=True)
+        kept = await self._append([one.event for one in judged], registry.document)
         return [_result(one, _told(one, result), registry) for one, result in zip(judged, kept, strict=True)]
+
+    async def _append(self, events: Sequence[UsageEvent], catalogue: CatalogueDocument) -> list[UsageResult]:
+        records = [OutboxRecord(event) for event in events]
+        strictest = min(_durability(event, catalogue) for event in events)
+        known = (catalogue.metrics.get(event.metric) for event in events)
+
+        async def attempt() -> list[UsageResult]:
+            return await self._outbox.append(records, strictest, atomic=True)
+
+        return await with_room(attempt, wait=may_wait(metric for metric in known if metric))
 
 
 def _parts(task: Task) -> tuple[tuple[str, int], ...]:

@@ -162,20 +162,22 @@ class RecordTaskResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[UsageResult, _Mapping]]] = ...) -> None: ...
 
 class CorrectUsageRequest(_message.Message):
-    __slots__ = ("tenant_id", "original_id", "value", "reason", "request_id", "actor_id")
+    __slots__ = ("tenant_id", "original_id", "value", "reason", "request_id", "actor_id", "emitter")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     ORIGINAL_ID_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    EMITTER_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     original_id: str
     value: int
     reason: str
     request_id: str
     actor_id: str
-    def __init__(self, tenant_id: _Optional[str] = ..., original_id: _Optional[str] = ..., value: _Optional[int] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor_id: _Optional[str] = ...) -> None: ...
+    emitter: str
+    def __init__(self, tenant_id: _Optional[str] = ..., original_id: _Optional[str] = ..., value: _Optional[int] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., actor_id: _Optional[str] = ..., emitter: _Optional[str] = ...) -> None: ...
 
 class CorrectUsageResponse(_message.Message):
     __slots__ = ("result",)

@@ -9,7 +9,7 @@ import pytest
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument, Metric
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest
-from entitlement_sidecar.domain.errors import ConfigurationError
+from entitlement_sidecar.domain.errors import ConfigurationError, InvalidInputError
 from entitlement_sidecar.sidecar.usage.pseudonyms import PseudonymousReporter, Pseudonyms
 from entitlement_sidecar.testing import FakeClock
 from entitlement_sidecar.testing.memory_outbox import MemoryOutbox
@@ -82,3 +82,20 @@ async def test_no_event_names_anybody() -> None:
     request = CheckRequest(tenant_id="acme", feature="calls", mode=CheckMode.CONSUME, subject="ann")
     consumed = reporter.consume(request, catalogue.metrics["calls"], "c-1", "")
     assert (consumed.subject, request.subject) == (NAMES.of("acme", "ann"), "ann")
+
+
+async def test_a_report_that_is_too_long_is_not_hashed() -> None:
+    """It is refused before it costs anything: checks share its thread."""
+    hashed = []
+
+    class Counted(Pseudonyms):
+        def of(self, tenant_id: str, name: str) -> str:
+            hashed.append(name)
+            return super().of(tenant_id, name)
+
+    reporter = PseudonymousReporter(
+        Counted(KEY), MemoryOutbox(), lambda: CatalogueDocument(1, {}, {}), FakeClock(), "i-1"
+    )
+    with pytest.raises(InvalidInputError, match="expected 1 to 1000 events"):
+        await reporter.report([usage_pb2.UsageEvent(subject="ann")] * 1001)
+    assert not hashed

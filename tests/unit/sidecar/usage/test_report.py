@@ -169,6 +169,8 @@ async def test_what_the_caller_says_is_kept(
         (call(value=-1), "value"),
         (call(value=2**53), "value"),
         (call(unit="call!"), "unit"),
+        (call(metric="unheard-of", unit="x" * 257), "unit"),
+        (call(metric="unheard-of", unit="nul\0"), "unit"),
         (call(correlation_id=""), "correlation_id"),
         (call(id="x" * 129), "id"),
         (call(id="nul\0"), "id"),

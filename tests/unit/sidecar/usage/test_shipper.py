@@ -148,6 +148,19 @@ async def test_a_bad_event_alone_in_its_batch_is_buried_while_others_are_taken(
     assert not waits.seconds
 
 
+async def test_bad_events_that_fill_a_batch_are_buried_while_others_are_taken(
+    outbox: MemoryOutbox, waits: Waits
+) -> None:
+    """As one that is alone in its batch: else they would hold up what comes after them for good."""
+    names, ledger = await fill(outbox, 6), Ledger()
+    ledger.poisoned = {"e2", "e3"}
+
+    await run_until(shipper_of(outbox, ledger, waits, max_events=2), emptied(outbox))
+
+    assert [event.id for event, _ in outbox.dead] == ["e2", "e3"]
+    assert ledger.stored == [name for name in names if name not in ledger.poisoned]
+
+
 async def test_a_lost_answer_counts_nothing_twice(outbox: MemoryOutbox, waits: Waits) -> None:
     """The plan store stored the batch and its answer was lost: the same batch again is a duplicate."""
     names, ledger = await fill(outbox, 5), Ledger(SourceUnavailableError("timeout"))

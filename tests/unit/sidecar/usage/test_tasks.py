@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import msgspec
@@ -9,9 +10,10 @@ import pytest
 
 from entitlement_sidecar.domain.catalogue import CatalogueDocument, Classification, Durability, Metric
 from entitlement_sidecar.domain.errors import NotFoundError, OutboxFullError, SourceUnavailableError
-from entitlement_sidecar.domain.registry import Emitter, TaskMetrics
+from entitlement_sidecar.domain.registry import Emitter, TaskMetrics, WhenFull
 from entitlement_sidecar.domain.ruling import RuleName
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome
+from entitlement_sidecar.sidecar.usage import when_full
 from entitlement_sidecar.sidecar.usage.corrections import Correction, Corrections
 from entitlement_sidecar.sidecar.usage.outbox import OutboxRecord
 from entitlement_sidecar.sidecar.usage.tasks import Task, TaskRecorder
@@ -153,6 +155,22 @@ async def test_a_full_outbox_keeps_no_part(held: Held) -> None:
     with pytest.raises(OutboxFullError):
         await tasks.record(TASK)
     assert await held.events() == []
+
+
+async def test_a_task_waits_for_room_where_a_metric_of_it_says_so(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As reports do."""
+    monkeypatch.setattr(when_full, "BLOCK_WITHIN", 60.0)
+    jobs = msgspec.structs.replace(CATALOGUE.metrics["jobs"], when_full=WhenFull.BLOCK)
+    held.catalogue = msgspec.structs.replace(CATALOGUE, metrics={**CATALOGUE.metrics, "jobs": jobs})
+    held.outbox._max_bytes = 64
+    waiting = asyncio.create_task(held.tasks.record(TASK))
+    await asyncio.sleep(0)
+    held.outbox._max_bytes = 1 << 20
+
+    assert {one.outcome for one in await waiting} == {UsageOutcome.ACCEPTED}
+    assert len(await held.events()) == 3
 
 
 CORRECTION = Correction(tenant_id="acme", original_id="e1", reason="counted twice", request_id="r1", value=3)
