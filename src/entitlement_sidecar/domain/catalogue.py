@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from entitlement_sidecar.domain.break_glass import BreakGlass
+from entitlement_sidecar.domain.lease import OnHolderLoss
 from entitlement_sidecar.domain.registry import (
     DEFAULT_CLOSE_AFTER,
     DEFAULT_MAX_AGE,
@@ -93,6 +94,15 @@ class AfterStale(IntEnum):
     DENY = 2
 
 
+class LimitMode(IntEnum):
+    """Who admits what is used of a limit, and from what they know. `domain.modes` says which one counts."""
+
+    STRICT = 1
+    LEASED = 2
+    LOCAL_DENY = 3
+    OPTIMISTIC = 4
+
+
 class Obligations(msgspec.Struct, frozen=True, gc=False):
     """What the caller has to do besides obeying the answer (S4.6)."""
 
@@ -163,6 +173,9 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
     Of seats it is how many subjects; a lifetime window is one in which they stay until they are released. Of
     credits it is how many there are to burn, once (lifetime) or anew in each window. `before` is what the
     tenant had of it when the window before this one ended, where it resolves and may carry over.
+
+    `mode` and `on_holder_loss` None: nobody said, so they are those of the same limit elsewhere (of the plan,
+    where an override sets only the amount), and else as by default; `domain.modes` says what that is.
     """
 
     amount: int | None
@@ -171,6 +184,8 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
     carry_over_cap: int = 0
     overage_price: str = ""
     before: int | None = None
+    mode: LimitMode | None = None
+    on_holder_loss: OnHolderLoss | None = None
 
     @property
     def key(self) -> str:
