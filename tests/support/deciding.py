@@ -14,6 +14,7 @@ from entitlement_sidecar.sidecar.decisions.basis import Knowledge
 from entitlement_sidecar.sidecar.decisions.check import Decisions
 from entitlement_sidecar.sidecar.decisions.consumption import Consumptions
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing
+from entitlement_sidecar.sidecar.leases.authority import NothingLeased
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority
 from entitlement_sidecar.sidecar.snapshots.freshness import Freshness
 from entitlement_sidecar.sidecar.snapshots.loader import Loader
@@ -53,7 +54,7 @@ class PlanStore:
         return self.document
 
 
-class Authority:
+class Authority(NothingLeased):
     """The local authority, which may be away, and may wait for a test before it answers."""
 
     def __init__(self, clock: FakeClock) -> None:

@@ -13,6 +13,7 @@ from entitlement_sidecar.domain.errors import (
     TenantUnknownError,
 )
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
+from entitlement_sidecar.sidecar.leases.authority import NothingLeased
 from entitlement_sidecar.telemetry import metrics
 from entitlement_sidecar.wire.codec import from_timestamp, usage_from_proto
 from entitlement_sidecar.wire.status import from_rpc_error
@@ -29,7 +30,7 @@ A plan store that refuses connections is known at once; this bounds one that is 
 _UNAVAILABLE = QuotaUsage(unavailable=True)
 
 
-class PlanStoreAuthority:
+class PlanStoreAuthority(NothingLeased):
     """Each call goes to the plan store. A consume is retried by the caller with the same request id."""
 
     def __init__(self, channel: grpc.aio.Channel, token: str, holder: quota_pb2.Holder) -> None:

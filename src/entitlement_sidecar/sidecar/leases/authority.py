@@ -48,3 +48,21 @@ class QuotaAuthority(Protocol):
             TenantUnknownError: On the plan store's own word.
         """
         ...
+
+    def kept(self, lease_id: str, quantity: int) -> None:
+        """What was admitted under this name is committed to the outbox. Cheap; other names are no error."""
+        ...
+
+    def void(self, tenant_id: str, lease_id: str, quantity: int) -> None:
+        """What was admitted under this name could not be kept, and nobody was told yes. Cheap."""
+        ...
+
+
+class NothingLeased:
+    """The part of the port that says nothing to an authority which leases nothing."""
+
+    def kept(self, lease_id: str, quantity: int) -> None:
+        """Nothing hangs on it."""
+
+    def void(self, tenant_id: str, lease_id: str, quantity: int) -> None:
+        """What was admitted stays admitted."""

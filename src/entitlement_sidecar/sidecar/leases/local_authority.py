@@ -31,6 +31,7 @@ from entitlement_sidecar.domain.quota import (
 )
 from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.window import Window, window_at
+from entitlement_sidecar.sidecar.leases.authority import NothingLeased
 from entitlement_sidecar.sidecar.leases.views import first_end
 
 MAX_COUNTERS = 1_000_000
@@ -64,7 +65,7 @@ class _View(msgspec.Struct, frozen=True):
     until: datetime
 
 
-class LocalAuthority:
+class LocalAuthority(NothingLeased):
     """Counts what it admitted: per tenant, feature, limit and window, per seat, per credit grant."""
 
     def __init__(self, clock: Clock) -> None:
@@ -221,7 +222,7 @@ class LocalAuthority:
         return first is not None
 
 
-class NoAuthority:
+class NoAuthority(NothingLeased):
     """Stands where no authority is configured: counted features answer by their outage policy."""
 
     def view(self, tenant_id: str, ask: QuotaAsk, max_age: float | None) -> QuotaUsage:  # noqa: ARG002

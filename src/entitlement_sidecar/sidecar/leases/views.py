@@ -20,7 +20,7 @@ from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.resolve import Resolution
-from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
+from entitlement_sidecar.sidecar.leases.authority import NothingLeased, QuotaAuthority
 
 REFRESH_AFTER = 1.0
 """Seconds after which a view is refreshed when it is asked for; also between two refreshes that fail."""
@@ -47,7 +47,7 @@ class _View(msgspec.Struct, frozen=True):
     until: datetime | None
 
 
-class UsageViews:
+class UsageViews(NothingLeased):
     """An authority whose views, and whose seats once taken, are answered from memory."""
 
     def __init__(self, authority: QuotaAuthority, clock: Clock) -> None:

@@ -12,6 +12,7 @@ from entitlement_sidecar.domain.catalogue import Feature, FeatureKind
 from entitlement_sidecar.domain.joining import Bucket
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.resolve import Resolution
+from entitlement_sidecar.sidecar.leases.authority import NothingLeased
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority
 from entitlement_sidecar.sidecar.leases.views import MAX_AGE, REFRESH_AFTER, UsageViews
 from entitlement_sidecar.testing import FakeClock
@@ -20,7 +21,7 @@ from entitlement_sidecar.testing.builders import limit, metered
 ASK = QuotaAsk(metered("calls"), 1, Resolution(None, limits=(limit(10),)))
 
 
-class Remote:
+class Remote(NothingLeased):
     """A local authority as if far away: counts calls, and can be away."""
 
     def __init__(self, clock: FakeClock) -> None:
