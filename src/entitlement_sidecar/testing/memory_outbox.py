@@ -45,6 +45,7 @@ from entitlement_sidecar.sidecar.usage.rollup import (
 )
 from entitlement_sidecar.sidecar.usage.room import any_billable, full, refuses
 from entitlement_sidecar.sidecar.usage.window import LANES, Waiting, cut, lane_of
+from entitlement_sidecar.testing.memory_journal import MemoryJournal
 from entitlement_sidecar.wire.codec import event_to_proto
 
 _Key = tuple[str, str]
@@ -56,15 +57,21 @@ class _StoredBatch(msgspec.Struct, frozen=True):
 
 
 class MemoryOutbox:
-    """Implements `Outbox`. `dead` holds dead letters with their results."""
+    """Implements `Outbox`. `dead` holds dead letters with their results; `journal` is told of uses of leases."""
 
     def __init__(
-        self, *, clock: Clock | None = None, instance: str = "memory", max_bytes: int = 1 << 30
+        self,
+        *,
+        clock: Clock | None = None,
+        instance: str = "memory",
+        max_bytes: int = 1 << 30,
+        journal: MemoryJournal | None = None,
     ) -> None:
         self.dead: list[tuple[UsageEvent, UsageResult]] = []
         self._clock = clock or SystemClock()
         self._instance = instance
         self._max_bytes = max_bytes
+        self._journal = journal
         self._bytes = 0
         self._queued: dict[int, UsageEvent] = {}
         self._held: dict[_Key, bytes] = {}
@@ -147,6 +154,8 @@ class MemoryOutbox:
             self._held[key] = event.digest()
         if record.consumption is not None:
             self._consumptions.setdefault(key, record.consumption)
+        if self._journal is not None:
+            self._journal.use(event.lease_id, event.value)
 
     def _queue(self, event: UsageEvent) -> int:
         self._accepted += 1
