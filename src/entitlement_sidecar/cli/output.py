@@ -142,6 +142,8 @@ def _limit(limit: Mapping[str, Any]) -> str:
     more = (
         "soft" if limit["soft"] else "",
         f"{limit['carry_over_cap']} at most carried over" if limit.get("carry_over_cap") else "",
+        limit.get("mode") or "",
+        f"lost holders {limit['on_holder_loss']}" if limit.get("on_holder_loss") else "",
         f"then {limit['overage_price']} each" if limit.get("overage_price") else "",
     )
     said = "; ".join(one for one in more if one)

@@ -21,6 +21,9 @@ from entitlement_sidecar.cli.targets import (
 COLUMNS = ("id", "feature", "effect", "enabled", "value", "limits", "since", "until", "revoked_at", "reason")
 
 
+_MODES = frozenset({"strict", "leased", "local_deny", "optimistic"})
+
+
 @click.group("overrides")
 def overrides() -> None:
     """Grant or deny one tenant a feature beside its plan, for a reason and mostly for a while."""
@@ -60,8 +63,9 @@ def show(tenant: str, override_id: str, planstore: str, token_file: Path | None,
     "--limit",
     "limits",
     multiple=True,
-    metavar="AMOUNT/WINDOW[/soft]",
-    help="Metered features; repeatable. [default: unlimited]",
+    metavar="AMOUNT/WINDOW[/soft][/MODE]",
+    help="Metered features; repeatable. MODE is strict, leased, local_deny or optimistic, and without one that of"
+    " the limit that this one adds to or replaces. [default: unlimited]",
 )
 @click.option("--seats", metavar="N", help="Seats: how many, or unlimited.")
 @click.option("--credits", "credit", metavar="N", help="Credits: how many, or unlimited.")
@@ -124,13 +128,17 @@ def _json(text: str) -> Any:  # noqa: ANN401 - JSON
 
 
 def _limit(text: str) -> dict[str, Any]:
-    amount, slash, window = text.partition("/")
-    window, _, kind = window.partition("/")
-    if not (amount and slash and window) or kind not in {"", "soft"}:
+    amount, _, rest = text.partition("/")
+    window, *more = rest.split("/")
+    soft, modes = more[:1] == ["soft"], more[1:] if more[:1] == ["soft"] else more
+    if not (amount and window) or len(modes) > 1 or not set(modes) <= _MODES:
         raise click.BadParameter(
-            f"{text!r}: expected AMOUNT/WINDOW or AMOUNT/WINDOW/soft", param_hint="--limit"
+            f"{text!r}: expected AMOUNT/WINDOW, then /soft or not, then /strict, /leased, /local_deny,"
+            " /optimistic or none of these",
+            param_hint="--limit",
         )
-    return {"amount": _amount(amount, "--limit"), "window": window, **({"soft": True} if kind else {})}
+    found = {"amount": _amount(amount, "--limit"), "window": window}
+    return found | ({"soft": True} if soft else {}) | ({"mode": modes[0]} if modes else {})
 
 
 def _amount(text: str | None, option: str) -> int | str | None:

@@ -195,7 +195,9 @@ def _grants(grant: Grant, feature: Feature) -> str:
 
 def _amount(limit: Limit) -> str:
     amount = "any amount" if limit.amount is None else str(limit.amount)
-    return f"{amount} per {limit.window.key}" + (" (soft)" if limit.soft else "")
+    more = ("soft" if limit.soft else "", limit.mode.name.lower() if limit.mode else "")
+    said = ", ".join(filter(None, more))
+    return f"{amount} per {limit.window.key}" + (f" ({said})" if said else "")
 
 
 def _why_not(weighed: Weighed, lives: Lives) -> str:

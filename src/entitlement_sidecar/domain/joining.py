@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from entitlement_sidecar.domain.catalogue import MAX_QUANTITY, Feature, FeatureKind, Limit
+from entitlement_sidecar.domain.modes import said_loss, said_modes, strictest
 from entitlement_sidecar.domain.snapshot import Grant
 from entitlement_sidecar.domain.weighing import Lives
 from entitlement_sidecar.domain.window import window_at
@@ -59,6 +60,26 @@ def _sum(one: Limit, other: Limit) -> Limit:
         amount=None if unlimited else min((one.amount or 0) + (other.amount or 0), MAX_QUANTITY),
         carry_over_cap=min(one.carry_over_cap + other.carry_over_cap, MAX_QUANTITY),
         overage_price=one.overage_price or other.overage_price,
+        mode=strictest(said_modes((one, other))),
+        on_holder_loss=said_loss((one, other)),
+    )
+
+
+def heirs(limits: tuple[Limit, ...], replaced: Iterable[Limit]) -> tuple[Limit, ...]:
+    """Limits of an override: what they do not say, they have of the limits that they take the place of.
+
+    These are all that are soft alike, whatever their windows: who raises an amount, or counts it by another
+    window, does not mean to loosen how it is kept.
+    """
+    replaced = tuple(replaced)
+    return tuple(_heir(limit, [one for one in replaced if one.soft == limit.soft]) for limit in limits)
+
+
+def _heir(limit: Limit, replaced: Sequence[Limit]) -> Limit:
+    return msgspec.structs.replace(
+        limit,
+        mode=limit.mode or strictest(said_modes(replaced)),
+        on_holder_loss=limit.on_holder_loss or said_loss(replaced),
     )
 
 

@@ -10,7 +10,7 @@ A lease holds of every limit of a feature at once, so a feature has one mode: th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from entitlement_sidecar.domain.catalogue import Limit, LimitMode
 from entitlement_sidecar.domain.lease import OnHolderLoss
@@ -24,6 +24,16 @@ _BY_STRICTNESS = (LimitMode.STRICT, LimitMode.LOCAL_DENY, LimitMode.LEASED, Limi
 def strictest(modes: Iterable[LimitMode]) -> LimitMode | None:
     """The strictest of several modes; None of none."""
     return min(modes, key=_BY_STRICTNESS.index, default=None)
+
+
+def said_modes(limits: Iterable[Limit]) -> Iterator[LimitMode]:
+    """The modes that limits say."""
+    return (limit.mode for limit in limits if limit.mode is not None)
+
+
+def said_loss(limits: Iterable[Limit]) -> OnHolderLoss | None:
+    """What limits say of lost holders: forfeit, where any does. None: none says anything."""
+    return min((limit.on_holder_loss for limit in limits if limit.on_holder_loss is not None), default=None)
 
 
 def mode_of(limits: Iterable[Limit]) -> LimitMode:

@@ -16,7 +16,7 @@ import msgspec
 
 from entitlement_sidecar.domain.catalogue import Feature, FeatureKind, Limit
 from entitlement_sidecar.domain.decision import Provenance, ProvenanceKind, Reason
-from entitlement_sidecar.domain.joining import Bucket, buckets_of, merge_limits, values_of
+from entitlement_sidecar.domain.joining import Bucket, buckets_of, heirs, merge_limits, values_of
 from entitlement_sidecar.domain.snapshot import (
     Grant,
     GrantEffect,
@@ -99,7 +99,7 @@ def resolve(snapshot: Snapshot, feature: Feature, now: datetime) -> Resolution:
     chosen = [one.grant for one in weighed if one.standing is Standing.APPLIES]
     if denied := _denial(feature, weighed, chosen):
         return Resolution(denied, (overruling.provenance,) if overruling else (), valid_until=valid_until)
-    granted = _granted(feature, chosen, lives, now, valid_until)
+    granted = _inheriting(_granted(feature, chosen, lives, now, valid_until), weighed)
     if not any(limit.carry_over_cap for limit in granted.limits):
         return granted
     limits = _with_what_was_before(snapshot, feature, granted.limits, now)
@@ -156,6 +156,12 @@ def _limits(feature: Feature, chosen: Sequence[Grant]) -> tuple[Limit, ...]:
     if feature.kind not in {FeatureKind.METERED, FeatureKind.SEATS}:
         return ()
     return merge_limits(grant.limits for grant in chosen)
+
+
+def _inheriting(granted: Resolution, weighed: Sequence[Weighed]) -> Resolution:
+    """Where an override replaces limits, its own have their modes where it says none."""
+    replaced = [limit for one in weighed if one.standing is Standing.OVERRULED for limit in one.grant.limits]
+    return msgspec.structs.replace(granted, limits=heirs(granted.limits, replaced)) if replaced else granted
 
 
 def _with_what_was_before(

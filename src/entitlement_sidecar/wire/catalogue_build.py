@@ -15,6 +15,7 @@ from entitlement_sidecar.domain.catalogue import (
     Feature,
     FeatureKind,
     Limit,
+    LimitMode,
     Obligations,
     OutagePolicy,
     Plan,
@@ -22,6 +23,7 @@ from entitlement_sidecar.domain.catalogue import (
     Price,
     WhenUnknown,
 )
+from entitlement_sidecar.domain.lease import OnHolderLoss
 from entitlement_sidecar.wire.catalogue_registry import build_metric, build_registry
 from entitlement_sidecar.wire.catalogue_windows import build_window
 from entitlement_sidecar.wire.durations import parse_duration
@@ -124,4 +126,6 @@ def _limit(raw: dict[str, Any]) -> Limit:
         window=build_window(raw["window"]),
         soft=raw.get("soft", False),
         carry_over_cap=raw.get("carry_over_cap", 0),
+        mode=LimitMode[raw["mode"].upper()] if "mode" in raw else None,
+        on_holder_loss=OnHolderLoss[raw["on_holder_loss"].upper()] if "on_holder_loss" in raw else None,
     )

@@ -185,6 +185,11 @@ def _limits(limits: list[Any], path: Path) -> Problems:
         ends = spec is None or spec.unit is not WindowUnit.LIFETIME
         if limit.get("carry_over_cap") and (limit.get("amount") == "unlimited" or not ends):
             yield (*path, index, "carry_over_cap"), "only what ends and is limited carries over: remove it"
+        if limit.get("mode") == "optimistic" and not soft:
+            yield (
+                (*path, index, "mode"),
+                "only a soft limit may be passed: add soft: true, or remove the mode",
+            )
         same = (repr(window) if spec is None else spec.key, soft)
         if same in seen:
             yield (*path, index), "this window has a limit already: keep one of each window, soft and hard"

@@ -197,6 +197,10 @@ def _limit(limit: Limit, *, complete: bool) -> Plain:
         "soft": limit.soft,
         "carry_over_cap": limit.carry_over_cap,
     }
+    if limit.mode is not None:
+        found["mode"] = limit.mode.name.lower()
+    if limit.on_holder_loss is not None:
+        found["on_holder_loss"] = limit.on_holder_loss.name.lower()
     return found if complete else _said(found, "limit")
 
 

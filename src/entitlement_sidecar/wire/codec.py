@@ -10,7 +10,7 @@ import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from entitlement_sidecar.domain.catalogue import Classification, Limit
+from entitlement_sidecar.domain.catalogue import Classification, Limit, LimitMode
 from entitlement_sidecar.domain.decision import (
     CreditUse,
     Decision,
@@ -22,6 +22,7 @@ from entitlement_sidecar.domain.decision import (
     Source,
     WarningKind,
 )
+from entitlement_sidecar.domain.lease import OnHolderLoss
 from entitlement_sidecar.domain.quota import LimitUsage
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
 from entitlement_sidecar.domain.window import WindowSpec, WindowUnit
@@ -114,17 +115,25 @@ def limit_to_proto(limit: Limit) -> types_pb2.Limit:
         window=window_to_proto(limit.window),
         carry_over_cap=limit.carry_over_cap,
         overage_price=limit.overage_price,
+        mode=int(limit.mode or 0),
+        on_holder_loss=int(limit.on_holder_loss or 0),
     )
 
 
 def limit_from_proto(message: types_pb2.Limit) -> Limit:
-    """Translates a limit."""
+    """Translates a limit.
+
+    Raises:
+        ValueError: Its window, mode or `on_holder_loss` is one of a newer contract.
+    """
     return Limit(
         amount=message.amount if message.HasField("amount") else None,
         window=window_from_proto(message.window),
         soft=message.soft,
         carry_over_cap=message.carry_over_cap,
         overage_price=message.overage_price,
+        mode=LimitMode(message.mode) if message.mode else None,
+        on_holder_loss=OnHolderLoss(message.on_holder_loss) if message.on_holder_loss else None,
     )
 
 

@@ -30,6 +30,11 @@ def is_whole(message: Message) -> bool:
     return known.ByteSize() == message.ByteSize()
 
 
+def understands(kind: type[_Enum], number: int) -> bool:
+    """Whether a choice has a name here; one that is not made has its default."""
+    return not number or named(kind, number) is not None
+
+
 def known_window(message: types_pb2.WindowSpec) -> WindowSpec | None:
     """A window; None where its unit or zone is not known here."""
     if named(WindowUnit, message.unit) is None or not zone_exists(message.zone or "UTC"):

@@ -18,11 +18,13 @@ from entitlement_sidecar.domain.catalogue import (
     Feature,
     FeatureKind,
     Limit,
+    LimitMode,
     Obligations,
     OutagePolicy,
     WhenUnknown,
 )
 from entitlement_sidecar.domain.decision import Provenance, ProvenanceKind
+from entitlement_sidecar.domain.lease import OnHolderLoss
 from entitlement_sidecar.domain.snapshot import (
     Grant,
     GrantEffect,
@@ -43,7 +45,7 @@ from entitlement_sidecar.wire.codec import (
     to_timestamp,
     window_to_proto,
 )
-from entitlement_sidecar.wire.newer import is_whole, known_window, named
+from entitlement_sidecar.wire.newer import is_whole, known_window, named, understands
 from entitlement_sidecar.wire.registry_codec import (
     emitter_from_proto,
     emitter_to_proto,
@@ -153,7 +155,12 @@ def _grant_from_proto(message: snapshot_pb2.Grant) -> Grant:
 
 
 def _limit(message: types_pb2.Limit) -> Limit | None:
-    return None if known_window(message.window) is None else limit_from_proto(message)
+    known = (
+        known_window(message.window) is not None
+        and understands(LimitMode, message.mode)
+        and understands(OnHolderLoss, message.on_holder_loss)
+    )
+    return limit_from_proto(message) if known else None
 
 
 def document_to_proto(document: CatalogueDocument) -> snapshot_pb2.CatalogueDocument:
@@ -259,8 +266,8 @@ def _feature_from_proto(message: types_pb2.Feature) -> Feature:
 def _is_known(message: types_pb2.OutagePolicy) -> bool:
     """Whether a policy's choices have names here; one that is not given has its default."""
     return (
-        not (message.after_stale and named(AfterStale, message.after_stale) is None)
-        and not (message.when_unknown and named(WhenUnknown, message.when_unknown) is None)
+        understands(AfterStale, message.after_stale)
+        and understands(WhenUnknown, message.when_unknown)
         and not (message.HasField("allowance_window") and known_window(message.allowance_window) is None)
     )
 

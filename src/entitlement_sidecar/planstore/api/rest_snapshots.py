@@ -53,6 +53,14 @@ class LimitView(View):
     soft: bool
     carry_over_cap: int
     overage_price: str
+    mode: str | None = Field(
+        examples=["leased"],
+        description="Null: as the limit that this one adds to or replaces, else leased.",
+    )
+    on_holder_loss: str | None = Field(
+        examples=["forfeit"],
+        description="Null: as the limit that this one adds to or replaces, else reclaim where it is soft.",
+    )
 
 
 class GrantView(View):
@@ -274,4 +282,6 @@ def _limit(limit: Limit) -> LimitView:
         soft=limit.soft,
         carry_over_cap=limit.carry_over_cap,
         overage_price=limit.overage_price,
+        mode=None if limit.mode is None else limit.mode.name.lower(),
+        on_holder_loss=None if limit.on_holder_loss is None else limit.on_holder_loss.name.lower(),
     )

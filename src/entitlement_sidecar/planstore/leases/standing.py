@@ -55,7 +55,7 @@ class Standing(msgspec.Struct, frozen=True):
 def standing_of(session: Session, tenant_id: str, feature: str, at: datetime) -> Standing | None:
     """The standing at an instant; None for what has no blocks.
 
-    These are metered features with limits. Seats are never leased, and a lease of credits is of one grant,
+    These are metered features with limits, which are leased. Seats are never leased, and a lease of credits is of one grant,
     which the root chooses.
     """
     allowance = _allowance(session, tenant_id, feature, at)
@@ -84,8 +84,8 @@ def _allowance(session: Session, tenant_id: str, feature: str, at: datetime) -> 
         return None
     if held.feature is None or held.resolution is None or held.feature.kind is not FeatureKind.METERED:
         return None
-    limits = held.resolution.limits
-    return Allowance(tenant_id, feature, limits) if limits else None
+    allowance = Allowance(tenant_id, feature, held.resolution.limits)
+    return allowance if allowance.limits and allowance.is_leased else None
 
 
 def _amounts(part: Part, row: QuotaCounterRow | None) -> tuple[int, int]:

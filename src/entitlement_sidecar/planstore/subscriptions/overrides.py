@@ -114,7 +114,7 @@ def content_of_override(row: OverrideRow) -> dict[str, Any]:
 
 
 def written(entitlement: PlanEntitlement) -> dict[str, Any]:
-    """What is granted, as members of a JSON object; limits by amount, window and whether they are soft."""
+    """What is granted, as members of a JSON object; limits say of their mode what they say at all."""
     return {
         "enabled": entitlement.enabled,
         "value": entitlement.value,
@@ -123,7 +123,12 @@ def written(entitlement: PlanEntitlement) -> dict[str, Any]:
 
 
 def _written_limit(limit: Limit) -> dict[str, Any]:
-    return {"amount": limit.amount, "window": limit.window.key, "soft": limit.soft}
+    found = {"amount": limit.amount, "window": limit.window.key, "soft": limit.soft}
+    if limit.mode is not None:
+        found["mode"] = limit.mode.name.lower()
+    if limit.on_holder_loss is not None:
+        found["on_holder_loss"] = limit.on_holder_loss.name.lower()
+    return found
 
 
 def _held(session: Session, tenant_id: str, now: datetime) -> OrganizationRow:

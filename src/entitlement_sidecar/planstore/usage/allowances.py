@@ -11,9 +11,10 @@ from datetime import datetime
 
 import msgspec
 
-from entitlement_sidecar.domain.catalogue import Limit
+from entitlement_sidecar.domain.catalogue import Limit, LimitMode
 from entitlement_sidecar.domain.joining import Bucket
 from entitlement_sidecar.domain.lease import OnHolderLoss
+from entitlement_sidecar.domain.modes import mode_of, on_loss_of
 from entitlement_sidecar.domain.quota import is_strict
 from entitlement_sidecar.domain.window import Window, window_at
 from entitlement_sidecar.planstore.db import QuotaCounterRow
@@ -74,9 +75,13 @@ class Allowance(msgspec.Struct, frozen=True):
 
     @property
     def on_loss(self) -> OnHolderLoss:
-        """Soft limits take back what a lost holder had; of hard ones and of credits it stays spent."""
-        soft = bool(self.limits) and all(limit.soft for limit in self.limits)
-        return OnHolderLoss.RECLAIM if soft else OnHolderLoss.FORFEIT
+        """What becomes of what a lost holder had, as the limits say; of credits it stays spent."""
+        return on_loss_of(self.limits)
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether anybody gets tokens of it beforehand: in other modes each use is the authority's matter."""
+        return mode_of(self.limits) is LimitMode.LEASED
 
     def choices(self, at: datetime) -> Iterator[tuple[Part, ...]]:
         """What a lease may take from, the first choice first: each is taken from whole or not at all."""

@@ -33,6 +33,20 @@ class WindowUnit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WINDOW_UNIT_BILLING_CYCLE: _ClassVar[WindowUnit]
     WINDOW_UNIT_LIFETIME: _ClassVar[WindowUnit]
 
+class LimitMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LIMIT_MODE_UNSPECIFIED: _ClassVar[LimitMode]
+    LIMIT_MODE_STRICT: _ClassVar[LimitMode]
+    LIMIT_MODE_LEASED: _ClassVar[LimitMode]
+    LIMIT_MODE_LOCAL_DENY: _ClassVar[LimitMode]
+    LIMIT_MODE_OPTIMISTIC: _ClassVar[LimitMode]
+
+class OnHolderLoss(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ON_HOLDER_LOSS_UNSPECIFIED: _ClassVar[OnHolderLoss]
+    ON_HOLDER_LOSS_FORFEIT: _ClassVar[OnHolderLoss]
+    ON_HOLDER_LOSS_RECLAIM: _ClassVar[OnHolderLoss]
+
 class ProvenanceKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PROVENANCE_KIND_UNSPECIFIED: _ClassVar[ProvenanceKind]
@@ -119,6 +133,14 @@ WINDOW_UNIT_QUARTER: WindowUnit
 WINDOW_UNIT_YEAR: WindowUnit
 WINDOW_UNIT_BILLING_CYCLE: WindowUnit
 WINDOW_UNIT_LIFETIME: WindowUnit
+LIMIT_MODE_UNSPECIFIED: LimitMode
+LIMIT_MODE_STRICT: LimitMode
+LIMIT_MODE_LEASED: LimitMode
+LIMIT_MODE_LOCAL_DENY: LimitMode
+LIMIT_MODE_OPTIMISTIC: LimitMode
+ON_HOLDER_LOSS_UNSPECIFIED: OnHolderLoss
+ON_HOLDER_LOSS_FORFEIT: OnHolderLoss
+ON_HOLDER_LOSS_RECLAIM: OnHolderLoss
 PROVENANCE_KIND_UNSPECIFIED: ProvenanceKind
 PROVENANCE_KIND_PLAN: ProvenanceKind
 PROVENANCE_KIND_ADD_ON: ProvenanceKind
@@ -174,20 +196,24 @@ class WindowSpec(_message.Message):
     def __init__(self, unit: _Optional[_Union[WindowUnit, int, str]] = ..., zone: _Optional[str] = ..., week_start: _Optional[int] = ..., anchor: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Limit(_message.Message):
-    __slots__ = ("key", "amount", "soft", "window", "carry_over_cap", "overage_price")
+    __slots__ = ("key", "amount", "soft", "window", "carry_over_cap", "overage_price", "mode", "on_holder_loss")
     KEY_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     SOFT_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     CARRY_OVER_CAP_FIELD_NUMBER: _ClassVar[int]
     OVERAGE_PRICE_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    ON_HOLDER_LOSS_FIELD_NUMBER: _ClassVar[int]
     key: str
     amount: int
     soft: bool
     window: WindowSpec
     carry_over_cap: int
     overage_price: str
-    def __init__(self, key: _Optional[str] = ..., amount: _Optional[int] = ..., soft: _Optional[bool] = ..., window: _Optional[_Union[WindowSpec, _Mapping]] = ..., carry_over_cap: _Optional[int] = ..., overage_price: _Optional[str] = ...) -> None: ...
+    mode: LimitMode
+    on_holder_loss: OnHolderLoss
+    def __init__(self, key: _Optional[str] = ..., amount: _Optional[int] = ..., soft: _Optional[bool] = ..., window: _Optional[_Union[WindowSpec, _Mapping]] = ..., carry_over_cap: _Optional[int] = ..., overage_price: _Optional[str] = ..., mode: _Optional[_Union[LimitMode, int, str]] = ..., on_holder_loss: _Optional[_Union[OnHolderLoss, int, str]] = ...) -> None: ...
 
 class Provenance(_message.Message):
     __slots__ = ("kind", "id")
