@@ -22,51 +22,65 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from entitlement_sidecar.wire.v1 import decision_pb2 as entitlement__sidecar_dot_wire_dot_v1_dot_decision__pb2
+from entitlement_sidecar.wire.v1 import usage_pb2 as entitlement__sidecar_dot_wire_dot_v1_dot_usage__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'entitlement_sidecar/wire/v1/quota.proto\x12\x0e\x65ntitlement.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\")\n\x06Holder\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\xf9\x01\n\nLimitUsage\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x06\x61mount\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0c\n\x04soft\x18\x03 \x01(\x08\x12\x30\n\x0cwindow_start\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08reset_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04used\x18\x06 \x01(\x03\x12\x13\n\x0boutstanding\x18\x07 \x01(\x03\x12\x0f\n\x07\x63\x61rried\x18\x08 \x01(\x03\x12\r\n\x05taken\x18\t \x01(\x03\x12\r\n\x05holds\x18\n \x01(\x08\x42\t\n\x07_amount\"\x93\x01\n\x0e\x43onsumeRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12&\n\x06holder\x18\x05 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x0f\n\x07subject\x18\x06 \x01(\t\"\xb4\x01\n\x0f\x43onsumeResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12)\n\x05usage\x18\x02 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\x12\x18\n\x10snapshot_version\x18\x03 \x01(\x03\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08lease_id\x18\x05 \x01(\t\x12\r\n\x05holds\x18\x06 \x01(\x08\"}\n\x11\x43onsumeAllRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12-\n\x05items\x18\x02 \x03(\x0b\x32\x1e.entitlement.v1.ConsumeRequest\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.entitlement.v1.Holder\"X\n\x12\x43onsumeAllResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12\x30\n\x07results\x18\x02 \x03(\x0b\x32\x1f.entitlement.v1.ConsumeResponse\"\x87\x02\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07granted\x18\x02 \x01(\x03\x12\r\n\x05wants\x18\x03 \x01(\x03\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rrefresh_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07\x65nds_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05usage\x18\x07 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\x12\x10\n\x08sequence\x18\x08 \x01(\x03\x12\x0e\n\x06\x63losed\x18\t \x01(\x08\"\x93\x01\n\x13\x41\x63quireLeaseRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\r\n\x05wants\x18\x03 \x01(\x03\x12&\n\x06holder\x18\x04 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\r\n\x05needs\x18\x06 \x01(\x03\"\x81\x01\n\x14\x41\x63quireLeaseResponse\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.entitlement.v1.Lease\x12)\n\x05usage\x18\x02 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\x12\x18\n\x10snapshot_version\x18\x03 \x01(\x03\"\xaf\x01\n\x11RenewLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05wants\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12&\n\x06holder\x18\x04 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x10\n\x08returned\x18\x06 \x01(\x03\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12\r\n\x05needs\x18\x08 \x01(\x03J\x04\x08\x05\x10\x06R\nrequest_id\":\n\x12RenewLeaseResponse\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.entitlement.v1.Lease\"\x80\x01\n\x12SettleLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x10\n\x08returned\x18\x05 \x01(\x03J\x04\x08\x04\x10\x05R\nrequest_id\"2\n\x13SettleLeaseResponse\x12\x0b\n\x03has\x18\x01 \x01(\x03\x12\x0e\n\x06\x63losed\x18\x02 \x01(\x08\"n\n\x12ReturnLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.entitlement.v1.HolderJ\x04\x08\x04\x10\x05R\nrequest_id\"\'\n\x13ReturnLeaseResponse\x12\x10\n\x08returned\x18\x01 \x01(\x03\"\x94\x01\n\x17ReportUnadmittedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12/\n\x0boccurred_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"E\n\x18ReportUnadmittedResponse\x12)\n\x05usage\x18\x01 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage2\xf6\x04\n\x0cQuotaService\x12Y\n\x0c\x41\x63quireLease\x12#.entitlement.v1.AcquireLeaseRequest\x1a$.entitlement.v1.AcquireLeaseResponse\x12S\n\nRenewLease\x12!.entitlement.v1.RenewLeaseRequest\x1a\".entitlement.v1.RenewLeaseResponse\x12V\n\x0bSettleLease\x12\".entitlement.v1.SettleLeaseRequest\x1a#.entitlement.v1.SettleLeaseResponse\x12V\n\x0bReturnLease\x12\".entitlement.v1.ReturnLeaseRequest\x1a#.entitlement.v1.ReturnLeaseResponse\x12J\n\x07\x43onsume\x12\x1e.entitlement.v1.ConsumeRequest\x1a\x1f.entitlement.v1.ConsumeResponse\x12S\n\nConsumeAll\x12!.entitlement.v1.ConsumeAllRequest\x1a\".entitlement.v1.ConsumeAllResponse\x12\x65\n\x10ReportUnadmitted\x12\'.entitlement.v1.ReportUnadmittedRequest\x1a(.entitlement.v1.ReportUnadmittedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'entitlement_sidecar/wire/v1/quota.proto\x12\x0e\x65ntitlement.v1\x1a*entitlement_sidecar/wire/v1/decision.proto\x1a\'entitlement_sidecar/wire/v1/usage.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\")\n\x06Holder\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\xf9\x01\n\nLimitUsage\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x06\x61mount\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0c\n\x04soft\x18\x03 \x01(\x08\x12\x30\n\x0cwindow_start\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08reset_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04used\x18\x06 \x01(\x03\x12\x13\n\x0boutstanding\x18\x07 \x01(\x03\x12\x0f\n\x07\x63\x61rried\x18\x08 \x01(\x03\x12\r\n\x05taken\x18\t \x01(\x03\x12\r\n\x05holds\x18\n \x01(\x08\x42\t\n\x07_amount\"\x93\x01\n\x0e\x43onsumeRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12&\n\x06holder\x18\x05 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x0f\n\x07subject\x18\x06 \x01(\t\"\xb4\x01\n\x0f\x43onsumeResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12)\n\x05usage\x18\x02 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\x12\x18\n\x10snapshot_version\x18\x03 \x01(\x03\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08lease_id\x18\x05 \x01(\t\x12\r\n\x05holds\x18\x06 \x01(\x08\"}\n\x11\x43onsumeAllRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12-\n\x05items\x18\x02 \x03(\x0b\x32\x1e.entitlement.v1.ConsumeRequest\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.entitlement.v1.Holder\"X\n\x12\x43onsumeAllResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12\x30\n\x07results\x18\x02 \x03(\x0b\x32\x1f.entitlement.v1.ConsumeResponse\"\x87\x02\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07granted\x18\x02 \x01(\x03\x12\r\n\x05wants\x18\x03 \x01(\x03\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rrefresh_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07\x65nds_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05usage\x18\x07 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\x12\x10\n\x08sequence\x18\x08 \x01(\x03\x12\x0e\n\x06\x63losed\x18\t \x01(\x08\"\x93\x01\n\x13\x41\x63quireLeaseRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\r\n\x05wants\x18\x03 \x01(\x03\x12&\n\x06holder\x18\x04 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\r\n\x05needs\x18\x06 \x01(\x03\"\x81\x01\n\x14\x41\x63quireLeaseResponse\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.entitlement.v1.Lease\x12)\n\x05usage\x18\x02 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\x12\x18\n\x10snapshot_version\x18\x03 \x01(\x03\"\xaf\x01\n\x11RenewLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05wants\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12&\n\x06holder\x18\x04 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x10\n\x08returned\x18\x06 \x01(\x03\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12\r\n\x05needs\x18\x08 \x01(\x03J\x04\x08\x05\x10\x06R\nrequest_id\":\n\x12RenewLeaseResponse\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.entitlement.v1.Lease\"\x80\x01\n\x12SettleLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.entitlement.v1.Holder\x12\x10\n\x08returned\x18\x05 \x01(\x03J\x04\x08\x04\x10\x05R\nrequest_id\"2\n\x13SettleLeaseResponse\x12\x0b\n\x03has\x18\x01 \x01(\x03\x12\x0e\n\x06\x63losed\x18\x02 \x01(\x08\"n\n\x12ReturnLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.entitlement.v1.HolderJ\x04\x08\x04\x10\x05R\nrequest_id\"\'\n\x13ReturnLeaseResponse\x12\x10\n\x08returned\x18\x01 \x01(\x03\"\x94\x01\n\x17ReportUnadmittedRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12/\n\x0boccurred_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"E\n\x18ReportUnadmittedResponse\x12)\n\x05usage\x18\x01 \x03(\x0b\x32\x1a.entitlement.v1.LimitUsage\"J\n\x13ReserveQuotaRequest\x12\x33\n\x0breservation\x18\x01 \x01(\x0b\x32\x1e.entitlement.v1.ReserveRequest\"r\n\x14ReserveQuotaResponse\x12*\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x18.entitlement.v1.Decision\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x18SettleReservationRequest\x12\x31\n\nsettlement\x18\x01 \x01(\x0b\x32\x1d.entitlement.v1.SettleRequest\x12\x10\n\x08instance\x18\x02 \x01(\t\"k\n\x19SettleReservationResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.entitlement.v1.UsageResult\x12\x10\n\x08returned\x18\x02 \x01(\x03\x12\x0f\n\x07overage\x18\x03 \x01(\x03\"F\n\x19ReleaseReservationRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0ereservation_id\x18\x02 \x01(\t\".\n\x1aReleaseReservationResponse\x12\x10\n\x08returned\x18\x01 \x01(\x03\x32\xa8\x07\n\x0cQuotaService\x12Y\n\x0c\x41\x63quireLease\x12#.entitlement.v1.AcquireLeaseRequest\x1a$.entitlement.v1.AcquireLeaseResponse\x12S\n\nRenewLease\x12!.entitlement.v1.RenewLeaseRequest\x1a\".entitlement.v1.RenewLeaseResponse\x12V\n\x0bSettleLease\x12\".entitlement.v1.SettleLeaseRequest\x1a#.entitlement.v1.SettleLeaseResponse\x12V\n\x0bReturnLease\x12\".entitlement.v1.ReturnLeaseRequest\x1a#.entitlement.v1.ReturnLeaseResponse\x12J\n\x07\x43onsume\x12\x1e.entitlement.v1.ConsumeRequest\x1a\x1f.entitlement.v1.ConsumeResponse\x12S\n\nConsumeAll\x12!.entitlement.v1.ConsumeAllRequest\x1a\".entitlement.v1.ConsumeAllResponse\x12\x65\n\x10ReportUnadmitted\x12\'.entitlement.v1.ReportUnadmittedRequest\x1a(.entitlement.v1.ReportUnadmittedResponse\x12Y\n\x0cReserveQuota\x12#.entitlement.v1.ReserveQuotaRequest\x1a$.entitlement.v1.ReserveQuotaResponse\x12h\n\x11SettleReservation\x12(.entitlement.v1.SettleReservationRequest\x1a).entitlement.v1.SettleReservationResponse\x12k\n\x12ReleaseReservation\x12).entitlement.v1.ReleaseReservationRequest\x1a*.entitlement.v1.ReleaseReservationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'entitlement_sidecar.wire.v1.quota_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HOLDER']._serialized_start=124
-  _globals['_HOLDER']._serialized_end=165
-  _globals['_LIMITUSAGE']._serialized_start=168
-  _globals['_LIMITUSAGE']._serialized_end=417
-  _globals['_CONSUMEREQUEST']._serialized_start=420
-  _globals['_CONSUMEREQUEST']._serialized_end=567
-  _globals['_CONSUMERESPONSE']._serialized_start=570
-  _globals['_CONSUMERESPONSE']._serialized_end=750
-  _globals['_CONSUMEALLREQUEST']._serialized_start=752
-  _globals['_CONSUMEALLREQUEST']._serialized_end=877
-  _globals['_CONSUMEALLRESPONSE']._serialized_start=879
-  _globals['_CONSUMEALLRESPONSE']._serialized_end=967
-  _globals['_LEASE']._serialized_start=970
-  _globals['_LEASE']._serialized_end=1233
-  _globals['_ACQUIRELEASEREQUEST']._serialized_start=1236
-  _globals['_ACQUIRELEASEREQUEST']._serialized_end=1383
-  _globals['_ACQUIRELEASERESPONSE']._serialized_start=1386
-  _globals['_ACQUIRELEASERESPONSE']._serialized_end=1515
-  _globals['_RENEWLEASEREQUEST']._serialized_start=1518
-  _globals['_RENEWLEASEREQUEST']._serialized_end=1693
-  _globals['_RENEWLEASERESPONSE']._serialized_start=1695
-  _globals['_RENEWLEASERESPONSE']._serialized_end=1753
-  _globals['_SETTLELEASEREQUEST']._serialized_start=1756
-  _globals['_SETTLELEASEREQUEST']._serialized_end=1884
-  _globals['_SETTLELEASERESPONSE']._serialized_start=1886
-  _globals['_SETTLELEASERESPONSE']._serialized_end=1936
-  _globals['_RETURNLEASEREQUEST']._serialized_start=1938
-  _globals['_RETURNLEASEREQUEST']._serialized_end=2048
-  _globals['_RETURNLEASERESPONSE']._serialized_start=2050
-  _globals['_RETURNLEASERESPONSE']._serialized_end=2089
-  _globals['_REPORTUNADMITTEDREQUEST']._serialized_start=2092
-  _globals['_REPORTUNADMITTEDREQUEST']._serialized_end=2240
-  _globals['_REPORTUNADMITTEDRESPONSE']._serialized_start=2242
-  _globals['_REPORTUNADMITTEDRESPONSE']._serialized_end=2311
-  _globals['_QUOTASERVICE']._serialized_start=2314
-  _globals['_QUOTASERVICE']._serialized_end=2944
+  _globals['_HOLDER']._serialized_start=209
+  _globals['_HOLDER']._serialized_end=250
+  _globals['_LIMITUSAGE']._serialized_start=253
+  _globals['_LIMITUSAGE']._serialized_end=502
+  _globals['_CONSUMEREQUEST']._serialized_start=505
+  _globals['_CONSUMEREQUEST']._serialized_end=652
+  _globals['_CONSUMERESPONSE']._serialized_start=655
+  _globals['_CONSUMERESPONSE']._serialized_end=835
+  _globals['_CONSUMEALLREQUEST']._serialized_start=837
+  _globals['_CONSUMEALLREQUEST']._serialized_end=962
+  _globals['_CONSUMEALLRESPONSE']._serialized_start=964
+  _globals['_CONSUMEALLRESPONSE']._serialized_end=1052
+  _globals['_LEASE']._serialized_start=1055
+  _globals['_LEASE']._serialized_end=1318
+  _globals['_ACQUIRELEASEREQUEST']._serialized_start=1321
+  _globals['_ACQUIRELEASEREQUEST']._serialized_end=1468
+  _globals['_ACQUIRELEASERESPONSE']._serialized_start=1471
+  _globals['_ACQUIRELEASERESPONSE']._serialized_end=1600
+  _globals['_RENEWLEASEREQUEST']._serialized_start=1603
+  _globals['_RENEWLEASEREQUEST']._serialized_end=1778
+  _globals['_RENEWLEASERESPONSE']._serialized_start=1780
+  _globals['_RENEWLEASERESPONSE']._serialized_end=1838
+  _globals['_SETTLELEASEREQUEST']._serialized_start=1841
+  _globals['_SETTLELEASEREQUEST']._serialized_end=1969
+  _globals['_SETTLELEASERESPONSE']._serialized_start=1971
+  _globals['_SETTLELEASERESPONSE']._serialized_end=2021
+  _globals['_RETURNLEASEREQUEST']._serialized_start=2023
+  _globals['_RETURNLEASEREQUEST']._serialized_end=2133
+  _globals['_RETURNLEASERESPONSE']._serialized_start=2135
+  _globals['_RETURNLEASERESPONSE']._serialized_end=2174
+  _globals['_REPORTUNADMITTEDREQUEST']._serialized_start=2177
+  _globals['_REPORTUNADMITTEDREQUEST']._serialized_end=2325
+  _globals['_REPORTUNADMITTEDRESPONSE']._serialized_start=2327
+  _globals['_REPORTUNADMITTEDRESPONSE']._serialized_end=2396
+  _globals['_RESERVEQUOTAREQUEST']._serialized_start=2398
+  _globals['_RESERVEQUOTAREQUEST']._serialized_end=2472
+  _globals['_RESERVEQUOTARESPONSE']._serialized_start=2474
+  _globals['_RESERVEQUOTARESPONSE']._serialized_end=2588
+  _globals['_SETTLERESERVATIONREQUEST']._serialized_start=2590
+  _globals['_SETTLERESERVATIONREQUEST']._serialized_end=2685
+  _globals['_SETTLERESERVATIONRESPONSE']._serialized_start=2687
+  _globals['_SETTLERESERVATIONRESPONSE']._serialized_end=2794
+  _globals['_RELEASERESERVATIONREQUEST']._serialized_start=2796
+  _globals['_RELEASERESERVATIONREQUEST']._serialized_end=2866
+  _globals['_RELEASERESERVATIONRESPONSE']._serialized_start=2868
+  _globals['_RELEASERESERVATIONRESPONSE']._serialized_end=2914
+  _globals['_QUOTASERVICE']._serialized_start=2917
+  _globals['_QUOTASERVICE']._serialized_end=3853
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,7 @@
 import datetime
 
+from entitlement_sidecar.wire.v1 import decision_pb2 as _decision_pb2
+from entitlement_sidecar.wire.v1 import usage_pb2 as _usage_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -219,3 +221,49 @@ class ReportUnadmittedResponse(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     usage: _containers.RepeatedCompositeFieldContainer[LimitUsage]
     def __init__(self, usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ...) -> None: ...
+
+class ReserveQuotaRequest(_message.Message):
+    __slots__ = ("reservation",)
+    RESERVATION_FIELD_NUMBER: _ClassVar[int]
+    reservation: _usage_pb2.ReserveRequest
+    def __init__(self, reservation: _Optional[_Union[_usage_pb2.ReserveRequest, _Mapping]] = ...) -> None: ...
+
+class ReserveQuotaResponse(_message.Message):
+    __slots__ = ("decision", "expires_at")
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    decision: _decision_pb2.Decision
+    expires_at: _timestamp_pb2.Timestamp
+    def __init__(self, decision: _Optional[_Union[_decision_pb2.Decision, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class SettleReservationRequest(_message.Message):
+    __slots__ = ("settlement", "instance")
+    SETTLEMENT_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    settlement: _usage_pb2.SettleRequest
+    instance: str
+    def __init__(self, settlement: _Optional[_Union[_usage_pb2.SettleRequest, _Mapping]] = ..., instance: _Optional[str] = ...) -> None: ...
+
+class SettleReservationResponse(_message.Message):
+    __slots__ = ("result", "returned", "overage")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_FIELD_NUMBER: _ClassVar[int]
+    OVERAGE_FIELD_NUMBER: _ClassVar[int]
+    result: _usage_pb2.UsageResult
+    returned: int
+    overage: int
+    def __init__(self, result: _Optional[_Union[_usage_pb2.UsageResult, _Mapping]] = ..., returned: _Optional[int] = ..., overage: _Optional[int] = ...) -> None: ...
+
+class ReleaseReservationRequest(_message.Message):
+    __slots__ = ("tenant_id", "reservation_id")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    reservation_id: str
+    def __init__(self, tenant_id: _Optional[str] = ..., reservation_id: _Optional[str] = ...) -> None: ...
+
+class ReleaseReservationResponse(_message.Message):
+    __slots__ = ("returned",)
+    RETURNED_FIELD_NUMBER: _ClassVar[int]
+    returned: int
+    def __init__(self, returned: _Optional[int] = ...) -> None: ...

@@ -82,6 +82,21 @@ class QuotaServiceStub:
                 request_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReportUnadmittedRequest.SerializeToString,
                 response_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReportUnadmittedResponse.FromString,
                 _registered_method=True)
+        self.ReserveQuota = channel.unary_unary(
+                '/entitlement.v1.QuotaService/ReserveQuota',
+                request_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReserveQuotaRequest.SerializeToString,
+                response_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReserveQuotaResponse.FromString,
+                _registered_method=True)
+        self.SettleReservation = channel.unary_unary(
+                '/entitlement.v1.QuotaService/SettleReservation',
+                request_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.SettleReservationRequest.SerializeToString,
+                response_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.SettleReservationResponse.FromString,
+                _registered_method=True)
+        self.ReleaseReservation = channel.unary_unary(
+                '/entitlement.v1.QuotaService/ReleaseReservation',
+                request_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReleaseReservationRequest.SerializeToString,
+                response_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReleaseReservationResponse.FromString,
+                _registered_method=True)
 
 
 class QuotaServiceServicer:
@@ -150,6 +165,30 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReserveQuota(self, request, context):
+        """Holds an amount of every limit, or nothing. The same reservation id again gets
+        the first answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleReservation(self, request, context):
+        """Ends a reservation with a usage event, which is in the ledger then. NOT_FOUND
+        for one that was never made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseReservation(self, request, context):
+        """Ends a reservation of which nothing was used. The same again gets the first
+        answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QuotaServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -187,6 +226,21 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.ReportUnadmitted,
                     request_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReportUnadmittedRequest.FromString,
                     response_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReportUnadmittedResponse.SerializeToString,
+            ),
+            'ReserveQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReserveQuota,
+                    request_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReserveQuotaRequest.FromString,
+                    response_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReserveQuotaResponse.SerializeToString,
+            ),
+            'SettleReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleReservation,
+                    request_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.SettleReservationRequest.FromString,
+                    response_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.SettleReservationResponse.SerializeToString,
+            ),
+            'ReleaseReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseReservation,
+                    request_deserializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReleaseReservationRequest.FromString,
+                    response_serializer=entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReleaseReservationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -391,6 +445,87 @@ class QuotaService:
             '/entitlement.v1.QuotaService/ReportUnadmitted',
             entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReportUnadmittedRequest.SerializeToString,
             entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReportUnadmittedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReserveQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/entitlement.v1.QuotaService/ReserveQuota',
+            entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReserveQuotaRequest.SerializeToString,
+            entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReserveQuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/entitlement.v1.QuotaService/SettleReservation',
+            entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.SettleReservationRequest.SerializeToString,
+            entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.SettleReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/entitlement.v1.QuotaService/ReleaseReservation',
+            entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReleaseReservationRequest.SerializeToString,
+            entitlement__sidecar_dot_wire_dot_v1_dot_quota__pb2.ReleaseReservationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from entitlement_sidecar.wire.v1 import decision_pb2 as entitlement__sidecar_dot_wire_dot_v1_dot_decision__pb2
 from entitlement_sidecar.wire.v1 import types_pb2 as entitlement__sidecar_dot_wire_dot_v1_dot_types__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'entitlement_sidecar/wire/v1/usage.proto\x12\x0e\x65ntitlement.v1\x1a\'entitlement_sidecar/wire/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x05\n\nUsageEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x03\x12\x0c\n\x04unit\x18\x05 \x01(\t\x12/\n\x0boccurred_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61\x63tor_id\x18\x08 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\t \x01(\t\x12\x0f\n\x07\x65mitter\x18\n \x01(\t\x12\x0f\n\x07subject\x18\x0b \x01(\t\x12\x36\n\x0e\x63lassification\x18\x0c \x01(\x0e\x32\x1e.entitlement.v1.Classification\x12>\n\ndimensions\x18\r \x03(\x0b\x32*.entitlement.v1.UsageEvent.DimensionsEntry\x12\x16\n\x0eschema_version\x18\x0e \x01(\x05\x12\x18\n\x10registry_version\x18\x0f \x01(\x03\x12\x13\n\x0brecorded_by\x18\x10 \x01(\t\x12\x16\n\x0e\x63onsumption_id\x18\x11 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x12 \x01(\t\x12\x10\n\x08lease_id\x18\x13 \x01(\t\x12\x14\n\x0cid_generated\x18\x14 \x01(\x08\x12\x10\n\x08\x63orrects\x18\x15 \x01(\t\x12\r\n\x05voids\x18\x16 \x01(\x08\x12\x0e\n\x06reason\x18\x17 \x01(\t\x12\r\n\x05\x63ount\x18\x18 \x01(\x03\x12\x0c\n\x04rule\x18\x19 \x01(\t\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcb\x01\n\x0bUsageResult\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x07outcome\x18\x02 \x01(\x0e\x32\x1c.entitlement.v1.UsageOutcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tretriable\x18\x04 \x01(\x08\x12\x0c\n\x04rule\x18\x05 \x01(\t\x12\x18\n\x10registry_version\x18\x06 \x01(\x03\x12\x36\n\x0e\x63lassification\x18\x07 \x01(\x0e\x32\x1e.entitlement.v1.Classification\"@\n\x12ReportUsageRequest\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.entitlement.v1.UsageEvent\"C\n\x13ReportUsageResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.entitlement.v1.UsageResult\"\xd7\x02\n\x11RecordTaskRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x04 \x01(\x03\x12\x15\n\routput_tokens\x18\x05 \x01(\x03\x12\x12\n\ncompute_ms\x18\x06 \x01(\x03\x12/\n\x0boccurred_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x65mitter\x18\x08 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\t \x01(\t\x12\x45\n\ndimensions\x18\n \x03(\x0b\x32\x31.entitlement.v1.RecordTaskRequest.DimensionsEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x12RecordTaskResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.entitlement.v1.UsageResult\"\xa2\x01\n\x13\x43orrectUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x13\n\x0boriginal_id\x18\x02 \x01(\t\x12\x12\n\x05value\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x06 \x01(\t\x12\x0f\n\x07\x65mitter\x18\x07 \x01(\tB\x08\n\x06_value\"C\n\x14\x43orrectUsageResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.entitlement.v1.UsageResult\"\xaf\x01\n\x0eReserveRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\x16\n\x0ereservation_id\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x03\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07subject\x18\x06 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x07 \x01(\t\"b\n\x0fReserveResponse\x12\x0c\n\x04held\x18\x01 \x01(\x08\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tremaining\x18\x03 \x01(\x03\"\xc2\x01\n\rSettleRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0ereservation_id\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x41\n\ndimensions\x18\x04 \x03(\x0b\x32-.entitlement.v1.SettleRequest.DimensionsEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"`\n\x0eSettleResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.entitlement.v1.UsageResult\x12\x10\n\x08returned\x18\x02 \x01(\x03\x12\x0f\n\x07overage\x18\x03 \x01(\x03\"a\n\x0eReleaseRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x18\n\x0ereservation_id\x18\x02 \x01(\tH\x00\x12\x18\n\x0e\x63onsumption_id\x18\x03 \x01(\tH\x00\x42\x08\n\x06target\"#\n\x0fReleaseResponse\x12\x10\n\x08returned\x18\x01 \x01(\x03\"\xd4\x01\n\x12IngestBatchRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08\x62\x61tch_id\x18\x03 \x01(\x03\x12.\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x1e.entitlement.v1.SequencedEvent\x12\x16\n\x0e\x61\x63\x63\x65pted_total\x18\x05 \x01(\x03\x12\x12\n\ndead_total\x18\x06 \x01(\x03\x12/\n\x08\x64\x65\x63lared\x18\x07 \x03(\x0b\x32\x1d.entitlement.v1.SequenceRange\",\n\rSequenceRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x03\x12\x0c\n\x04last\x18\x02 \x01(\x03\"M\n\x0eSequencedEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12)\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1a.entitlement.v1.UsageEvent\"\xa1\x01\n\x13IngestBatchResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.entitlement.v1.UsageResult\x12,\n\tslow_down\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x07missing\x18\x03 \x03(\x0b\x32\x1d.entitlement.v1.SequenceRange*\x9f\x02\n\x0cUsageOutcome\x12\x1d\n\x19USAGE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16USAGE_OUTCOME_ACCEPTED\x10\x01\x12\x1b\n\x17USAGE_OUTCOME_DUPLICATE\x10\x02\x12\x1a\n\x16USAGE_OUTCOME_CONFLICT\x10\x03\x12\x1f\n\x1bUSAGE_OUTCOME_LATE_ACCEPTED\x10\x04\x12\x1e\n\x1aUSAGE_OUTCOME_LATE_REFUSED\x10\x05\x12 \n\x1cUSAGE_OUTCOME_UNKNOWN_METRIC\x10\x06\x12\x1d\n\x19USAGE_OUTCOME_QUARANTINED\x10\x07\x12\x19\n\x15USAGE_OUTCOME_INVALID\x10\x08\x32\xf7\x03\n\x0cUsageService\x12V\n\x0bReportUsage\x12\".entitlement.v1.ReportUsageRequest\x1a#.entitlement.v1.ReportUsageResponse\x12S\n\nRecordTask\x12!.entitlement.v1.RecordTaskRequest\x1a\".entitlement.v1.RecordTaskResponse\x12Y\n\x0c\x43orrectUsage\x12#.entitlement.v1.CorrectUsageRequest\x1a$.entitlement.v1.CorrectUsageResponse\x12J\n\x07Reserve\x12\x1e.entitlement.v1.ReserveRequest\x1a\x1f.entitlement.v1.ReserveResponse\x12G\n\x06Settle\x12\x1d.entitlement.v1.SettleRequest\x1a\x1e.entitlement.v1.SettleResponse\x12J\n\x07Release\x12\x1e.entitlement.v1.ReleaseRequest\x1a\x1f.entitlement.v1.ReleaseResponse2l\n\x12UsageIngestService\x12V\n\x0bIngestBatch\x12\".entitlement.v1.IngestBatchRequest\x1a#.entitlement.v1.IngestBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'entitlement_sidecar/wire/v1/usage.proto\x12\x0e\x65ntitlement.v1\x1a*entitlement_sidecar/wire/v1/decision.proto\x1a\'entitlement_sidecar/wire/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x05\n\nUsageEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x03\x12\x0c\n\x04unit\x18\x05 \x01(\t\x12/\n\x0boccurred_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61\x63tor_id\x18\x08 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\t \x01(\t\x12\x0f\n\x07\x65mitter\x18\n \x01(\t\x12\x0f\n\x07subject\x18\x0b \x01(\t\x12\x36\n\x0e\x63lassification\x18\x0c \x01(\x0e\x32\x1e.entitlement.v1.Classification\x12>\n\ndimensions\x18\r \x03(\x0b\x32*.entitlement.v1.UsageEvent.DimensionsEntry\x12\x16\n\x0eschema_version\x18\x0e \x01(\x05\x12\x18\n\x10registry_version\x18\x0f \x01(\x03\x12\x13\n\x0brecorded_by\x18\x10 \x01(\t\x12\x16\n\x0e\x63onsumption_id\x18\x11 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x12 \x01(\t\x12\x10\n\x08lease_id\x18\x13 \x01(\t\x12\x14\n\x0cid_generated\x18\x14 \x01(\x08\x12\x10\n\x08\x63orrects\x18\x15 \x01(\t\x12\r\n\x05voids\x18\x16 \x01(\x08\x12\x0e\n\x06reason\x18\x17 \x01(\t\x12\r\n\x05\x63ount\x18\x18 \x01(\x03\x12\x0c\n\x04rule\x18\x19 \x01(\t\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcb\x01\n\x0bUsageResult\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x07outcome\x18\x02 \x01(\x0e\x32\x1c.entitlement.v1.UsageOutcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tretriable\x18\x04 \x01(\x08\x12\x0c\n\x04rule\x18\x05 \x01(\t\x12\x18\n\x10registry_version\x18\x06 \x01(\x03\x12\x36\n\x0e\x63lassification\x18\x07 \x01(\x0e\x32\x1e.entitlement.v1.Classification\"@\n\x12ReportUsageRequest\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.entitlement.v1.UsageEvent\"C\n\x13ReportUsageResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.entitlement.v1.UsageResult\"\xd7\x02\n\x11RecordTaskRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x04 \x01(\x03\x12\x15\n\routput_tokens\x18\x05 \x01(\x03\x12\x12\n\ncompute_ms\x18\x06 \x01(\x03\x12/\n\x0boccurred_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x65mitter\x18\x08 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\t \x01(\t\x12\x45\n\ndimensions\x18\n \x03(\x0b\x32\x31.entitlement.v1.RecordTaskRequest.DimensionsEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x12RecordTaskResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.entitlement.v1.UsageResult\"\xa2\x01\n\x13\x43orrectUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x13\n\x0boriginal_id\x18\x02 \x01(\t\x12\x12\n\x05value\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x06 \x01(\t\x12\x0f\n\x07\x65mitter\x18\x07 \x01(\tB\x08\n\x06_value\"C\n\x14\x43orrectUsageResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.entitlement.v1.UsageResult\"\xaf\x01\n\x0eReserveRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\x16\n\x0ereservation_id\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x03\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07subject\x18\x06 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x07 \x01(\t\"\x8e\x01\n\x0fReserveResponse\x12\x0c\n\x04held\x18\x01 \x01(\x08\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tremaining\x18\x03 \x01(\x03\x12*\n\x08\x64\x65\x63ision\x18\x04 \x01(\x0b\x32\x18.entitlement.v1.Decision\"\xc2\x01\n\rSettleRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x16\n\x0ereservation_id\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x41\n\ndimensions\x18\x04 \x03(\x0b\x32-.entitlement.v1.SettleRequest.DimensionsEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"q\n\x0eSettleResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.entitlement.v1.UsageResult\x12\x10\n\x08returned\x18\x02 \x01(\x03\x12\x0f\n\x07overage\x18\x03 \x01(\x03\x12\x0f\n\x07pending\x18\x04 \x01(\x08\"a\n\x0eReleaseRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x18\n\x0ereservation_id\x18\x02 \x01(\tH\x00\x12\x18\n\x0e\x63onsumption_id\x18\x03 \x01(\tH\x00\x42\x08\n\x06target\"#\n\x0fReleaseResponse\x12\x10\n\x08returned\x18\x01 \x01(\x03\"\xd4\x01\n\x12IngestBatchRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08\x62\x61tch_id\x18\x03 \x01(\x03\x12.\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x1e.entitlement.v1.SequencedEvent\x12\x16\n\x0e\x61\x63\x63\x65pted_total\x18\x05 \x01(\x03\x12\x12\n\ndead_total\x18\x06 \x01(\x03\x12/\n\x08\x64\x65\x63lared\x18\x07 \x03(\x0b\x32\x1d.entitlement.v1.SequenceRange\",\n\rSequenceRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x03\x12\x0c\n\x04last\x18\x02 \x01(\x03\"M\n\x0eSequencedEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12)\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1a.entitlement.v1.UsageEvent\"\xa1\x01\n\x13IngestBatchResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.entitlement.v1.UsageResult\x12,\n\tslow_down\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x07missing\x18\x03 \x03(\x0b\x32\x1d.entitlement.v1.SequenceRange*\x9f\x02\n\x0cUsageOutcome\x12\x1d\n\x19USAGE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16USAGE_OUTCOME_ACCEPTED\x10\x01\x12\x1b\n\x17USAGE_OUTCOME_DUPLICATE\x10\x02\x12\x1a\n\x16USAGE_OUTCOME_CONFLICT\x10\x03\x12\x1f\n\x1bUSAGE_OUTCOME_LATE_ACCEPTED\x10\x04\x12\x1e\n\x1aUSAGE_OUTCOME_LATE_REFUSED\x10\x05\x12 \n\x1cUSAGE_OUTCOME_UNKNOWN_METRIC\x10\x06\x12\x1d\n\x19USAGE_OUTCOME_QUARANTINED\x10\x07\x12\x19\n\x15USAGE_OUTCOME_INVALID\x10\x08\x32\xf7\x03\n\x0cUsageService\x12V\n\x0bReportUsage\x12\".entitlement.v1.ReportUsageRequest\x1a#.entitlement.v1.ReportUsageResponse\x12S\n\nRecordTask\x12!.entitlement.v1.RecordTaskRequest\x1a\".entitlement.v1.RecordTaskResponse\x12Y\n\x0c\x43orrectUsage\x12#.entitlement.v1.CorrectUsageRequest\x1a$.entitlement.v1.CorrectUsageResponse\x12J\n\x07Reserve\x12\x1e.entitlement.v1.ReserveRequest\x1a\x1f.entitlement.v1.ReserveResponse\x12G\n\x06Settle\x12\x1d.entitlement.v1.SettleRequest\x1a\x1e.entitlement.v1.SettleResponse\x12J\n\x07Release\x12\x1e.entitlement.v1.ReleaseRequest\x1a\x1f.entitlement.v1.ReleaseResponse2l\n\x12UsageIngestService\x12V\n\x0bIngestBatch\x12\".entitlement.v1.IngestBatchRequest\x1a#.entitlement.v1.IngestBatchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,52 +41,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDTASKREQUEST_DIMENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_SETTLEREQUEST_DIMENSIONSENTRY']._loaded_options = None
   _globals['_SETTLEREQUEST_DIMENSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_USAGEOUTCOME']._serialized_start=3034
-  _globals['_USAGEOUTCOME']._serialized_end=3321
-  _globals['_USAGEEVENT']._serialized_start=166
-  _globals['_USAGEEVENT']._serialized_end=829
-  _globals['_USAGEEVENT_DIMENSIONSENTRY']._serialized_start=780
-  _globals['_USAGEEVENT_DIMENSIONSENTRY']._serialized_end=829
-  _globals['_USAGERESULT']._serialized_start=832
-  _globals['_USAGERESULT']._serialized_end=1035
-  _globals['_REPORTUSAGEREQUEST']._serialized_start=1037
-  _globals['_REPORTUSAGEREQUEST']._serialized_end=1101
-  _globals['_REPORTUSAGERESPONSE']._serialized_start=1103
-  _globals['_REPORTUSAGERESPONSE']._serialized_end=1170
-  _globals['_RECORDTASKREQUEST']._serialized_start=1173
-  _globals['_RECORDTASKREQUEST']._serialized_end=1516
-  _globals['_RECORDTASKREQUEST_DIMENSIONSENTRY']._serialized_start=780
-  _globals['_RECORDTASKREQUEST_DIMENSIONSENTRY']._serialized_end=829
-  _globals['_RECORDTASKRESPONSE']._serialized_start=1518
-  _globals['_RECORDTASKRESPONSE']._serialized_end=1584
-  _globals['_CORRECTUSAGEREQUEST']._serialized_start=1587
-  _globals['_CORRECTUSAGEREQUEST']._serialized_end=1749
-  _globals['_CORRECTUSAGERESPONSE']._serialized_start=1751
-  _globals['_CORRECTUSAGERESPONSE']._serialized_end=1818
-  _globals['_RESERVEREQUEST']._serialized_start=1821
-  _globals['_RESERVEREQUEST']._serialized_end=1996
-  _globals['_RESERVERESPONSE']._serialized_start=1998
-  _globals['_RESERVERESPONSE']._serialized_end=2096
-  _globals['_SETTLEREQUEST']._serialized_start=2099
-  _globals['_SETTLEREQUEST']._serialized_end=2293
-  _globals['_SETTLEREQUEST_DIMENSIONSENTRY']._serialized_start=780
-  _globals['_SETTLEREQUEST_DIMENSIONSENTRY']._serialized_end=829
-  _globals['_SETTLERESPONSE']._serialized_start=2295
-  _globals['_SETTLERESPONSE']._serialized_end=2391
-  _globals['_RELEASEREQUEST']._serialized_start=2393
-  _globals['_RELEASEREQUEST']._serialized_end=2490
-  _globals['_RELEASERESPONSE']._serialized_start=2492
-  _globals['_RELEASERESPONSE']._serialized_end=2527
-  _globals['_INGESTBATCHREQUEST']._serialized_start=2530
-  _globals['_INGESTBATCHREQUEST']._serialized_end=2742
-  _globals['_SEQUENCERANGE']._serialized_start=2744
-  _globals['_SEQUENCERANGE']._serialized_end=2788
-  _globals['_SEQUENCEDEVENT']._serialized_start=2790
-  _globals['_SEQUENCEDEVENT']._serialized_end=2867
-  _globals['_INGESTBATCHRESPONSE']._serialized_start=2870
-  _globals['_INGESTBATCHRESPONSE']._serialized_end=3031
-  _globals['_USAGESERVICE']._serialized_start=3324
-  _globals['_USAGESERVICE']._serialized_end=3827
-  _globals['_USAGEINGESTSERVICE']._serialized_start=3829
-  _globals['_USAGEINGESTSERVICE']._serialized_end=3937
+  _globals['_USAGEOUTCOME']._serialized_start=3140
+  _globals['_USAGEOUTCOME']._serialized_end=3427
+  _globals['_USAGEEVENT']._serialized_start=210
+  _globals['_USAGEEVENT']._serialized_end=873
+  _globals['_USAGEEVENT_DIMENSIONSENTRY']._serialized_start=824
+  _globals['_USAGEEVENT_DIMENSIONSENTRY']._serialized_end=873
+  _globals['_USAGERESULT']._serialized_start=876
+  _globals['_USAGERESULT']._serialized_end=1079
+  _globals['_REPORTUSAGEREQUEST']._serialized_start=1081
+  _globals['_REPORTUSAGEREQUEST']._serialized_end=1145
+  _globals['_REPORTUSAGERESPONSE']._serialized_start=1147
+  _globals['_REPORTUSAGERESPONSE']._serialized_end=1214
+  _globals['_RECORDTASKREQUEST']._serialized_start=1217
+  _globals['_RECORDTASKREQUEST']._serialized_end=1560
+  _globals['_RECORDTASKREQUEST_DIMENSIONSENTRY']._serialized_start=824
+  _globals['_RECORDTASKREQUEST_DIMENSIONSENTRY']._serialized_end=873
+  _globals['_RECORDTASKRESPONSE']._serialized_start=1562
+  _globals['_RECORDTASKRESPONSE']._serialized_end=1628
+  _globals['_CORRECTUSAGEREQUEST']._serialized_start=1631
+  _globals['_CORRECTUSAGEREQUEST']._serialized_end=1793
+  _globals['_CORRECTUSAGERESPONSE']._serialized_start=1795
+  _globals['_CORRECTUSAGERESPONSE']._serialized_end=1862
+  _globals['_RESERVEREQUEST']._serialized_start=1865
+  _globals['_RESERVEREQUEST']._serialized_end=2040
+  _globals['_RESERVERESPONSE']._serialized_start=2043
+  _globals['_RESERVERESPONSE']._serialized_end=2185
+  _globals['_SETTLEREQUEST']._serialized_start=2188
+  _globals['_SETTLEREQUEST']._serialized_end=2382
+  _globals['_SETTLEREQUEST_DIMENSIONSENTRY']._serialized_start=824
+  _globals['_SETTLEREQUEST_DIMENSIONSENTRY']._serialized_end=873
+  _globals['_SETTLERESPONSE']._serialized_start=2384
+  _globals['_SETTLERESPONSE']._serialized_end=2497
+  _globals['_RELEASEREQUEST']._serialized_start=2499
+  _globals['_RELEASEREQUEST']._serialized_end=2596
+  _globals['_RELEASERESPONSE']._serialized_start=2598
+  _globals['_RELEASERESPONSE']._serialized_end=2633
+  _globals['_INGESTBATCHREQUEST']._serialized_start=2636
+  _globals['_INGESTBATCHREQUEST']._serialized_end=2848
+  _globals['_SEQUENCERANGE']._serialized_start=2850
+  _globals['_SEQUENCERANGE']._serialized_end=2894
+  _globals['_SEQUENCEDEVENT']._serialized_start=2896
+  _globals['_SEQUENCEDEVENT']._serialized_end=2973
+  _globals['_INGESTBATCHRESPONSE']._serialized_start=2976
+  _globals['_INGESTBATCHRESPONSE']._serialized_end=3137
+  _globals['_USAGESERVICE']._serialized_start=3430
+  _globals['_USAGESERVICE']._serialized_end=3933
+  _globals['_USAGEINGESTSERVICE']._serialized_start=3935
+  _globals['_USAGEINGESTSERVICE']._serialized_end=4043
 # @@protoc_insertion_point(module_scope)

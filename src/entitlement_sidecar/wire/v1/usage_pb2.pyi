@@ -1,5 +1,6 @@
 import datetime
 
+from entitlement_sidecar.wire.v1 import decision_pb2 as _decision_pb2
 from entitlement_sidecar.wire.v1 import types_pb2 as _types_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -204,14 +205,16 @@ class ReserveRequest(_message.Message):
     def __init__(self, tenant_id: _Optional[str] = ..., feature: _Optional[str] = ..., reservation_id: _Optional[str] = ..., quantity: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., subject: _Optional[str] = ..., correlation_id: _Optional[str] = ...) -> None: ...
 
 class ReserveResponse(_message.Message):
-    __slots__ = ("held", "expires_at", "remaining")
+    __slots__ = ("held", "expires_at", "remaining", "decision")
     HELD_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
     REMAINING_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
     held: bool
     expires_at: _timestamp_pb2.Timestamp
     remaining: int
-    def __init__(self, held: _Optional[bool] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., remaining: _Optional[int] = ...) -> None: ...
+    decision: _decision_pb2.Decision
+    def __init__(self, held: _Optional[bool] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., remaining: _Optional[int] = ..., decision: _Optional[_Union[_decision_pb2.Decision, _Mapping]] = ...) -> None: ...
 
 class SettleRequest(_message.Message):
     __slots__ = ("tenant_id", "reservation_id", "quantity", "dimensions")
@@ -233,14 +236,16 @@ class SettleRequest(_message.Message):
     def __init__(self, tenant_id: _Optional[str] = ..., reservation_id: _Optional[str] = ..., quantity: _Optional[int] = ..., dimensions: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SettleResponse(_message.Message):
-    __slots__ = ("result", "returned", "overage")
+    __slots__ = ("result", "returned", "overage", "pending")
     RESULT_FIELD_NUMBER: _ClassVar[int]
     RETURNED_FIELD_NUMBER: _ClassVar[int]
     OVERAGE_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
     result: UsageResult
     returned: int
     overage: int
-    def __init__(self, result: _Optional[_Union[UsageResult, _Mapping]] = ..., returned: _Optional[int] = ..., overage: _Optional[int] = ...) -> None: ...
+    pending: bool
+    def __init__(self, result: _Optional[_Union[UsageResult, _Mapping]] = ..., returned: _Optional[int] = ..., overage: _Optional[int] = ..., pending: _Optional[bool] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("tenant_id", "reservation_id", "consumption_id")

@@ -101,21 +101,24 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Reserve(self, request, context):
-        """Holds an amount whose cost is known only afterwards.
+        """Holds an amount whose cost is known only afterwards. Reservations live at the
+        plan store: while it is away this is UNAVAILABLE, with RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Settle(self, request, context):
-        """Ends a reservation with what was really used.
+        """Ends a reservation with what was really used: one usage event, billed once.
+        NOT_FOUND for a reservation that was never made. While the plan store is away
+        the event is kept here, and settles the reservation when it arrives.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Release(self, request, context):
-        """Undoes a reservation or an allowed CONSUME.
+        """Undoes a reservation or an allowed CONSUME; again, it gets the same answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
