@@ -64,8 +64,8 @@ def show(tenant: str, override_id: str, planstore: str, token_file: Path | None,
     "limits",
     multiple=True,
     metavar="AMOUNT/WINDOW[/soft][/MODE]",
-    help="Metered features; repeatable. MODE is strict, leased, local_deny or optimistic, and without one that of"
-    " the limit that this one adds to or replaces. [default: unlimited]",
+    help="Metered features; repeatable. MODE is strict, leased, local_deny or optimistic; without one it is"
+    " that of the limit that this one adds to or replaces. [default: unlimited]",
 )
 @click.option("--seats", metavar="N", help="Seats: how many, or unlimited.")
 @click.option("--credits", "credit", metavar="N", help="Credits: how many, or unlimited.")

@@ -188,7 +188,7 @@ def _limits(limits: list[Any], path: Path) -> Problems:
         if limit.get("mode") == "optimistic" and not soft:
             yield (
                 (*path, index, "mode"),
-                "only a soft limit may be passed: add soft: true, or remove the mode",
+                "only soft limits may be passed: add soft: true, or remove the mode",
             )
         same = (repr(window) if spec is None else spec.key, soft)
         if same in seen:

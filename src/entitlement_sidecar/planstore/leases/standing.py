@@ -55,8 +55,8 @@ class Standing(msgspec.Struct, frozen=True):
 def standing_of(session: Session, tenant_id: str, feature: str, at: datetime) -> Standing | None:
     """The standing at an instant; None for what has no blocks.
 
-    These are metered features with limits, which are leased. Seats are never leased, and a lease of credits is of one grant,
-    which the root chooses.
+    These are metered features with limits whose mode is leased. Seats are never leased, and a lease of
+    credits is of one grant, which the root chooses.
     """
     allowance = _allowance(session, tenant_id, feature, at)
     if allowance is None:
