@@ -77,10 +77,11 @@ class Permits:
             self._left += calls
             self._changed.notify_all()
 
-    def end(self) -> None:
-        """There will be no more."""
+    def end(self, *, at_once: bool = False) -> None:
+        """There will be no more; and those that are left count no more either where it ends at once."""
         with self._changed:
             self._over = True
+            self._left = 0 if at_once else self._left
             self._changed.notify_all()
 
     def take(self) -> bool:

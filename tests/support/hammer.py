@@ -1,0 +1,237 @@
+"""Many callers on one limit, at sidecars and over REST, who count what they were told.
+
+A caller knows of each of its requests one of three things: it was allowed, it was denied, or nobody answered.
+What was not answered may have been admitted all the same.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import grpc
+import httpx
+
+from entitlement_sidecar.domain.decision import Reason
+from entitlement_sidecar.domain.usage import consumption_event_id
+from entitlement_sidecar.wire.v1 import decision_pb2, decision_pb2_grpc
+from support.processes import Planstore, Sidecar
+from support.usage_load import Permits
+from support.waiting import until
+
+TENANT, FEATURE = "acme", "calls"
+
+PATH = f"/api/billing/organizations/{TENANT}/quotas/check"
+
+_QUICK = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 250),
+    # Connections of its own, as each application has.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_TIMEOUT = 20.0
+"""Seconds after which a caller gives an answer up."""
+
+PATIENCE = 120.0
+"""Seconds in which callers make as many calls as they are given."""
+
+_BREATH = 0.02
+"""Seconds between a call that came to nothing and the next one: whoever is denied does not ask at once."""
+
+
+class NobodyAnsweredError(Exception):
+    """What became of a request is not known."""
+
+
+class Place(Protocol):
+    """Where a caller asks; may be used by many threads."""
+
+    def consume(self, quantity: int, request_id: str) -> Reason | None:
+        """None: allowed; else why not. Raises NobodyAnsweredError."""
+
+    def close(self) -> None:
+        """Ends its connections."""
+
+
+class AtSidecar:
+    """Asks a sidecar, also after it was started anew on its port."""
+
+    def __init__(self, beside: Sidecar) -> None:
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{beside.port}", options=_QUICK)
+        self._stub = decision_pb2_grpc.EntitlementServiceStub(self._channel)
+
+    def consume(self, quantity: int, request_id: str) -> Reason | None:
+        """One CheckEntitlement that consumes."""
+        request = decision_pb2.CheckEntitlementRequest(
+            tenant_id=TENANT,
+            feature=FEATURE,
+            quantity=quantity,
+            request_id=request_id,
+            mode=decision_pb2.CHECK_MODE_CONSUME,
+        )
+        try:
+            decision = self._stub.CheckEntitlement(request, timeout=_TIMEOUT).decision
+        except grpc.RpcError as error:
+            raise NobodyAnsweredError from error
+        assert not decision.allowed or decision.consumption_id == name_of(request_id), decision
+        return None if decision.allowed else Reason(decision.reason)
+
+    def close(self) -> None:
+        """Ends its connection."""
+        self._channel.close()
+
+
+class AtPlanstore:
+    """Asks `quotas/check`."""
+
+    def __init__(self, store: Planstore) -> None:
+        headers = {"authorization": f"Bearer {store.token}"}
+        url = f"http://127.0.0.1:{store.http_port}"
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT)
+
+    def consume(self, quantity: int, request_id: str) -> Reason | None:
+        """One check that records its usage."""
+        body = {"feature": FEATURE, "quantity": quantity, "request_id": request_id, "record_usage": True}
+        try:
+            answer = self._client.post(PATH, json={**body, "correlation_id": request_id})
+        except httpx.TransportError as error:
+            raise NobodyAnsweredError from error
+        if answer.is_server_error:
+            raise NobodyAnsweredError(answer.text)
+        assert answer.status_code == httpx.codes.OK, answer.text
+        decision: dict[str, Any] = answer.json()
+        return None if decision["allowed"] else Reason[decision["reason"]]
+
+    def close(self) -> None:
+        """Ends its connections."""
+        self._client.close()
+
+
+def name_of(request_id: str) -> str:
+    """The id of the usage event of a request."""
+    return consumption_event_id(TENANT, FEATURE, request_id)
+
+
+class Caller:
+    """Asks for more and less, one call after the other, until it hears that not even one is left.
+
+    `allowed` and `unanswered` are quantities by the id of their usage event.
+    """
+
+    def __init__(self, name: str, place: Place, permits: Permits, dice: random.Random) -> None:
+        self.allowed: dict[str, int] = {}
+        self.unanswered: dict[str, int] = {}
+        self.denied: dict[Reason, int] = {}
+        self._name, self._place, self._permits, self._dice = name, place, permits, dice
+        self._made = 0
+
+    def run(self, most: int, *, over: threading.Event) -> None:
+        """Works until there are no permits, or until the limit is spent once it is `over`.
+
+        Args:
+            most: The largest quantity of a call. After a refusal it asks for less.
+            over: Set when a refusal of one is the end.
+        """
+        at_most = most
+        while self._permits.take():
+            quantity = self._dice.randint(1, at_most)
+            refused = self.ask(quantity)
+            if refused is Reason.QUOTA_EXCEEDED and quantity == 1 and over.is_set():
+                return
+            at_most = most if refused is None else max(1, quantity // 2)
+            if refused is not None:
+                time.sleep(_BREATH)
+
+    def ask(self, quantity: int) -> Reason | None:
+        """One call, and what is known of it then; None where it was allowed."""
+        self._made += 1
+        request_id = f"{self._name}-{self._made}"
+        try:
+            refused = self._place.consume(quantity, request_id)
+        except NobodyAnsweredError:
+            self.unanswered[name_of(request_id)] = quantity
+            return Reason.UNDETERMINED
+        if refused is None:
+            self.allowed[name_of(request_id)] = quantity
+        else:
+            self.denied[refused] = self.denied.get(refused, 0) + 1
+        return refused
+
+
+class Hammer:
+    """Callers at places, several at each, all at once."""
+
+    def __init__(self, places: Sequence[Place], each: int, seed: int) -> None:
+        self._permits = Permits()
+        self._over = threading.Event()
+        self._working: list[Future[None]] = []
+        self.callers = [
+            Caller(f"p{place}c{number}", at, self._permits, random.Random(f"{seed}/{place}/{number}"))  # noqa: S311 - a test's dice
+            for place, at in enumerate(places)
+            for number in range(each)
+        ]
+
+    @contextmanager
+    def running(self, most: int) -> Iterator[None]:
+        """They call while the block runs; when it ends they go on until nothing is left for them."""
+        with ThreadPoolExecutor(len(self.callers)) as threads:
+            self._working = [threads.submit(one.run, most, over=self._over) for one in self.callers]
+            try:
+                yield
+                self._over.set()
+                self._permits.grant(10**9)
+                for one in self._working:
+                    one.result()
+            finally:
+                self._over.set()
+                self._permits.end(at_once=True)
+
+    def calls(self, count: int) -> None:
+        """Lets so many calls be made, and waits until they are under way; raises what a caller raised."""
+        at = self._permits.made + count
+        self._permits.grant(count)
+
+        def made() -> bool:
+            for one in self._working:
+                if one.done():
+                    one.result()
+            return self._permits.made >= at
+
+        until(made, f"{count} calls to be made", PATIENCE)
+
+    def sweep(self) -> int:
+        """One more call for one token by each; all that they were allowed so far."""
+        with ThreadPoolExecutor(len(self.callers)) as threads:
+            list(threads.map(lambda caller: caller.ask(1), self.callers))
+        return self.admitted
+
+    @property
+    def allowed(self) -> dict[str, int]:
+        """What all of them were allowed."""
+        return {id_: quantity for caller in self.callers for id_, quantity in caller.allowed.items()}
+
+    @property
+    def unanswered(self) -> dict[str, int]:
+        """Of what nobody knows what became of it."""
+        return {id_: quantity for caller in self.callers for id_, quantity in caller.unanswered.items()}
+
+    @property
+    def admitted(self) -> int:
+        """The sum of what they were allowed."""
+        return sum(self.allowed.values())
+
+
+@contextmanager
+def places(sidecars: Sequence[Sidecar], stores: Sequence[Planstore]) -> Iterator[list[Place]]:
+    """Where to call: at each of the sidecars, and over REST."""
+    opened: list[Place] = [*map(AtSidecar, sidecars), *map(AtPlanstore, stores)]
+    try:
+        yield opened
+    finally:
+        for one in opened:
+            one.close()
