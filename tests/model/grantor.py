@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from entitlement_sidecar.domain import lease
 from entitlement_sidecar.domain.lease import Account, OnHolderLoss, Outcome
 from model.root import Root, Step
-from model.states import ENDS, ROOT, STEP, Block, Centre, Lane, Request, placed, with_account
+from model.states import ENDS, ROOT, STEP, Block, Centre, Lane, Request, placed, with_account, with_told
 
 
 class Grantors(Root):
@@ -69,8 +69,10 @@ class Grantors(Root):
         """What a holder of a lost block says reaches the root."""
         for letter in lane.letters:
             assert lane.grantor is not None
-            outcome, orphan = lease.adopt(centre.accounts[lane.grantor], lane.orphan, letter)
+            block, others = centre.accounts[lane.grantor], centre.told[lane.grantor] - lane.orphan.used
+            outcome, orphan = lease.adopt(block, lane.orphan, letter, others)
             after = with_account(self.count(centre, outcome), lane.grantor, outcome.account)
+            after = with_told(after, lane.grantor, others + orphan.used)
             yield from _changed(
                 centre, lane, "the root hears of a lost block", after, replace(lane, orphan=orphan)
             )

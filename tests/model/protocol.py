@@ -66,12 +66,10 @@ class Protocol(Holders, Grantors, Workers):
         """Says which invariant does not hold, or nothing.
 
         `excess` is zero unless a limit reclaims: then what was used before, and not told in time, is beyond.
-        A block that is lost may have told the root of uses that its holders tell once more; the root then
-        takes too much of the delegated for admitted, which lets nobody use more.
         """
         if centre.uses > self.bounds.limit + centre.excess:
             return f"{centre.uses} were admitted of {self.bounds.limit}"
-        if not centre.lost and centre.admitted + centre.unadmitted > centre.uses:
+        if centre.admitted + centre.unadmitted > centre.uses:
             return f"{centre.admitted} and {centre.unadmitted} are counted of {centre.uses}"
         if centre.delegated < 0:
             return "more came back than was delegated"

@@ -124,7 +124,7 @@ class Centre(msgspec.Struct, frozen=True, gc=False):
     """The root's row and accounts of blocks, the Redis instances, their messages, and what may still happen.
 
     `uses` counts real uses, whoever knows of them; `excess` those that were made, and not told, when their
-    tokens were reclaimed. `redis` holds the block of each instance by its run; the last one is the main one.
+    tokens were reclaimed. `told` is what all holders of each lost block told the root. `redis` holds the block of each instance by its run; the last one is the main one.
     """
 
     admitted: int = 0
@@ -133,6 +133,7 @@ class Centre(msgspec.Struct, frozen=True, gc=False):
     uses: int = 0
     excess: int = 0
     accounts: tuple[Account, ...] = ()
+    told: tuple[int, ...] = ()
     opened: tuple[int | None, ...] = ()
     redis: tuple[Block | None, ...] = (None,)
     openings: int = 0
@@ -158,6 +159,10 @@ def placed(centre: Centre, run: int, block: Block | None) -> Centre:
 
 def with_account(centre: Centre, number: int, account: Account) -> Centre:
     return replace(centre, accounts=(*centre.accounts[:number], account, *centre.accounts[number + 1 :]))
+
+
+def with_told(centre: Centre, number: int, told: int) -> Centre:
+    return replace(centre, told=(*centre.told[:number], told, *centre.told[number + 1 :]))
 
 
 def growing(centre: Centre, number: int, granted: int) -> Centre:

@@ -40,6 +40,7 @@ class Workers(Root):
             replace(
                 centre,
                 accounts=(*centre.accounts, Account()),
+                told=(*centre.told, 0),
                 opened=(*centre.opened, None),
                 commands=centre.commands | {command},
             ),

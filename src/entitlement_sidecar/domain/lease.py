@@ -161,28 +161,25 @@ def release(account: Account) -> Outcome:
     return Outcome(msgspec.structs.replace(account, reclaimed=account.reclaimed + freed), 0, freed, 0)
 
 
-def adopt(block: Account, orphan: Account, told: Told) -> tuple[Outcome, Account]:
+def adopt(block: Account, orphan: Account, told: Told, others: int) -> tuple[Outcome, Account]:
     """Takes over what a holder of a lost block says to the root, which never granted it anything itself.
 
-    `block` is the block's closed account, `orphan` what this holder has said here before; `told.returned`
-    counts only what the block was never told of (`Holding.estranged`). All holders of a block together are
-    believed at most what it was granted. Of a block that is not closed nothing is taken: it counts itself.
+    `block` is the block's closed account, `orphan` what this holder has said here before, `others` the uses
+    that all its other holders have told here; `told.returned` counts only what the block was never told of
+    (`Holding.estranged`). The block may have passed some of these uses on: used is what it has told, or what
+    its holders have, whichever is more. All of them together are believed at most what it was granted. Of a
+    block that is not closed nothing is taken: it counts itself.
 
     Returns:
         What becomes of the block's account, and what the holder has now said.
     """
     if not block.closed:
         return Outcome(block, 0, 0, 0), orphan
-    room = block.outstanding
-    claimed = max(0, told.used - orphan.used)
-    used = min(claimed, room)
-    overdrawn = min(claimed - used, block.reclaimed) if block.reclaimed else 0
-    freed = min(max(0, told.returned - orphan.returned), room - used)
-    after = msgspec.structs.replace(block, used=block.used + used, returned=block.returned + freed)
-    said = msgspec.structs.replace(
-        orphan, used=orphan.used + used + overdrawn, returned=orphan.returned + freed
-    )
-    return Outcome(after, 0, freed, used + overdrawn, overdrawn), said
+    used = max(orphan.used, min(told.used, block.granted - block.returned - others))
+    returned = block.returned + max(0, told.returned - orphan.returned)
+    heard = absorb(block, Told(0, others + used, returned))
+    said = msgspec.structs.replace(orphan, used=used, returned=orphan.returned + heard.freed)
+    return heard, said
 
 
 class Holding(msgspec.Struct, frozen=True, gc=False):

@@ -18,7 +18,7 @@ class MemoryGrantor:
         self, size: int, clock: Callable[[], float], on_loss: OnHolderLoss = OnHolderLoss.FORFEIT
     ) -> None:
         self.accounts: dict[str, Account] = {}
-        self._orphans: dict[str, Account] = {}
+        self._orphans: dict[str, dict[str, Account]] = {}
         self._size = size
         self._overdrawn = 0
         self._clock = clock
@@ -77,9 +77,10 @@ class MemoryGrantor:
         Raises:
             KeyError: There is no such block.
         """
-        name = f"{block_id}/{holder}"
-        outcome, said = lease.adopt(self.accounts[block_id], self._orphans.get(name, Account()), told)
-        self._orphans[name] = said
+        orphans = self._orphans.setdefault(block_id, {})
+        orphan = orphans.get(holder, Account())
+        others = sum(one.used for one in orphans.values()) - orphan.used
+        outcome, orphans[holder] = lease.adopt(self.accounts[block_id], orphan, told, others)
         return self._keep(block_id, outcome)
 
     def lose(self, account_id: str, *, known: bool = False) -> Outcome:

@@ -139,11 +139,11 @@ def test_growth_that_redis_did_not_hear_of_is_told_again(store: BlockStore) -> N
 def test_a_block_that_was_laid_and_not_delegated_is_taken_on(store: BlockStore) -> None:
     """Given a plan store that ended right after it laid a block, then the next one delegates to that."""
     run = store.redis.read(PLACE).run
-    store.redis.open(PLACE, "laid", run, datetime.now(UTC))
+    laid = store.redis.open(PLACE, "laid", run, datetime.now(UTC))
 
     store.visit()
 
-    assert store.block().id == "laid"
+    assert store.block().id == laid
     assert store.redis.read(PLACE).granted == 50
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import redis
 
 from entitlement_sidecar.planstore.db import Database
-from entitlement_sidecar.planstore.leases.redis_blocks import Place
+from entitlement_sidecar.planstore.leases.redis_blocks import Place, Status
 from entitlement_sidecar.planstore.snapshots import redis_client
 from entitlement_sidecar.sidecar.adapters.redis_leases import BlockStatus
 from entitlement_sidecar.wire.redis_target import redis_target
@@ -59,6 +60,26 @@ def test_a_flushed_block_is_forfeited_and_another_one_laid(store: BlockStore, on
     assert store.redis.read(PLACE).granted == 6
 
 
+def test_a_copy_of_the_command_that_laid_a_block_brings_nothing_back(
+    store: BlockStore, redis_server: RedisServer
+) -> None:
+    """Given that it comes again after the block was filled and lost, then what filled it fills no other."""
+    run, now = store.redis.read(PLACE).run, datetime.now(UTC)
+    first = store.redis.open(PLACE, "name", run, now) or ""
+    store.visit()
+    assert store.block().id == first
+    store.client.flushall()
+
+    again = store.redis.open(PLACE, "name", run, now)
+    row = store.block()
+
+    assert again not in {None, first}
+    assert store.redis.grow(PLACE, first, row.granted, row.sequence) is Status.ANOTHER_BLOCK
+    assert Sidecar("one", redis_server.port).ask(10).terms.granted == 0
+    store.visit()
+    assert store.counters() == [(0, 56, 50)]
+
+
 def test_holders_of_a_lost_block_settle_at_the_root(store: BlockStore, one: Sidecar) -> None:
     """Given a lost block, then what its holder used is admitted, and what it has left comes back."""
     store.client.flushall()
@@ -70,6 +91,20 @@ def test_holders_of_a_lost_block_settle_at_the_root(store: BlockStore, one: Side
 
     admitted, delegated, forfeited = store.counters()[0]
     assert (admitted, delegated, forfeited) == (4, 46, 40)
+
+
+def test_a_use_that_the_lost_block_had_told_counts_once(store: BlockStore, one: Sidecar) -> None:
+    """Given that the block had passed a use on, then its holder tells the root, and it is the same use."""
+    one.settle()
+    store.visit(wanted=False)
+    assert store.counters()[0][0] == 4
+    store.client.flushall()
+    store.visit()
+    assert one.use(2)
+
+    one.settle_at_root(store)
+
+    assert store.counters()[0][0] == 6
 
 
 def test_a_block_is_laid_again_without_a_wish(store: BlockStore, one: Sidecar) -> None:

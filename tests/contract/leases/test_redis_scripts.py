@@ -132,6 +132,8 @@ class Model:
         given_in_all = sum(one.granted for one in self.accounts.values())
         wants = min(ask.wants, share, LARGEST - given_in_all)
         until = PAST if ask.late else FUTURE
+        if not granting and ask.holder not in self.accounts:
+            return account, self.free
         self._keep(ask.holder, grant(account, ask.told, wants, self.free, until))
         return self.accounts[ask.holder], self.free
 
@@ -156,7 +158,7 @@ class Block:
         self._url = url
         self.place = place
         self._block_place = BlockPlace(*msgspec.structs.astuple(place))
-        assert self.blocks.open(place, "b", self.state.run, now - timedelta(days=1)) is Status.OK
+        self._id = self.blocks.open(place, "b", self.state.run, now - timedelta(days=1)) or ""
 
     @property
     def state(self) -> BlockState:
@@ -170,15 +172,15 @@ class Block:
                 ttl = 0.0 if late else 3600.0
                 return await leases.grant(self._block_place, "", holder, told, wants, least=least, ttl=ttl)
             case Settle(holder, told):
-                return await leases.settle(self._block_place, "b", holder, told)
+                return await leases.settle(self._block_place, self._id, holder, told)
             case End(holder, used):
-                return await leases.end(self._block_place, "b", holder, used)
+                return await leases.end(self._block_place, self._id, holder, used)
             case Lose(on_loss):
-                assert self.blocks.lose(self.place, "b", on_loss, 0).status is Status.OK
+                assert self.blocks.lose(self.place, self._id, on_loss, 0).status is Status.OK
             case Grow(granted):
-                assert self.blocks.grow(self.place, "b", granted, 1) is Status.OK
+                assert self.blocks.grow(self.place, self._id, granted, 1) is Status.OK
             case Shrink(keep):
-                assert self.blocks.shrink(self.place, "b", keep)[0] is Status.OK
+                assert self.blocks.shrink(self.place, self._id, keep)[0] is Status.OK
         return None
 
     async def run(self, history: list[Step], model: Model) -> None:

@@ -161,16 +161,16 @@ async def test_the_rules_are_enough_for_leases(as_user: AsUser, stack: AsyncExit
     await leases.wish("acme", "calls")
     assert blocks.wanted() == {("acme", "calls")}
     assert blocks.takes_turn(60)
-    assert blocks.open(place, "one", blocks.read(place).run, datetime.now(UTC)) is Status.OK
-    assert blocks.grow(place, "one", 50, 1) is Status.OK
+    one = blocks.open(place, "one", blocks.read(place).run, datetime.now(UTC)) or ""
+    assert blocks.grow(place, one, 50, 1) is Status.OK
     there = BlockPlace("acme", "calls", place.ends_at)
     granted = await leases.grant(there, "", "one:1", Told(1, 0, 0), 10)
     assert granted.terms.granted == 10
-    settled = await leases.settle(there, "one", "one:1", Told(1, 4, 6))
+    settled = await leases.settle(there, one, "one:1", Told(1, 4, 6))
     assert settled.free == 46
-    assert blocks.lose(place, "one", OnHolderLoss.FORFEIT).accounts == 0
-    assert blocks.shrink(place, "one", 0) == (Status.OK, 46)
-    assert blocks.remove(place, "one") == (4, 46)
+    assert blocks.lose(place, one, OnHolderLoss.FORFEIT).accounts == 0
+    assert blocks.shrink(place, one, 0) == (Status.OK, 46)
+    assert blocks.remove(place, one) == (4, 46)
 
 
 FORBIDDEN = [

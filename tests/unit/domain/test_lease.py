@@ -286,30 +286,42 @@ def test_a_block_that_counts_itself_has_no_orphans() -> None:
     """Nothing is taken from a holder at the root as long as the block is there to hear it."""
     block = Account(granted=10)
 
-    assert adopt(block, Account(), Told(1, 3, 2)) == (Outcome(block, 0, 0, 0), Account())
+    assert adopt(block, Account(), Told(1, 3, 2), 0) == (Outcome(block, 0, 0, 0), Account())
 
 
 def test_holders_of_a_lost_block_are_heard_at_the_root() -> None:
     """What they used is admitted, what they had left comes back, and neither of it twice."""
-    block = Account(granted=10, used=1, returned=2, closed=True)
+    block = Account(granted=10, returned=2, closed=True)
 
-    first, said = adopt(block, Account(), Told(1, used=3, returned=2))
-    again, _ = adopt(first.account, said, Told(1, used=3, returned=2))
-    other, _ = adopt(again.account, Account(), Told(1, used=1, returned=0))
+    first, said = adopt(block, Account(), Told(1, used=3, returned=2), 0)
+    again, _ = adopt(first.account, said, Told(1, used=3, returned=2), 0)
+    other, _ = adopt(again.account, Account(), Told(1, used=1, returned=0), said.used)
 
     assert (first.used, first.freed) == (3, 2)
     assert again == Outcome(first.account, 0, 0, 0)
-    assert other.account == Account(granted=10, used=5, returned=4, closed=True)
+    assert other.account == Account(granted=10, used=4, returned=4, closed=True)
+
+
+def test_a_use_that_a_lost_block_had_passed_on_counts_once() -> None:
+    """Used is what the block had told, or what its holders tell, whichever is more."""
+    block = Account(granted=10, used=3, closed=True)
+
+    first, said = adopt(block, Account(), Told(1, used=2, returned=0), 0)
+    other, _ = adopt(first.account, Account(), Told(1, used=4, returned=0), said.used)
+
+    assert (first.used, first.account.used) == (0, 3)
+    assert (other.used, other.account.used) == (3, 6)
 
 
 def test_what_holders_say_of_a_block_that_was_released_has_to_be_counted_again() -> None:
     """Up to what was taken back of it."""
     block = release(Account(granted=10, used=4, closed=True)).account
 
-    outcome, said = adopt(block, Account(), Told(1, used=3, returned=2))
+    outcome, said = adopt(block, Account(), Told(1, used=7, returned=2), 0)
 
     assert (outcome.used, outcome.freed, outcome.overdrawn) == (3, 0, 3)
-    assert adopt(outcome.account, said, Told(1, used=3, returned=2))[0] == Outcome(block, 0, 0, 0)
+    again, _ = adopt(outcome.account, said, Told(1, used=7, returned=2), 0)
+    assert again == Outcome(outcome.account, 0, 0, 0)
 
 
 @quick(300)
@@ -318,18 +330,20 @@ def test_holders_of_a_lost_block_are_believed_no_more_than_it_was_granted(
     block: Account, letters: list[tuple[int, Told]]
 ) -> None:
     """All of them together, whatever each says."""
-    block = replace(block, closed=True)
+    first = block = replace(block, closed=True)
     orphans = [Account(), Account(), Account()]
     freed = 0
     for holder, told in letters:
         before = block
-        outcome, orphans[holder] = adopt(block, orphans[holder], told)
+        others = sum(one.used for one in orphans) - orphans[holder].used
+        outcome, orphans[holder] = adopt(block, orphans[holder], told, others)
         block = outcome.account
         freed += outcome.freed
 
         assert block.held == before.held - outcome.freed
         assert outcome.overdrawn <= outcome.used
-        assert block.used + block.returned + block.reclaimed <= block.granted
+        assert block.used == max(first.used, sum(one.used for one in orphans))
+        assert block.used + block.returned <= block.granted
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
@@ -338,7 +352,7 @@ def test_the_order_of_letters_changes_nothing(order: tuple[int, ...]) -> None:
     letters = [Told(1, 1, 0), Told(1, 2, 1), Told(2, 3, 2)]
     block, orphan = Account(granted=10, closed=True), Account()
     for at in order:
-        outcome, orphan = adopt(block, orphan, letters[at])
+        outcome, orphan = adopt(block, orphan, letters[at], 0)
         block = outcome.account
 
     assert block == Account(granted=10, used=3, returned=2, closed=True)

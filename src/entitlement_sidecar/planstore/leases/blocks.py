@@ -15,7 +15,7 @@ from uuid6 import uuid7
 
 from entitlement_sidecar.domain.lease import OnHolderLoss, Told
 from entitlement_sidecar.planstore.db import Database, QuotaAccountRow
-from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Place, RedisBlocks, Status
+from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Place, RedisBlocks
 from entitlement_sidecar.planstore.leases.sizes import goal, resized
 from entitlement_sidecar.planstore.leases.standing import Standing, next_window, standing_of
 from entitlement_sidecar.planstore.usage.account_rows import Opening, places_of
@@ -227,9 +227,7 @@ class Blocks:
                 return None
             if row is None and state.ours and not state.granted:
                 return state.id
-        id_ = uuid7().hex
-        status = self._redis.open(standing.place, id_, state.run, standing.starts_at, state.id)
-        return id_ if status is Status.OK else None
+        return self._redis.open(standing.place, uuid7().hex, state.run, standing.starts_at, state.id)
 
 
 def _place_of(row: QuotaAccountRow) -> Place:

@@ -15,6 +15,9 @@ from entitlement_sidecar.planstore.snapshots.redis_client import Cluster
 from entitlement_sidecar.planstore.snapshots.redis_script import Script
 from entitlement_sidecar.wire.redis_keys import TENDING_KEY, WANTED_KEY, block_key, micros
 
+# Made before there are threads, as in `catalogue.plans`.
+_wished = msgspec.json.Decoder(tuple[str, str]).decode
+
 AT_ONCE = 500
 """Wishes that are taken at once."""
 
@@ -105,10 +108,14 @@ class RedisBlocks:
         numbers = [int(one or "0") for one in totals]
         return BlockState(run, id_, run_id, closing == "1", *numbers)
 
-    def open(self, place: Place, id_: str, run: str, starts_at: datetime, replaces: str = "") -> Status:
-        """Lays an empty block, in place of one that is of no use any more."""
+    def open(self, place: Place, name: str, run: str, starts_at: datetime, replaces: str = "") -> str | None:
+        """Lays an empty block, in place of one that is of no use any more; its id is said by the server.
+
+        None: the server is another run, or another block lies there.
+        """
         window = [micros(starts_at), micros(place.ends_at)]
-        return Status(_texts(self._open([place.key], [id_, run, *window, replaces]))[0])
+        status, _, id_ = _texts(self._open([place.key], [name, run, *window, replaces]))
+        return id_ if Status(status) is Status.OK else None
 
     def grow(self, place: Place, id_: str, granted: int, sequence: int) -> Status:
         """Lets it grant what the database has delegated in total, by the request of that number."""
@@ -147,7 +154,7 @@ class RedisBlocks:
 def _wish(text: bytes) -> list[tuple[str, str]]:
     """What one entry names; nothing where it is damaged."""
     try:
-        return [msgspec.json.decode(text, type=tuple[str, str])]
+        return [_wished(text)]
     except msgspec.DecodeError:
         return []
 

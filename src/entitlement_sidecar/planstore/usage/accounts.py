@@ -84,12 +84,14 @@ class Accounts:
         self.now = now
 
     def open(self, session: Session, allowance: Allowance, opening: Opening, wants: int) -> Granted | None:
-        """Opens an account with up to `wants` tokens; None where there are none, and no account then.
+        """Opens an account with up to `wants` tokens; None, and no account, where there are none to lease.
 
         The same opening again changes nothing and gets the account as it is now.
         """
         if (row := _locked(session, opening.id)) is not None:
             return _told(row, lease.absorb(account_of(row), FIRST))
+        if not allowance.is_leased:
+            return None
         now = self.now(session)
         for parts in _within_reach(allowance, opening, now):
             standing = _standing(session, allowance.counters, parts, now)
@@ -103,9 +105,9 @@ class Accounts:
     ) -> Granted:
         """Takes over what a holder says and grants up to `wants` more. None: the tenant lacks it now.
 
-        Where its counters are not those of the limits in force now, or one of them has less than nothing
-        left, the terms say closed: nothing more is granted or prolonged, and the holder gives back what it
-        has and opens another account.
+        Where its counters are not those of the limits in force now, one of them has less than nothing left,
+        or their mode is not leased any more, the terms say closed: nothing more is granted or prolonged, and
+        the holder gives back what it has and opens another account, if it may.
 
         Raises:
             NotFoundError: There is no such account.
@@ -113,6 +115,8 @@ class Accounts:
         row = _required(session, account_id)
         now = self.now(session)
         counters = Counters(row.tenant_id, row.feature)
+        if allowance is not None and not allowance.is_leased:
+            allowance = None
         parts = None if allowance is None else allowance.matching(places_of(row), _within(row, now))
         standing = None if parts is None else _standing(session, counters, parts, now)
         heard = lease.absorb(account_of(row), told)
@@ -152,7 +156,8 @@ class Accounts:
         """
         block = _required(session, block_id)
         orphan = _locked(session, f"{block_id}/{holder}") or new_orphan(block, holder, self.now(session))
-        outcome, said = lease.adopt(account_of(block), account_of(orphan), told)
+        others = _told_of(session, block_id) - orphan.used
+        outcome, said = lease.adopt(account_of(block), account_of(orphan), told, others)
         if said != account_of(orphan):
             write_account(orphan, said)
             session.add(orphan)
@@ -232,6 +237,12 @@ def _required(session: Session, account_id: str) -> QuotaAccountRow:
     if row is None:
         raise NotFoundError(f"no lease {account_id!r}: it was never granted, or was settled long ago")
     return row
+
+
+def _told_of(session: Session, block_id: str) -> int:
+    """What all holders of a lost block have told here as used; they are heard one at a time."""
+    query = select(func.sum(QuotaAccountRow.used)).where(QuotaAccountRow.parent == block_id)
+    return int(session.scalar(query) or 0)
 
 
 def _within(row: QuotaAccountRow, now: datetime) -> datetime:

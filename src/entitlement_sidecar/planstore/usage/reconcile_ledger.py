@@ -84,19 +84,16 @@ def waiting_for(session: Session, span: Span) -> Waiting:
     """Admissions and reports of the window whose events have not come, or not yet."""
     row, key = QuotaAdmissionRow, UsageEventKeyRow
     came = select(key.event_id).where(key.tenant_id == row.tenant_id, key.event_id == row.request_id)
-    query = (
-        select(row.lease_id == UNADMITTED, func.sum(row.quantity))
-        .where(
-            row.tenant_id == span.tenant_id,
-            row.feature == span.feature,
-            row.admitted_at >= span.since,
-            *([] if span.until is None else [row.admitted_at < span.until]),
-            ~came.exists(),
-        )
-        .group_by(row.lease_id == UNADMITTED)
+    reported = func.sum(case((row.lease_id == UNADMITTED, row.quantity), else_=0))
+    query = select(func.sum(row.quantity), reported).where(
+        row.tenant_id == span.tenant_id,
+        row.feature == span.feature,
+        row.admitted_at >= span.since,
+        *([] if span.until is None else [row.admitted_at < span.until]),
+        ~came.exists(),
     )
-    sums = {bool(reported): int(quantity) for reported, quantity in session.execute(query)}
-    return Waiting(admitted=sums.get(False, 0), reported=sums.get(True, 0))
+    both, of_reports = (int(total or 0) for total in session.execute(query).one())
+    return Waiting(admitted=both - of_reports, reported=of_reports)
 
 
 def _was_admitted(fact: Subquery) -> ColumnElement[bool]:

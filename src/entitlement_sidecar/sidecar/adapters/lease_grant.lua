@@ -71,7 +71,7 @@ elseif a.closed == 0 and sequence > a.sequence then
   a.granted, a.sequence, given = a.granted + granted, sequence, given + granted
   a.expires = now + tonumber(ARGV[8])
 end
-if held[12] or status == 'ok' then
+if held[12] or a.sequence > 0 then
   redis.call('HSET', KEYS[1], 'given', string.format('%.0f', given), 'back', string.format('%.0f', back),
     'used', string.format('%.0f', used), 'overdrawn', string.format('%.0f', overdrawn),
     'holders', string.format('%.0f', holders),
