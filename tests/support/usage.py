@@ -12,7 +12,9 @@ from entitlement_sidecar.sidecar.usage.outbox import Batch, Consumption, Outbox,
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
 
-def event(id_: str, *, tenant_id: str = "acme", value: int = 1, actor_id: str = "") -> UsageEvent:
+def event(
+    id_: str, *, tenant_id: str = "acme", value: int = 1, actor_id: str = "", lease_id: str = ""
+) -> UsageEvent:
     """A billable event of metric `exports`."""
     return UsageEvent(
         id=id_,
@@ -25,6 +27,7 @@ def event(id_: str, *, tenant_id: str = "acme", value: int = 1, actor_id: str = 
         actor_id=actor_id,
         correlation_id=f"work-{id_}",
         classification=Classification.BILLABLE,
+        lease_id=lease_id,
     )
 
 

@@ -22,6 +22,7 @@ _LISTS = {
     "epochs": ("epoch", "accepted", "settled", "queued", "dead", "lost"),
     "waiting": ("tenant_id", "metric", "records", "events", "value", "oldest"),
     "dead_letters": ("tenant_id", "metric", "outcome", "reason", "records"),
+    "leases": ("tenant_id", "feature", "used", "proved", "ends_at", "lease_id", "holder"),
     "damaged_files": ("file", "bytes"),
 }
 _SHOWN = 20
@@ -48,7 +49,7 @@ def outbox() -> None:
 )
 @output_option
 def inspect(state_dir: Path, max_outbox_bytes: int, output: str) -> None:
-    """Sum up what waits, what was refused for good, and what was set aside; also while the sidecar runs."""
+    """Sum up what waits, what was refused for good, open leases, and damaged files; also while it runs."""
     from entitlement_sidecar.sidecar.adapters.sqlite_outbox_overview import overview  # noqa: PLC0415 - keeps --help quick
     from entitlement_sidecar.sidecar.adapters.sqlite_outbox_reading import OutboxReader  # noqa: PLC0415
 
@@ -82,7 +83,7 @@ def _print_tables(found: Overview) -> None:
 @output_option
 @click.pass_context
 def verify(context: click.Context, state_dir: Path, output: str) -> None:
-    """Check the file: what it holds against its totals, its digests and the boundaries of its batches."""
+    """Check the file: what it holds against its totals, digests, batches and what it says of leases."""
     from entitlement_sidecar.sidecar.adapters.sqlite_outbox_checks import check  # noqa: PLC0415 - keeps --help quick
     from entitlement_sidecar.sidecar.adapters.sqlite_outbox_reading import OutboxReader, damaged_files  # noqa: PLC0415
 

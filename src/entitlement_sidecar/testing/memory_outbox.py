@@ -57,7 +57,7 @@ class _StoredBatch(msgspec.Struct, frozen=True):
 
 
 class MemoryOutbox:
-    """Implements `Outbox`. `dead` holds dead letters with their results; `journal` is told of uses of leases."""
+    """Implements `Outbox`. `dead` holds dead letters with their results; `journal` hears of leases."""
 
     def __init__(
         self,

@@ -122,4 +122,4 @@ async def test_a_file_is_brought_up_to_date_once(opened: Opener, folder: Path) -
     await opened().close()
 
     with closing(sqlite3.connect(folder / FILE_NAME)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        assert database.execute("PRAGMA user_version").fetchone() == (3,)

@@ -460,7 +460,7 @@ async def test_a_new_file_that_cannot_be_made_is_tried_again(
     _damage(folder / FILE_NAME)
     outbox._writer.file._pragma("shrink_memory")
 
-    def refuse(_: Path) -> OutboxFile:
+    def refuse(*_: object) -> OutboxFile:
         raise failure
 
     with monkeypatch.context() as broken:

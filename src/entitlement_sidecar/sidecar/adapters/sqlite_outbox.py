@@ -14,6 +14,7 @@ from entitlement_sidecar.domain.errors import DrainingError, SourceUnavailableEr
 from entitlement_sidecar.domain.usage import UsageResult
 from entitlement_sidecar.sidecar.adapters.sqlite_files import open_reader
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import read_statement
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_leases import SqliteJournal
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Kept, kept
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_writer import OutboxWriter, Rows
 from entitlement_sidecar.sidecar.adapters.state_folder import StateFolder
@@ -40,7 +41,7 @@ _CHECKPOINT_BYTES = 16 << 20
 
 
 class SqliteOutbox:
-    """Keeps events in a folder that survives restarts. Implements `Outbox`.
+    """Keeps events in a folder that survives restarts. Implements `Outbox`; `leases` is their journal.
 
     Args:
         state_dir: The folder; made if missing, held until `close`.
@@ -66,6 +67,7 @@ class SqliteOutbox:
         self._reader = open_reader(self._path)
         self._read_opening = self._writer.openings
         self._watch = RoomWatch()
+        self.leases = SqliteJournal(self._writer, self._check_open)
         self._tidying: asyncio.Future[None] | None = None
         self._closed = False
 

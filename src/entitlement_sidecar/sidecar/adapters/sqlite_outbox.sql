@@ -8,7 +8,9 @@
 -- Everything that the file holds. `settlement` numbers settlements; NULL while the event is queued.
 -- `lane` keeps the order per tenant and metric. `value` and `count` are a rollup's, else NULL.
 -- A batch without a lane has all of them. `declared` are places that will never be sent.
-CREATE TABLE instance (id TEXT NOT NULL) STRICT;
+-- `home` is where the file lay when it was last opened. `boot` of a lease is empty while all that was used of it
+-- is on disk; else the boot of the machine in which it may not be.
+CREATE TABLE instance (id TEXT NOT NULL, home TEXT NOT NULL DEFAULT '') STRICT;
 CREATE TABLE epochs (
   epoch INTEGER PRIMARY KEY,
   accepted INTEGER NOT NULL DEFAULT 0,
@@ -59,6 +61,17 @@ CREATE TABLE declared (
   first_place INTEGER PRIMARY KEY,
   last_place INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE leases (
+  lease_id TEXT PRIMARY KEY,
+  holder TEXT NOT NULL,
+  tenant_id TEXT NOT NULL,
+  feature TEXT NOT NULL,
+  ends_at INTEGER,
+  block TEXT NOT NULL,
+  used INTEGER NOT NULL DEFAULT 0,
+  boot TEXT NOT NULL,
+  proved INTEGER NOT NULL DEFAULT 1
+) STRICT, WITHOUT ROWID;
 
 -- name: schema_2
 -- From version 1 of the file to version 2. What it holds stays as it is: its records share one lane.
@@ -76,6 +89,21 @@ CREATE TABLE declared (
   last_place INTEGER NOT NULL
 ) STRICT;
 
+-- name: schema_3
+-- From version 2 of the file to version 3: leases.
+ALTER TABLE instance ADD COLUMN home TEXT NOT NULL DEFAULT '';
+CREATE TABLE leases (
+  lease_id TEXT PRIMARY KEY,
+  holder TEXT NOT NULL,
+  tenant_id TEXT NOT NULL,
+  feature TEXT NOT NULL,
+  ends_at INTEGER,
+  block TEXT NOT NULL,
+  used INTEGER NOT NULL DEFAULT 0,
+  boot TEXT NOT NULL,
+  proved INTEGER NOT NULL DEFAULT 1
+) STRICT, WITHOUT ROWID;
+
 -- name: new_instance
 -- The identity of this file, for as long as it lives.
 INSERT INTO instance (id) VALUES (?);
@@ -83,6 +111,14 @@ INSERT INTO instance (id) VALUES (?);
 -- name: read_instance
 -- The identity of this file.
 SELECT id FROM instance;
+
+-- name: read_home
+-- Where the file lay when it was last opened.
+SELECT home FROM instance;
+
+-- name: set_home
+-- Remembers where the file lies.
+UPDATE instance SET home = ?;
 
 -- name: begin_epoch
 -- Counts this start.
@@ -308,3 +344,32 @@ FROM (
   FROM epochs
 ) AS held
 WHERE epoch = held.of;
+
+-- name: open_lease
+-- Keeps an account before anything of it is used; says by its row count whether it was new.
+INSERT OR IGNORE INTO leases (lease_id, holder, tenant_id, feature, ends_at, block, boot)
+VALUES (?, ?, ?, ?, ?, ?, ?);
+
+-- name: use_leases
+-- What events used of accounts: a JSON list of [lease, quantity].
+UPDATE leases SET used = used + (one.value ->> 1) FROM json_each(?) AS one WHERE lease_id = one.value ->> 0;
+
+-- name: risk_leases
+-- From here on uses of a JSON list of leases may be lost with this boot of the machine.
+UPDATE leases SET boot = ? WHERE lease_id IN (SELECT value FROM json_each(?));
+
+-- name: review_leases
+-- At a start, which is forced to disk: what was at risk in another boot is not proved, nor is anything of a copy.
+UPDATE leases SET proved = proved AND ?2 AND boot IN ('', ?1), boot = '' WHERE boot <> '' OR NOT ?2;
+
+-- name: secure_leases
+-- All that was used is on disk.
+UPDATE leases SET boot = '' WHERE boot <> '';
+
+-- name: close_leases
+-- Forgets a JSON list of leases.
+DELETE FROM leases WHERE lease_id IN (SELECT value FROM json_each(?));
+
+-- name: leases
+-- All accounts.
+SELECT lease_id, tenant_id, feature, holder, ends_at, block, used, proved FROM leases ORDER BY lease_id;

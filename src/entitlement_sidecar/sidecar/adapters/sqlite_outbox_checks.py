@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 
 import msgspec
@@ -18,6 +18,7 @@ from entitlement_sidecar.sidecar.adapters.sqlite_outbox_reading import (
     Stored,
     StoredBatch,
 )
+from entitlement_sidecar.sidecar.leases.journal import LeaseAccount
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -36,14 +37,39 @@ def check(reader: OutboxReader, advance: Callable[[int], None]) -> Iterator[Find
         epochs = {one.epoch: one for one in reader.epochs()}
         yield from (found for epoch in epochs.values() for found in _conservation(epoch))
         yield from _boundaries(reader.batches())
+        unused = _Unused(reader.leases())
         for stored in reader.rows(QUEUED):
             advance(1)
+            unused.subtract(stored)
             yield from _record(stored, epochs.get(epoch_of(stored.place)))
         for stored in reader.rows(DEAD):
             advance(1)
             yield from _payload("dead letters", stored)
+        yield from unused.findings()
     except sqlite3.Error as error:
         yield Finding("integrity", "file", f"cannot be read to its end: {error}")
+
+
+class _Unused:
+    """What leases say was used, less the events that wait: those that have left are the rest."""
+
+    def __init__(self, leases: Iterable[LeaseAccount]) -> None:
+        self._leases = {one.lease_id: one for one in leases}
+        self._rest = {one.lease_id: one.used for one in self._leases.values()}
+
+    def subtract(self, stored: Stored) -> None:
+        """Takes an event off the lease that it names."""
+        event = stored.event() if self._rest else None
+        if event is not None and event.lease_id in self._rest:
+            self._rest[event.lease_id] -= event.value
+
+    def findings(self) -> Iterator[Finding]:
+        """Leases of which more was used than their accounts say."""
+        for lease_id, rest in self._rest.items():
+            if rest < 0:
+                used = self._leases[lease_id].used
+                told = f"says that {used} were used, but events that wait used {used - rest}"
+                yield Finding("leases", f"lease {lease_id}", told)
 
 
 def _conservation(epoch: Epoch) -> Iterator[Finding]:

@@ -21,8 +21,8 @@ from entitlement_sidecar.sidecar.adapters.sqlite_files import (
     transaction,
 )
 
-SCHEMA_VERSION = 2
-"""Version of the file that this version writes. Files of version 1 are brought up to date when opened."""
+SCHEMA_VERSION = 3
+"""Version of the file that this version writes. Older files are brought up to date when opened."""
 
 APPLICATION_ID = 0x454E544F  # "ENTO"
 _SEQUENCE_BITS = 40
@@ -92,8 +92,8 @@ class OutboxDatabase:
         self._pragma("synchronous", "FULL")
         if is_new:
             self._create()
-        elif self._pragma("user_version") < SCHEMA_VERSION:
-            self._migrate()
+        elif (version := self._pragma("user_version")) < SCHEMA_VERSION:
+            self._migrate(version)
 
     def _recognise(self) -> None:
         if self._pragma("application_id") != APPLICATION_ID:
@@ -112,9 +112,10 @@ class OutboxDatabase:
             self._pragma("application_id", APPLICATION_ID)
             self._pragma("user_version", SCHEMA_VERSION)
 
-    def _migrate(self) -> None:
+    def _migrate(self, version: int) -> None:
         with self.transaction(durable=True):
-            self._run_all("schema_2")
+            for following in range(version + 1, SCHEMA_VERSION + 1):
+                self._run_all(f"schema_{following}")
             self._pragma("user_version", SCHEMA_VERSION)
 
     def _run_all(self, name: str) -> None:

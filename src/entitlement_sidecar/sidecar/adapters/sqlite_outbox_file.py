@@ -20,6 +20,7 @@ from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import (
     place_of,
 )
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_dead import discard, revive
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_leases import OpenLeases, count_uses, review
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_placing import Placed, Placing
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import (
     Call,
@@ -50,10 +51,14 @@ class _HeldError(Exception):
 
 
 class OutboxFile(OutboxDatabase):
-    """An open file and the epoch that opening it began. Raises what `sqlite3` raises."""
+    """An open file and the epoch that opening it began. Raises what `sqlite3` raises.
 
-    def __init__(self, path: Path) -> None:
+    Uses of leases are counted for those that `leases` says this process has opened.
+    """
+
+    def __init__(self, path: Path, leases: OpenLeases | None = None) -> None:
         super().__init__(path)
+        self._leases = OpenLeases() if leases is None else leases
         try:
             self._begin()
         except BaseException:
@@ -62,7 +67,7 @@ class OutboxFile(OutboxDatabase):
 
     def _begin(self) -> None:
         with self.transaction(durable=True):
-            self._balance()
+            review(self, self._path, sound=self._balance())
             self.run("close_empty_batches")
             [(epoch,)] = self.run("begin_epoch")
             self.run("forget_settlements")
@@ -70,12 +75,17 @@ class OutboxFile(OutboxDatabase):
         self.epoch, self.instance = int(epoch), str(instance)
         self.merged = 0
         self._placing = Placing(self.instance, place_of(self.epoch, 1))
+        self._leases.found_in(self)
         self._count()
 
-    def _balance(self) -> None:
-        """Corrects totals that do not fit what is held: what is missing is lost, and said."""
+    def _balance(self) -> bool:
+        """Corrects totals that do not fit what is held: what is missing is lost, and said.
+
+        Returns:
+            Whether they fit.
+        """
         if not self.run("unbalanced")[0][0]:
-            return
+            return True
         for epoch, accepted, rest in self.run("balances"):
             _log.error(
                 "the outbox accepted %d events in epoch %d, but what became of them adds up to %d: corrected",
@@ -84,6 +94,7 @@ class OutboxFile(OutboxDatabase):
                 rest,
             )
         self.run("balance")
+        return False
 
     def _count(self) -> None:
         [(accepted, settled, dead, lost)] = self.run("totals")
@@ -110,8 +121,13 @@ class OutboxFile(OutboxDatabase):
 
     def _keep(self, rows: Sequence[Kept], *, durable: bool) -> None:
         placed = self._placing.place(rows)
-        with self.transaction(durable=durable):
+        uses = self._leases.uses(rows)
+        unmarked = [] if durable else self._leases.unmarked(uses)
+        with self.transaction(durable=durable or bool(unmarked)):
             self._write(placed)
+            if uses:
+                count_uses(self, uses, unmarked)
+        self._leases.put(unmarked, at_risk=True)
         self._placing.keep(placed)
         self.accepted += len(placed.records)
         self.merged += placed.merged

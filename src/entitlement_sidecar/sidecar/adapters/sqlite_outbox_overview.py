@@ -17,6 +17,7 @@ from entitlement_sidecar.sidecar.adapters.sqlite_outbox_reading import (
     Stored,
     damaged_files,
 )
+from entitlement_sidecar.sidecar.leases.journal import LeaseAccount
 from entitlement_sidecar.sidecar.usage.room import level_of
 
 
@@ -67,6 +68,7 @@ class Overview(msgspec.Struct, frozen=True):
     epochs: list[Epoch]
     waiting: list[Waiting]
     dead_letters: list[Refused]
+    leases: list[LeaseAccount]
     damaged_files: list[Damaged]
 
 
@@ -91,6 +93,7 @@ def overview(reader: OutboxReader, max_bytes: int, advance: Callable[[int], None
         epochs=epochs,
         waiting=sorted(waiting, key=lambda one: -one.records),
         dead_letters=sorted(_refused(reader.rows(DEAD), advance), key=lambda one: -one.records),
+        leases=reader.leases(),
         damaged_files=[Damaged(str(one), one.stat().st_size) for one in damaged_files(Path(reader.path))],
     )
 

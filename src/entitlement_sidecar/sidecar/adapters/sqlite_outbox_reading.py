@@ -21,7 +21,9 @@ from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import (
     epoch_of,
     place_of,
 )
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_leases import account_of
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Row
+from entitlement_sidecar.sidecar.leases.journal import LeaseAccount
 
 QUEUED, DEAD = "queued", "dead"
 
@@ -112,9 +114,9 @@ class OutboxReader:
             raise ConfigurationError(f"{self.path}: is not an outbox")
         if version > SCHEMA_VERSION:
             raise ConfigurationError(f"{self.path}: written by a newer version; read it with that version")
-        if version < SCHEMA_VERSION:
+        for following in range(version + 1, SCHEMA_VERSION + 1):
             with suppress(sqlite3.Error):  # a damaged file may lack a table
-                self._db.executescript(_SQL["as_version_2"])
+                self._db.executescript(_SQL[f"as_version_{following}"])
 
     def __enter__(self) -> Self:
         return self
@@ -152,6 +154,10 @@ class OutboxReader:
     def batches(self) -> list[StoredBatch]:
         """Boundaries that are stored."""
         return [StoredBatch(*row) for row in self._run("batches")]
+
+    def leases(self) -> list[LeaseAccount]:
+        """Accounts of leases that are not settled, of this start and of earlier ones."""
+        return [account_of(row) for row in self._run("leases")]
 
     def integrity(self) -> list[str]:
         """What SQLite finds wrong with the file."""

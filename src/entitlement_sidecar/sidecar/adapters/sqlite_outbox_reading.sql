@@ -8,6 +8,13 @@ CREATE TEMP VIEW batches AS SELECT *, NULL AS lane FROM main.batches;
 CREATE TEMP VIEW dead_letters AS SELECT *, NULL AS value, NULL AS count FROM main.dead_letters;
 CREATE TEMP VIEW declared AS SELECT 0 AS first_place, 0 AS last_place WHERE 0;
 
+-- name: as_version_3
+-- A file of version 2 as one of version 3: it knows no leases.
+CREATE TEMP VIEW leases AS
+SELECT '' AS lease_id, '' AS tenant_id, '' AS feature, '' AS holder, NULL AS ends_at, '' AS block,
+       0 AS used, 0 AS proved
+WHERE 0;
+
 -- name: instance
 -- The identity of the file.
 SELECT id FROM instance;
@@ -43,6 +50,10 @@ FROM batches ORDER BY batch_id;
 -- name: first_answers
 -- First answers of CONSUMEs that are kept for retries.
 SELECT count(*) FROM consumptions;
+
+-- name: leases
+-- Accounts of leases, the most used first.
+SELECT lease_id, tenant_id, feature, holder, ends_at, block, used, proved FROM leases ORDER BY used DESC, lease_id;
 
 -- name: live_pages
 -- Pages that hold something, and their size.

@@ -24,6 +24,7 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     """An event as the file holds it. `recorded_at` is in microseconds since 1970.
 
     One that is summed up has no payload yet, but `rollup`; only with a first answer it has an identity.
+    It uses `value` of the lease that it names.
     """
 
     tenant_id: str
@@ -34,6 +35,8 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     lane: int = 0
     consumption: Consumption | None = None
     rollup: UsageEvent | None = None
+    lease_id: str = ""
+    value: int = 0
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -72,6 +75,8 @@ def kept(record: OutboxRecord) -> Kept:
         lane_of(event.tenant_id, event.metric),
         record.consumption,
         rollup,
+        event.lease_id,
+        event.value,
     )
 
 

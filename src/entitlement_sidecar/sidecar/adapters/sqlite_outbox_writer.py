@@ -33,6 +33,7 @@ from entitlement_sidecar.domain.errors import (
 from entitlement_sidecar.domain.usage import UsageResult
 from entitlement_sidecar.sidecar.adapters.sqlite_files import is_corrupt, set_aside
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import OutboxFile
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_leases import OpenLeases, secure
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Call, Kept
 from entitlement_sidecar.sidecar.usage.outbox import KEEP_CONSUMPTIONS, Batch
 from entitlement_sidecar.sidecar.usage.room import RETRY_AFTER
@@ -86,7 +87,7 @@ class OutboxWriter:
     """Does everything that changes a file, on a thread of its own. Its methods are called on an event loop.
 
     `file` may be another one after damage; `openings` counts how often one was opened. `waiting_bytes` is
-    what waits for its commit.
+    what waits for its commit, `leases` are those that this process has opened.
 
     Raises:
         ConfigurationError: The file cannot be used.
@@ -96,7 +97,8 @@ class OutboxWriter:
         self._path = path
         self._clock = clock
         self._checkpoint_bytes = checkpoint_bytes
-        self.file = _open(path)
+        self.leases = OpenLeases()
+        self.file = _open(path, self.leases)
         self.openings = 1
         self.waiting_bytes = 0
         self._file_is_open = True
@@ -155,6 +157,7 @@ class OutboxWriter:
         try:
             while (command := self._next()) is not None:
                 self._work(command)
+            self._attempt(lambda: secure(self.file, self.leases))
             self._checkpoint(truncate=True)
         except BaseException:  # noqa: BLE001 - nothing may end the thread in silence
             _log.critical("the outbox's writer ended: nothing is kept until a restart", exc_info=True)
@@ -314,7 +317,7 @@ class OutboxWriter:
 
     def _reopen(self) -> None:
         try:
-            self.file = OutboxFile(self._path)
+            self.file = OutboxFile(self._path, self.leases)
         except (sqlite3.Error, ConfigurationError) as error:
             if is_corrupt(error):
                 raise
@@ -346,9 +349,9 @@ class OutboxWriter:
                 done.set_result(answer)
 
 
-def _open(path: Path) -> OutboxFile:
+def _open(path: Path, leases: OpenLeases) -> OutboxFile:
     try:
-        return OutboxFile(path)
+        return OutboxFile(path, leases)
     except sqlite3.DatabaseError as error:
         if not is_corrupt(error):
             raise ConfigurationError(
@@ -357,7 +360,7 @@ def _open(path: Path) -> OutboxFile:
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     _set_aside(path)
-    return OutboxFile(path)
+    return OutboxFile(path, leases)
 
 
 def _waits_with(command: _Append | _Call) -> int:
