@@ -149,15 +149,40 @@ def kept_events(server: Server) -> int:
     return int(metric(server, "entitlement_outbox_accepted_events"))
 
 
+def require_kept(server: Server, at_least: int) -> None:
+    """What was answered has to be committed; its metric follows within a second or two.
+
+    Raises:
+        SystemExit: Fewer events were kept.
+    """
+    deadline = time.monotonic() + 10
+    while (kept := kept_events(server)) < at_least:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{server.name}: {at_least} events were accepted, {kept} were kept")
+        time.sleep(0.1)
+
+
 def metric(server: Server, name: str) -> float:
     """A metric of a sidecar that has no labels."""
+    found = [line for line in _metrics(server) if line.startswith(f"{name} ")]
+    if not found:
+        raise SystemExit(f"{server.name}: there is no metric {name}")
+    return _value(found[0])
+
+
+def metric_sum(server: Server, name: str) -> float:
+    """The sum of a metric of a sidecar over its labels; 0 as long as there are none."""
+    return sum(_value(line) for line in _metrics(server) if line.startswith(f"{name}{{"))
+
+
+def _value(line: str) -> float:
+    return float(line.rpartition(" ")[2])
+
+
+def _metrics(server: Server) -> list[str]:
     connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=5)
     try:
         connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
+        return connection.getresponse().read().decode().splitlines()
     finally:
         connection.close()
-    found = [line for line in text.splitlines() if line.startswith(f"{name} ")]
-    if not found:
-        raise SystemExit(f"{server.name}: there is no metric {name}")
-    return float(found[0].rpartition(" ")[2])

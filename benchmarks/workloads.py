@@ -74,11 +74,28 @@ def workloads() -> list[Workload]:
     return [
         Workload("PEEK boolean", _CHECK, _checks(_BOOLEAN), _is_allowed),
         Workload("PEEK metered", _CHECK, _checks(_BUFFERED + _DURABLE), _is_allowed),
-        Workload("CONSUME buffered", _CHECK, _checks(_BUFFERED, consume=True), _is_consumed, keeps=1),
-        Workload("CONSUME durable", _CHECK, _checks(_DURABLE, consume=True), _is_consumed, keeps=1),
+        *(_named(one, f"{one.name}, local authority") for one in consumes()),
         Workload(f"batch of {BATCH} PEEK boolean", _BATCH_CHECK, _batches(), _all_allowed, BATCH, "checks/s"),
         reports(),
     ]
+
+
+def consumes(tenants: int = TENANTS) -> list[Workload]:
+    """CONSUME by the first tenants, of features whose usage is buffered and of such where it is durable."""
+    return [
+        Workload(
+            f"CONSUME {durability}",
+            _CHECK,
+            _checks(features, consume=True, tenants=tenants),
+            _is_consumed,
+            keeps=1,
+        )
+        for durability, features in (("buffered", _BUFFERED), ("durable", _DURABLE))
+    ]
+
+
+def _named(workload: Workload, name: str) -> Workload:
+    return msgspec.structs.replace(workload, name=name)
 
 
 def reports() -> Workload:
@@ -151,7 +168,7 @@ def tenant_name(number: int) -> str:
     return f"tenant-{number:04}"
 
 
-def _checks(features: Sequence[str], *, consume: bool = False) -> list[bytes]:
+def _checks(features: Sequence[str], *, consume: bool = False, tenants: int = TENANTS) -> list[bytes]:
     mode = decision_pb2.CHECK_MODE_CONSUME if consume else decision_pb2.CHECK_MODE_PEEK
     bodies = [
         decision_pb2.CheckEntitlementRequest(
@@ -160,7 +177,7 @@ def _checks(features: Sequence[str], *, consume: bool = False) -> list[bytes]:
             mode=mode,
             correlation_id="bench" if consume else "",
         ).SerializeToString()
-        for number in range(TENANTS)
+        for number in range(tenants)
         for feature in features
     ]
     return _shuffled(bodies)
