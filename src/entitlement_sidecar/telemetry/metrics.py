@@ -144,6 +144,25 @@ circuit_opened = Counter(
 )
 
 # Quota
+lease_consumes = Counter(
+    "entitlement_lease_consumes",
+    "Consumptions of leased limits, by who decided: leased (from memory), direct (the authority, one by one) "
+    "or refused (again, from memory).",
+    ["by"],
+    registry=REGISTRY,
+)
+lease_requests = Counter(
+    "entitlement_lease_requests",
+    "Requests for leases, by source (block, root) and outcome: granted, nothing or unavailable.",
+    ["source", "outcome"],
+    registry=REGISTRY,
+)
+lease_tokens_returned = Counter(
+    "entitlement_lease_tokens_returned",
+    "Tokens of leases that were given back unused.",
+    registry=REGISTRY,
+)
+leases_held = Gauge("entitlement_leases_held", "Leases that this sidecar holds.", registry=REGISTRY)
 authority_calls = Counter(
     "entitlement_authority_calls",
     "Calls to the quota authority, by outcome: admitted, refused, viewed or unavailable.",
@@ -285,6 +304,12 @@ resealing_left = Gauge(
     registry=REGISTRY,
 )
 watchers = Gauge("entitlement_watchers", "Sidecars connected to WatchSnapshots.", registry=REGISTRY)
+unleased_from_memory = Counter(
+    "entitlement_unleased_from_memory",
+    "CONSUMEs of limits that are not leased, answered without asking the authority: denied or optimistic.",
+    ["answer"],
+    registry=REGISTRY,
+)
 admissions = Counter(
     "entitlement_admissions",
     "Consumes at the root authority, by outcome: admitted, refused, repeated or viewed.",

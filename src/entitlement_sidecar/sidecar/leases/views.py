@@ -80,6 +80,16 @@ class UsageViews(NothingLeased):
             self._refresh(key, ask)
         return view.usage
 
+    def held(self, tenant_id: str, ask: QuotaAsk, max_age: float) -> QuotaUsage | None:
+        """The view in memory, if it is at most `max_age` seconds old; calls nobody.
+
+        While it is the same view, it is the same object.
+        """
+        view = self._usable(_key(tenant_id, ask), ask)
+        if view is None or self._clock.monotonic() - view.taken > max_age:
+            return None
+        return view.usage
+
     async def consume(self, tenant_id: str, ask: QuotaAsk, request_id: str) -> QuotaUsage:
         """Consumes at the authority, and keeps the view that its answer is.
 

@@ -1,0 +1,253 @@
+"""What a sidecar has of one tenant's feature: its leases, a view of usage, and what was refused lately."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+
+from entitlement_sidecar.domain.catalogue import Limit
+from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.resolve import Resolution
+from entitlement_sidecar.domain.window import window_at
+from entitlement_sidecar.sidecar.leases.grantor import Grantor
+from entitlement_sidecar.sidecar.leases.lease import Lease
+from entitlement_sidecar.sidecar.leases.sizing import LOW_WATER, Rate
+
+REFUSED_FOR = 0.1
+"""Seconds that a refusal is given again, for as much or more."""
+
+
+class Slot:
+    """Of one tenant and feature. `current` is the lease that is used of."""
+
+    __slots__ = (
+        "_as_of",
+        "_base",
+        "_refusal",
+        "_refused",
+        "_refused_until",
+        "_seen",
+        "asking",
+        "current",
+        "dry_until",
+        "feature",
+        "leases",
+        "low",
+        "rate",
+        "rated",
+        "resolution",
+        "taken",
+        "tenant_id",
+        "told",
+        "viewed_at",
+        "waiting",
+    )
+
+    def __init__(self, tenant_id: str, ask: QuotaAsk, now: float) -> None:
+        self.tenant_id = tenant_id
+        self.feature = ask.feature
+        self.resolution = ask.resolution
+        self.leases: list[Lease] = []
+        self.current: Lease | None = None
+        # Below this much left more is asked for.
+        self.low = 0
+        self.asking: asyncio.Task[None] | None = None
+        # Tokens that callers wait for.
+        self.waiting = 0
+        # Until when (monotonic) nobody is asked for more: nothing was left, or nobody answered.
+        self.dry_until = float("-inf")
+        self.rate = Rate(now)
+        # Taken in all; of it, what the last look at the rate counted, and what a view of usage counts.
+        self.taken = 0
+        self.rated = 0
+        self.told = 0
+        self.viewed_at = float("-inf")
+        self._base: tuple[LimitUsage, ...] = ()
+        self._as_of: datetime | None = None
+        self._seen: tuple[QuotaUsage, tuple[int, int], QuotaUsage] | None = None
+        self._refusal: QuotaUsage | None = None
+        self._refused = 0
+        self._refused_until = float("-inf")
+
+    def take(self, ask: QuotaAsk, now: float, wall: datetime) -> QuotaUsage | None:
+        """Takes from the lease at hand; None where that does not do."""
+        lease, quantity = self.current, ask.quantity
+        if (
+            lease is None
+            or quantity > lease.left
+            or now >= lease.until
+            or wall >= lease.ends_at
+            or (ask.resolution is not self.resolution and not self.accepts(ask.resolution))
+        ):
+            return None
+        lease.left -= quantity
+        lease.taken += quantity
+        self.taken += quantity
+        return QuotaUsage(self._limits(), True, self._as_of, 0, lease.id, lease.left, self.taken - self.told)
+
+    def choose(self, quantity: int, now: float, wall: datetime) -> bool:
+        """Makes a lease that has so much the one at hand."""
+        for lease in self.leases:
+            if quantity <= lease.left and now < lease.until and wall < lease.ends_at:
+                self.current = lease
+                return True
+        return False
+
+    def accepts(self, resolution: Resolution) -> bool:
+        """Whether the leases hold by another resolution too: the same limits, or more of the same."""
+        if resolution.buckets or self.resolution.buckets or not _is_no_less(self.resolution, resolution):
+            return False
+        self.resolution = resolution
+        return True
+
+    def begin(self, resolution: Resolution) -> list[Lease]:
+        """Goes on by another resolution; the leases of the former have to be given back."""
+        former, self.leases, self.current = self.leases, [], None
+        self.resolution, self._base, self._seen = resolution, (), None
+        self.taken = self.rated = self.told = 0
+        self.viewed_at = self.dry_until = float("-inf")
+        self.forgive()
+        return former
+
+    def size(self, now: float) -> int:
+        """How much a lease of this is to have now."""
+        self.rate.add(max(0, self.taken - self.rated + self.waiting), now)
+        self.rated = self.taken + self.waiting
+        return self.rate.size
+
+    def refill(self, size: int) -> None:
+        """Notes how much there is to be, and when that runs low."""
+        self.low = int(size * LOW_WATER)
+
+    @property
+    def has_view(self) -> bool:
+        """Whether anything is known that an answer can tell."""
+        return bool(self._base)
+
+    @property
+    def question(self) -> QuotaAsk:
+        """What a view is asked for with."""
+        return QuotaAsk(self.feature, 0, self.resolution)
+
+    def lease_of(self, grantor: Grantor) -> Lease | None:
+        """The lease of a grantor that can still bring something."""
+        return next((one for one in self.leases if one.grantor is grantor and not one.closed), None)
+
+    @property
+    def held(self) -> int:
+        """Tokens left in all leases."""
+        return sum(lease.left for lease in self.leases)
+
+    def learn(self, limits: tuple[LimitUsage, ...], as_of: datetime | None, now: float) -> None:
+        """Keeps a view of usage, less what this sidecar itself stands for in it."""
+        if not limits or (as_of and self._as_of and as_of < self._as_of and self._base):
+            return
+        known = sum(lease.known for lease in self.leases)
+        self.told = self.taken - sum(lease.taken - lease.told for lease in self.leases)
+        self._base = tuple(_without(limit, known) for limit in limits)
+        self._as_of, self.viewed_at = as_of, now
+
+    def learn_nothing(self, wall: datetime) -> None:
+        """Nobody could be asked for a view: of the limits, only what was used here is known."""
+        if not self._base:
+            self.told = 0
+            self._as_of = wall
+            self._base = tuple(_unseen(self.resolution, wall))
+
+    def seen(self, view: QuotaUsage, now: float) -> QuotaUsage:
+        """A view as this sidecar gives it; the very same one while nothing has changed."""
+        state = (self.taken, self.held)
+        if self._seen is not None and self._seen[0] is view and self._seen[1] == state:
+            return self._seen[2]
+        if not view.unavailable:
+            self.learn(view.limits, view.as_of, now)
+        if not self._base:
+            return view
+        told = msgspec.structs.replace(
+            view,
+            limits=self._limits(),
+            as_of=self._as_of,
+            held=state[1],
+            pending=self.taken - self.told,
+            unavailable=False,
+        )
+        self._seen = (view, state, told)
+        return told
+
+    def refuse(self, quantity: int, usage: QuotaUsage, now: float) -> None:
+        """The authority refused so much: it is not asked again at once."""
+        if now >= self._refused_until or quantity < self._refused:
+            self._refused, self._refusal = quantity, usage
+            self._refused_until = now + REFUSED_FOR
+
+    def refused(self, ask: QuotaAsk, now: float) -> QuotaUsage | None:
+        """The refusal that still holds, if there is one."""
+        if now >= self._refused_until or ask.quantity < self._refused or ask.resolution != self.resolution:
+            return None
+        return self._refusal
+
+    def forgive(self) -> None:
+        """Something has changed: what was refused may be admitted now."""
+        self._refused_until = float("-inf")
+
+    def drop(self, gone: Callable[[Lease], bool]) -> list[Lease]:
+        """Takes leases out."""
+        dropped = [lease for lease in self.leases if gone(lease)]
+        for lease in dropped:
+            self.leases.remove(lease)
+        if self.current in dropped:
+            self.current = self.leases[0] if self.leases else None
+        return dropped
+
+    def _limits(self) -> tuple[LimitUsage, ...]:
+        pending = self.taken - self.told
+        if not pending:
+            return self._base
+        return tuple(
+            [
+                LimitUsage(
+                    one.key,
+                    one.amount,
+                    one.soft,
+                    one.window_start,
+                    one.reset_at,
+                    one.used + pending,
+                    one.outstanding,
+                    one.carried,
+                )
+                for one in self._base
+            ]
+        )
+
+
+def _without(limit: LimitUsage, known: int) -> LimitUsage:
+    return msgspec.structs.replace(limit, outstanding=max(0, limit.outstanding - known), taken=0)
+
+
+def _unseen(resolution: Resolution, wall: datetime) -> list[LimitUsage]:
+    found = []
+    for limit in resolution.limits:
+        window = window_at(limit.window, wall)
+        found.append(LimitUsage(limit.key, limit.amount, limit.soft, window.start, window.end, used=0))
+    return found
+
+
+def _is_no_less(former: Resolution, now: Resolution) -> bool:
+    """Whether every limit is there still, otherwise the same, and no smaller."""
+    if former.limits == now.limits:
+        return True
+    if len(former.limits) != len(now.limits):
+        return False
+    return all(
+        _but_for_amount(one, other) and (other.amount is None or (one.amount or 0) <= other.amount)
+        for one, other in zip(former.limits, now.limits, strict=True)
+    )
+
+
+def _but_for_amount(one: Limit, other: Limit) -> bool:
+    return msgspec.structs.replace(one, amount=0, before=None) == msgspec.structs.replace(
+        other, amount=0, before=None
+    )
