@@ -107,6 +107,7 @@ def _with_usage(case: Case, reason: Reason, resolution: Resolution, usage: Quota
         pending=usage.pending,
         soft=tight.soft,
         overage=max(_beyond(limit) for limit in usage.limits),
+        overshoot_bound=usage.overshoot_bound,
         retry_after=_retry_after(reason, tight, case.now),
         warnings=(*decision.warnings, *_near(usage.limits)),
     )

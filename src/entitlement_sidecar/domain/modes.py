@@ -18,6 +18,12 @@ from entitlement_sidecar.domain.lease import OnHolderLoss
 DEFAULT_MODE = LimitMode.LEASED
 """The mode of a limit that says none."""
 
+OPTIMISTIC_TOKENS = 1_000
+"""What a sidecar admits of an optimistic limit before it looks again, at most: the bound that it publishes.
+
+A use of more, or one when so many were admitted since the last look, asks the authority.
+"""
+
 _BY_STRICTNESS = (LimitMode.STRICT, LimitMode.LOCAL_DENY, LimitMode.LEASED, LimitMode.OPTIMISTIC)
 
 

@@ -57,7 +57,8 @@ class QuotaUsage(msgspec.Struct, frozen=True, gc=False):
 
     `admitted` None is a view that nothing was consumed for. `unavailable` says that no authority could be
     asked. `lease_id` names the admission in the usage event. `holds`: the subject asked about has its seat.
-    `allowance`: counted by the sidecar alone, against the feature's offline allowance.
+    `allowance`: counted by the sidecar alone, against the feature's offline allowance. `overshoot_bound`: how
+    much a soft limit may be passed by what this sidecar admits before it looks again.
     """
 
     limits: tuple[LimitUsage, ...] = ()
@@ -70,6 +71,7 @@ class QuotaUsage(msgspec.Struct, frozen=True, gc=False):
     unavailable: bool = False
     holds: bool = False
     allowance: bool = False
+    overshoot_bound: int = 0
 
 
 class QuotaAsk(msgspec.Struct, frozen=True, gc=False):

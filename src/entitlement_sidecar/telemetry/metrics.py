@@ -163,6 +163,12 @@ lease_tokens_returned = Counter(
     registry=REGISTRY,
 )
 leases_held = Gauge("entitlement_leases_held", "Leases that this sidecar holds.", registry=REGISTRY)
+unleased_from_memory = Counter(
+    "entitlement_unleased_from_memory",
+    "CONSUMEs of limits that are not leased, answered without asking the authority: denied or optimistic.",
+    ["answer"],
+    registry=REGISTRY,
+)
 authority_calls = Counter(
     "entitlement_authority_calls",
     "Calls to the quota authority, by outcome: admitted, refused, viewed or unavailable.",
@@ -304,12 +310,6 @@ resealing_left = Gauge(
     registry=REGISTRY,
 )
 watchers = Gauge("entitlement_watchers", "Sidecars connected to WatchSnapshots.", registry=REGISTRY)
-unleased_from_memory = Counter(
-    "entitlement_unleased_from_memory",
-    "CONSUMEs of limits that are not leased, answered without asking the authority: denied or optimistic.",
-    ["answer"],
-    registry=REGISTRY,
-)
 admissions = Counter(
     "entitlement_admissions",
     "Consumes at the root authority, by outcome: admitted, refused, repeated or viewed.",
