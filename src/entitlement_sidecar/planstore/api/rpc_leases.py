@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from hashlib import blake2b
@@ -20,12 +20,13 @@ from entitlement_sidecar.domain.quota import QuotaUsage
 from entitlement_sidecar.planstore.access import require_tenant
 from entitlement_sidecar.planstore.api.calls import answering
 from entitlement_sidecar.planstore.db import Database, QuotaAccountRow
-from entitlement_sidecar.planstore.leases.recall import Recall, no_blocks
+from entitlement_sidecar.planstore.leases.recall import InBlocks, without_free
 from entitlement_sidecar.planstore.snapshots import in_force, limits_of
 from entitlement_sidecar.planstore.usage.account_rows import Opening
 from entitlement_sidecar.planstore.usage.accounts import Accounts, Granted
 from entitlement_sidecar.planstore.usage.allowances import Allowance
 from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
+from entitlement_sidecar.planstore.usage.counters import Place
 from entitlement_sidecar.planstore.usage.reported import Reported, report_unadmitted
 from entitlement_sidecar.wire.codec import from_timestamp, to_duration, to_timestamp, usage_to_proto
 from entitlement_sidecar.wire.fields import (
@@ -50,7 +51,16 @@ class Quotas(msgspec.Struct, frozen=True):
     authority: RootAuthority
     accounts: Accounts
     clock: Clock
-    recall: Recall = no_blocks
+    blocks: InBlocks = InBlocks()
+
+    def seen(self, usage: QuotaUsage, tenant_id: str, feature: str) -> list[quota_pb2.LimitUsage]:
+        """What is told of a view. To be called after the transaction: it may wait for Redis."""
+
+        def free() -> Mapping[Place, int]:
+            with self.database.reading() as session:
+                return self.blocks.free(session, tenant_id, feature)
+
+        return [usage_to_proto(limit) for limit in without_free(usage, free).limits]
 
 
 class _InForce(msgspec.Struct, frozen=True):
@@ -111,7 +121,8 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
                 return quota_pb2.AcquireLeaseResponse(snapshot_version=now.snapshot_version)
             wants = self._fair(session, now.allowance, request)
             granted = self._quotas.accounts.open(session, now.allowance, _opening(request), wants)
-            usage = self._usage(session, now.view)
+            view = self._view(session, now.view)
+        usage = self._quotas.seen(view, request.tenant_id, request.feature)
         if granted is None:
             return quota_pb2.AcquireLeaseResponse(usage=usage, snapshot_version=now.snapshot_version)
         return quota_pb2.AcquireLeaseResponse(
@@ -126,7 +137,8 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
             now = self._in_force(session, row.tenant_id, row.feature)
             wants = self._fair(session, now.allowance, request)
             granted = self._quotas.accounts.grant(session, row.id, told, wants, now.allowance)
-            usage = self._usage(session, now.view)
+            view = self._view(session, now.view)
+        usage = self._quotas.seen(view, row.tenant_id, row.feature)
         return quota_pb2.RenewLeaseResponse(lease=_lease(granted, request.wants, usage))
 
     def _fair(
@@ -152,7 +164,7 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
         if not of_a_block:
             row = self._mine(session, request.lease_id, request.holder)
             return self._quotas.accounts.settle(session, row.id, told)
-        if name != _name(request.holder):
+        if name.partition("#")[0] != _name(request.holder):
             raise ConflictError(
                 f"lease {request.lease_id!r} is held by {name!r}, not {_name(request.holder)!r}"
             )
@@ -182,7 +194,8 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
             now = self._in_force(session, request.tenant_id, request.feature, leased=False)
             view = partial(self._view, session, now.view)
             usage = report_unadmitted(session, reported, limits_of, view, self._quotas.clock.now())
-        return quota_pb2.ReportUnadmittedResponse(usage=[usage_to_proto(limit) for limit in usage.limits])
+        told = self._quotas.seen(usage, request.tenant_id, request.feature)
+        return quota_pb2.ReportUnadmittedResponse(usage=told)
 
     def _in_force(self, session: Session, tenant_id: str, feature: str, *, leased: bool = True) -> _InForce:
         held = in_force(session, tenant_id, feature, self._quotas.clock.now())
@@ -195,9 +208,6 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
 
     def _view(self, session: Session, view: Admission | None) -> QuotaUsage:
         return QuotaUsage() if view is None else self._quotas.authority.admit(session, view)
-
-    def _usage(self, session: Session, view: Admission | None) -> list[quota_pb2.LimitUsage]:
-        return [usage_to_proto(limit) for limit in self._view(session, view).limits]
 
     def _mine(self, session: Session, lease_id: str, holder: quota_pb2.Holder) -> QuotaAccountRow:
         row = self._known(session, lease_id)
