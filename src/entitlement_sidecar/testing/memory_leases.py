@@ -114,8 +114,15 @@ class MemoryRoot(MemoryLeases):
         account = self.accounts[block]
         if not account.closed:
             return False
-        outcome, said = lease.adopt(account, self.orphans.get(lease_id, Account()), told)
-        self.orphans[lease_id] = said
+        orphan = self.orphans.get(lease_id, Account())
+        mine = (one.used for name, one in self.orphans.items() if name.startswith(f"{block}/"))
+        others = sum(
+            one.used
+            for name, one in self.orphans.items()
+            if name != lease_id and name.startswith(f"{block}/")
+        )
+        orphan = self.orphans.get(lease_id, Account())
+        outcome, self.orphans[lease_id] = lease.adopt(account, orphan, told, others)
         self._keep(block, outcome)
         self._answer()
         return True

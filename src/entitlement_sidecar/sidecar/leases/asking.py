@@ -1,7 +1,8 @@
 """Asks grantors for more: the block in Redis first, then the root.
 
-One request is under way for a slot at a time: whoever calls sees to that. What is asked for and not heard of stays a lease of the slot without an id: it is asked for again, by the same
-name, until it is known what it brought.
+One request is under way for a slot at a time: whoever calls sees to that. What is asked for and not heard of
+stays a lease of the slot without an id: it is asked for again, by the same name, until it is known what it
+brought.
 """
 
 from __future__ import annotations
@@ -109,12 +110,12 @@ class Asking:
             if not lease.id:
                 # It was answered, and nothing was opened.
                 slot.drop(lambda one: one is lease)
-            slot.learn(heard.usage, heard.as_of, self._clock.monotonic())
+            slot.learn(heard.usage, self._clock.now(), self._clock.monotonic())
             return 0
         if not lease.id:
             await self._open(lease, heard)
         brought = lease.hear(heard.terms, heard.ends_at, told)
-        slot.learn(heard.usage, heard.as_of, self._clock.monotonic())
+        slot.learn(heard.usage, self._clock.now(), self._clock.monotonic())
         return brought
 
     async def _open(self, lease: Lease, heard: Heard) -> None:

@@ -24,7 +24,7 @@ from entitlement_sidecar.domain.lease import RENEW_AFTER
 from entitlement_sidecar.domain.modes import mode_of
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.sidecar.leases.asking import Asking, Means
-from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
+from entitlement_sidecar.sidecar.leases.authority import Grip, QuotaAuthority
 from entitlement_sidecar.sidecar.leases.ending import Endings
 from entitlement_sidecar.sidecar.leases.lease import Lease
 from entitlement_sidecar.sidecar.leases.sizing import MAX_LEASE
@@ -111,6 +111,20 @@ class LeaseBook:
         if isinstance(outcome, QuotaUsage):
             return slot.seen(outcome, self._clock.monotonic()) if max_age is None else outcome
         return self._seen(slot, outcome)
+
+    def grip(self, tenant_id: str, feature: str) -> Grip | None:
+        """A hold on the slot, if it has a lease."""
+        slot = self._slots.get((tenant_id, feature))
+        return None if slot is None or slot.current is None else _SlotGrip(self, slot)
+
+    def take(self, slot: Slot, quantity: int, wall: datetime) -> str:
+        """Takes from the lease at hand: its name; empty where that does not do."""
+        lease_id = slot.take_quietly(quantity, self._clock.monotonic(), wall)
+        if lease_id:
+            self._tally.leased += 1
+            if slot.current is not None and slot.current.left < slot.low:
+                self._refill(slot)
+        return lease_id
 
     def kept(self, lease_id: str, quantity: int) -> None:
         """What was taken is in the outbox: its grantor is told with the next renewal."""
@@ -299,6 +313,40 @@ class LeaseBook:
 
     def _forget(self, lease: Lease) -> None:
         self._named.pop(lease.id, None)
+
+
+class _SlotGrip:
+    """Implements `Grip`."""
+
+    __slots__ = ("_book", "_slot")
+
+    def __init__(self, book: LeaseBook, slot: Slot) -> None:
+        self._book = book
+        self._slot = slot
+
+    @property
+    def view(self) -> object:
+        """See `Grip`."""
+        return self._slot.view
+
+    @property
+    def taken(self) -> int:
+        """See `Grip`."""
+        return self._slot.taken
+
+    @property
+    def left(self) -> int:
+        """See `Grip`."""
+        return 0 if self._slot.current is None else self._slot.current.left
+
+    @property
+    def pending(self) -> int:
+        """See `Grip`."""
+        return self._slot.taken - self._slot.told
+
+    def take(self, quantity: int, wall: datetime) -> str:
+        """See `Grip`."""
+        return self._book.take(self._slot, quantity, wall)
 
 
 class Tally:

@@ -48,7 +48,6 @@ class Heard(msgspec.Struct, frozen=True):
     terms: Terms | None = None
     ends_at: datetime | None = None
     usage: tuple[LimitUsage, ...] = ()
-    as_of: datetime | None = None
     gone: bool = False
 
 

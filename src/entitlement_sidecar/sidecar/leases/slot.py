@@ -88,6 +88,16 @@ class Slot:
         self.taken += quantity
         return QuotaUsage(self._limits(), True, self._as_of, 0, lease.id, lease.left, self.taken - self.told)
 
+    def take_quietly(self, quantity: int, now: float, wall: datetime) -> str:
+        """As `take`, by the resolution that is known: the name of the lease; empty where that does not do."""
+        lease = self.current
+        if lease is None or quantity > lease.left or now >= lease.until or wall >= lease.ends_at:
+            return ""
+        lease.left -= quantity
+        lease.taken += quantity
+        self.taken += quantity
+        return lease.id
+
     def choose(self, quantity: int, now: float, wall: datetime) -> bool:
         """Makes a lease that has so much the one at hand."""
         for lease in self.leases:
@@ -135,6 +145,11 @@ class Slot:
     def lease_of(self, grantor: Grantor) -> Lease | None:
         """The lease of a grantor that can still bring something."""
         return next((one for one in self.leases if one.grantor is grantor and not one.closed), None)
+
+    @property
+    def view(self) -> tuple[LimitUsage, ...]:
+        """Usage as it was seen last, less what this sidecar itself stands for in it."""
+        return self._base
 
     @property
     def held(self) -> int:
