@@ -29,6 +29,7 @@ from entitlement_sidecar.sidecar.decisions.knowing import Knowing
 from entitlement_sidecar.sidecar.decisions.watching import Watching
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority, NoAuthority
+from entitlement_sidecar.sidecar.leases.modes import ByMode
 from entitlement_sidecar.sidecar.leases.views import UsageViews
 from entitlement_sidecar.sidecar.rpc.aio_front import AioFront
 from entitlement_sidecar.sidecar.rpc.caller_sockets import CallerSockets
@@ -203,7 +204,7 @@ async def _planstore(config: SidecarConfig, means: _Means, stack: AsyncExitStack
     stack.push_async_callback(channel.close)
     stats = await means.outbox.stats()
     holder = quota_pb2.Holder(instance=stats.instance, epoch=stats.epoch)
-    authority = UsageViews(PlanStoreAuthority(channel, token, holder), means.clock)
+    authority = ByMode(UsageViews(PlanStoreAuthority(channel, token, holder), means.clock))
     snapshots = PlanStoreSnapshots(channel, means.keyring, token, means.last_known)
     breaking = BreakingKnower(snapshots, "plan_store", means.clock)
     return _Upstream(
