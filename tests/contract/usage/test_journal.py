@@ -11,11 +11,12 @@ import pytest
 
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import SqliteOutbox
-from entitlement_sidecar.sidecar.leases.journal import LeaseAccount, LeaseJournal
-from entitlement_sidecar.sidecar.usage.outbox import Consumption, Outbox, OutboxRecord
+from entitlement_sidecar.sidecar.leases.journal import LeaseJournal
+from entitlement_sidecar.sidecar.usage.outbox import Outbox
 from entitlement_sidecar.testing.memory_journal import MemoryJournal
 from entitlement_sidecar.testing.memory_outbox import MemoryOutbox
-from support.usage import event, outcomes, settled
+from support.leased_usage import account, use
+from support.usage import outcomes, settled
 
 Start = tuple[Outbox, LeaseJournal]
 Starter = Callable[[], Awaitable[Start]]
@@ -43,19 +44,6 @@ async def start(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
     yield next_start
     await outboxes[-1].close()
-
-
-def account(lease_id: str, holder: str, **more: object) -> LeaseAccount:
-    """An account of a lease of acme's exports."""
-    return msgspec.convert(
-        {"lease_id": lease_id, "tenant_id": "acme", "feature": "exports", "holder": holder, **more},
-        LeaseAccount,
-    )
-
-
-def use(id_: str, lease_id: str, value: int = 1, *, rollup: bool = False) -> OutboxRecord:
-    """An event of a consumption from a lease."""
-    return OutboxRecord(event(id_, value=value, lease_id=lease_id), Consumption(value, b"yes"), rollup)
 
 
 async def former(start: Starter) -> dict[str, int]:
