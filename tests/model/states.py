@@ -124,7 +124,8 @@ class Centre(msgspec.Struct, frozen=True, gc=False):
     """The root's row and accounts of blocks, the Redis instances, their messages, and what may still happen.
 
     `uses` counts real uses, whoever knows of them; `excess` those that were made, and not told, when their
-    tokens were reclaimed. `told` is what all holders of each lost block told the root. `redis` holds the block of each instance by its run; the last one is the main one.
+    tokens were reclaimed. `told` is what all holders of each lost block told the root. `redis` holds the
+    block of each instance by its run; the last one is the main one.
     """
 
     admitted: int = 0

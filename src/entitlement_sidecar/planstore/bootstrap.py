@@ -43,7 +43,7 @@ from entitlement_sidecar.planstore.db.away import AWAY, MISNAMED, told
 from entitlement_sidecar.planstore.db.migrate import is_current
 from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
 from entitlement_sidecar.planstore.leases.blocks import Blocks
-from entitlement_sidecar.planstore.leases.recall import no_blocks
+from entitlement_sidecar.planstore.leases.recall import InBlocks
 from entitlement_sidecar.planstore.leases.redis_blocks import RedisBlocks
 from entitlement_sidecar.planstore.leases.worker import EVERY, Delegation
 from entitlement_sidecar.planstore.snapshots import SignedSnapshots, limits_of, redis_client
@@ -62,7 +62,7 @@ from entitlement_sidecar.planstore.subscriptions import (
     settler,
 )
 from entitlement_sidecar.planstore.subscriptions.settler import Settler
-from entitlement_sidecar.planstore.usage import attention, closing, lost_holders, retention, sinks
+from entitlement_sidecar.planstore.usage import attention, closing, expiring, lost_holders, retention, sinks
 from entitlement_sidecar.planstore.usage.accounts import Accounts
 from entitlement_sidecar.planstore.usage.authority import RootAuthority
 from entitlement_sidecar.planstore.usage.ledger import Ledger
@@ -117,42 +117,17 @@ def build(config: PlanstoreConfig) -> Planstore:
     token = load_or_create_token(config.token_path)
     database, key = _open(config)
     put_into_force(database, key, config.feed_shards, clock)
-    gate = _gate(database, token, clock)
-    signal, leaving = FeedSignal(), threading.Event()
-    trusted, published_to = trusted_keys(config), _redis(config)
+    gate, published_to, signal = _gate(database, token, clock), _redis(config), FeedSignal()
     publisher = _publisher(config, database, key, signal, published_to)
-    authority, ledger = RootAuthority(database, clock), Ledger(limits_of)
-    accounts = Accounts(database.now)
     delegation = _delegation(database, published_to, clock)
-    recall = no_blocks if delegation is None else delegation.recall
-    snapshots = SignedSnapshots(key, clock)
-    subscriptions = Subscriptions(snapshots, clock)
-    app = create_app(
-        ApiDependencies(
-            database=database,
-            subscriptions=subscriptions,
-            overrides=Overrides(snapshots, clock),
-            credits=Credits(snapshots, clock),
-            authority=authority,
-            accounts=accounts,
-            checks=QuotaChecks(database, authority, ledger, clock, recall),
-            ledger=ledger,
-            key=key,
-            clock=clock,
-            gate=gate,
-            feed_shards=config.feed_shards,
-            changed=publisher.notify,
-            trusted=trusted,
-            anchoring=anchoring_keys(config),
-            published_to=published_to,
-            leaving=leaving,
-        )
-    )
+    blocks = InBlocks() if delegation is None else InBlocks(delegation.recall, delegation.free)
+    quotas = Quotas(database, RootAuthority(database, clock), Accounts(database.now), clock, blocks)
+    api = _api(_Base(config, key, gate, published_to), quotas, publisher)
     server = _server(
         gate,
-        SnapshotServicer(database, trusted, Beats(database, key, clock), signal),
-        QuotaServicer(Quotas(database, authority, accounts, clock, recall)),
-        UsageIngestServicer(database, ledger, clock),
+        SnapshotServicer(database, trusted_keys(config), Beats(database, key, clock), signal),
+        QuotaServicer(quotas),
+        UsageIngestServicer(database, api.ledger, clock),
     )
     health_servicer = _add_standard_services(server)
     grpc_port = _listen(server, config)
@@ -160,16 +135,49 @@ def build(config: PlanstoreConfig) -> Planstore:
         database=database,
         publisher=publisher,
         workers=(
-            *_workers(database, key, gate, Settler(database, subscriptions, clock), clock),
+            *_workers(database, key, gate, Settler(database, api.subscriptions, clock), clock),
             *([_feeding(database, sink, clock)] if sink else []),
             *([Worker("blocks", delegation.step, EVERY)] if delegation else []),
         ),
         signal=signal,
-        http=HttpServer(app, config.http, allow_remote=config.allow_remote),
+        http=HttpServer(create_app(api), config.http, allow_remote=config.allow_remote),
         grpc=server,
         grpc_port=grpc_port,
         health=health_servicer,
-        leaving=leaving,
+        leaving=api.leaving,
+    )
+
+
+class _Base(msgspec.Struct, frozen=True):
+    """What everything stands on, beside the database."""
+
+    config: PlanstoreConfig
+    key: SigningKey
+    gate: Gate
+    published_to: redis.Redis | Cluster | None
+
+
+def _api(base: _Base, quotas: Quotas, publisher: Publisher) -> ApiDependencies:
+    """What REST needs, and the rest of the process shares with it."""
+    database, clock = quotas.database, quotas.clock
+    ledger, snapshots = Ledger(limits_of), SignedSnapshots(base.key, clock)
+    return ApiDependencies(
+        database=database,
+        subscriptions=Subscriptions(snapshots, clock),
+        overrides=Overrides(snapshots, clock),
+        credits=Credits(snapshots, clock),
+        authority=quotas.authority,
+        accounts=quotas.accounts,
+        checks=QuotaChecks(database, quotas.authority, ledger, clock, quotas.blocks),
+        ledger=ledger,
+        key=base.key,
+        clock=clock,
+        gate=base.gate,
+        feed_shards=base.config.feed_shards,
+        changed=publisher.notify,
+        trusted=trusted_keys(base.config),
+        anchoring=anchoring_keys(base.config),
+        published_to=base.published_to,
     )
 
 
@@ -266,6 +274,7 @@ def _workers(
         Worker("usage attention", attention.Attention(database, clock).step, attention.EVERY),
         Worker("settler", settling.settle_due, settler.EVERY),
         Worker("usage windows", closing.Closer(database, clock).close_due, closing.EVERY),
+        Worker("reservations", expiring.ExpiredReservations(database, database.now).step, expiring.EVERY),
         Worker("lost holders", _closing(database).step, lost_holders.EVERY),
         Worker("usage retention", retention.Retaining(database, clock).step, retention.EVERY),
     )

@@ -114,8 +114,6 @@ class MemoryRoot(MemoryLeases):
         account = self.accounts[block]
         if not account.closed:
             return False
-        orphan = self.orphans.get(lease_id, Account())
-        mine = (one.used for name, one in self.orphans.items() if name.startswith(f"{block}/"))
         others = sum(
             one.used
             for name, one in self.orphans.items()

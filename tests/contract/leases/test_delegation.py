@@ -18,6 +18,7 @@ from entitlement_sidecar.planstore.api.quota_check import QuotaChecks
 from entitlement_sidecar.planstore.api.rpc_quotas import QuotaServicer
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.leases import worker
+from entitlement_sidecar.planstore.leases.recall import InBlocks
 from entitlement_sidecar.planstore.leases.redis_blocks import Place
 from entitlement_sidecar.planstore.leases.worker import Delegation
 from entitlement_sidecar.sidecar.adapters.redis_leases import RedisLeases
@@ -189,14 +190,66 @@ def test_a_redis_that_is_away_is_not_waited_for_twice(
     assert delegation.recall("acme", "calls", 5) == 5
 
 
-def consume(store: BlockStore, method: str, request: Any) -> Any:
+def consume(store: BlockStore, method: str, request: Any, blocks: InBlocks | None = None) -> Any:
     """Calls the root over gRPC."""
-    quotas = msgspec.structs.replace(store.shop.quotas, recall=store.blocks.recall)
+    quotas = msgspec.structs.replace(store.shop.quotas, blocks=blocks or InBlocks(store.blocks.recall))
     server = grpc_testing.server_from_dictionary(
         {SERVICE: QuotaServicer(quotas)}, grpc_testing.strict_real_time()
     )
     call = server.invoke_unary_unary(SERVICE.methods_by_name[method], {}, request, None)
     return call.termination()[0]
+
+
+def remaining(store: BlockStore, delegation: Delegation) -> tuple[int, int]:
+    """What a look over gRPC, and one over REST, say is left."""
+    shop, blocks = store.shop, InBlocks(delegation.recall, delegation.free)
+    asked = quota_pb2.ConsumeRequest(tenant_id="acme", feature="calls")
+    (usage,) = consume(store, "Consume", asked, blocks).usage
+    checks = QuotaChecks(shop.database, shop.authority, shop.ledger, shop.clock, blocks)
+    decision = checks.check(CheckRequest("acme", "calls", CheckMode.PEEK))
+    with store.database.reading() as session:
+        assert checks.entitlements(session, "acme")["calls"].remaining == decision.remaining
+    return usage.amount - usage.used - usage.outstanding, decision.remaining or 0
+
+
+def test_a_view_knows_what_nobody_holds(
+    store: BlockStore, delegation: Delegation, redis_server: RedisServer
+) -> None:
+    """Given a block with half of the limit, then only what holders have is not left; Redis away or not."""
+    store.visit()
+    assert remaining(store, delegation) == (100, 100)
+    Sidecar("one", redis_server.port).ask(10)
+    assert remaining(store, delegation) == (90, 90)
+
+    redis_server.stop()
+
+    assert remaining(store, delegation) == (90, 90)
+    never_looked = Delegation(store.blocks, store.redis, FakeClock())
+    assert remaining(store, never_looked) == (50, 50)
+
+
+def test_a_lease_of_the_root_says_what_nobody_holds(store: BlockStore, delegation: Delegation) -> None:
+    """Given a block with half of the limit, then the view that a lease comes with is that of all."""
+    store.visit()
+    holder = quota_pb2.Holder(instance="one", epoch=1)
+    asked = quota_pb2.AcquireLeaseRequest(
+        holder=holder, tenant_id="acme", feature="calls", request_id="first", wants=10
+    )
+
+    answer = consume(store, "AcquireLease", asked, InBlocks(delegation.recall, delegation.free))
+
+    (usage,) = answer.lease.usage
+    assert (answer.lease.granted, usage.outstanding) == (10, 10)
+
+
+def test_what_a_lost_block_had_is_not_left(store: BlockStore, delegation: Delegation) -> None:
+    """Given a block that Redis has not any more, then nothing of it is anybody's."""
+    store.visit()
+    assert remaining(store, delegation) == (100, 100)
+
+    store.client.flushall()
+
+    assert remaining(store, delegation) == (50, 50)
 
 
 def test_consume_has_all_that_nobody_holds(store: BlockStore) -> None:
@@ -227,7 +280,9 @@ def test_a_check_has_all_that_nobody_holds(store: BlockStore) -> None:
     """Given a block with half of the limit, then a check at the plan store consumes all of it."""
     store.visit()
     shop = store.shop
-    checks = QuotaChecks(shop.database, shop.authority, shop.ledger, shop.clock, store.blocks.recall)
+    checks = QuotaChecks(
+        shop.database, shop.authority, shop.ledger, shop.clock, InBlocks(store.blocks.recall)
+    )
 
     asked = CheckRequest("acme", "calls", CheckMode.CONSUME, 100, request_id="all")
 

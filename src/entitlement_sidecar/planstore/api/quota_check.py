@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 import msgspec
 from sqlalchemy.orm import Session
@@ -19,7 +20,7 @@ from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, consumption_event_id
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import Database
-from entitlement_sidecar.planstore.leases.recall import Recall, no_blocks
+from entitlement_sidecar.planstore.leases.recall import InBlocks, without_free
 from entitlement_sidecar.planstore.snapshots import newest_snapshot
 from entitlement_sidecar.planstore.usage.answers import first_answer, keep_answer
 from entitlement_sidecar.planstore.usage.arrival import Arrival
@@ -42,13 +43,13 @@ class QuotaChecks:
         authority: RootAuthority,
         ledger: Ledger,
         clock: Clock,
-        recall: Recall = no_blocks,
+        blocks: InBlocks = InBlocks(),  # noqa: B008 - frozen
     ) -> None:
         self._database = database
         self._authority = authority
         self._ledger = ledger
         self._clock = clock
-        self._recall = recall
+        self._blocks = blocks
 
     def check(self, request: CheckRequest) -> Decision:
         """Decides one request. An allowed CONSUME is admitted and in the ledger when this returns.
@@ -77,7 +78,7 @@ class QuotaChecks:
 
     def _recalled(self, request: CheckRequest) -> bool:
         """Whether something came back of what lies in blocks: then it is worth another try."""
-        return bool(self._recall(request.tenant_id, request.feature, request.quantity))
+        return bool(self._blocks.recall(request.tenant_id, request.feature, request.quantity))
 
     def entitlements(self, session: Session, tenant_id: str) -> dict[str, Decision]:
         """A look at every feature that the catalogue has, with what is used of it.
@@ -93,7 +94,8 @@ class QuotaChecks:
         found = {key: evaluate(held, look, None, now) for key, look in looks.items()}
         asked = {key: one.resolution for key, one in found.items() if isinstance(one, QuotaAsk)}
         usages = usage_views(session, tenant_id, asked, now)
-        told = {key: evaluate(held, looks[key], usages.get(key), now) for key in looks}
+        seen = {key: self._seen(session, usage, tenant_id, key) for key, usage in usages.items()}
+        told = {key: evaluate(held, looks[key], seen.get(key), now) for key in looks}
         return {key: one for key, one in told.items() if isinstance(one, Decision)}
 
     def consume(self, session: Session, request: CheckRequest) -> Decision:
@@ -123,10 +125,16 @@ class QuotaChecks:
         outcome = evaluate(held, request, None, now)
         if isinstance(outcome, QuotaAsk):
             usage = self._authority.admit(session, _admission(request, outcome))
+            if request.mode is CheckMode.PEEK:
+                usage = self._seen(session, usage, request.tenant_id, request.feature)
             outcome = evaluate(held, request, usage, now)
         if isinstance(outcome, QuotaAsk):
             raise TypeError("a decision asks for quota twice")
         return outcome, usage
+
+    def _seen(self, session: Session, usage: QuotaUsage, tenant_id: str, feature: str) -> QuotaUsage:
+        """A view without what nobody holds. Only in what reads: it may wait for Redis."""
+        return without_free(usage, partial(self._blocks.free, session, tenant_id, feature))
 
 
 def _held(session: Session, tenant_id: str, now: datetime) -> Held:

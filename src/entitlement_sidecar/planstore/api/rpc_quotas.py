@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import grpc
 import msgspec
@@ -13,7 +14,9 @@ from entitlement_sidecar.domain.errors import InvalidInputError, Violation
 from entitlement_sidecar.domain.quota import QuotaUsage
 from entitlement_sidecar.planstore.access import require_tenant
 from entitlement_sidecar.planstore.api.calls import answering
-from entitlement_sidecar.planstore.api.rpc_leases import LeaseServicer, Quotas
+from entitlement_sidecar.planstore.api.rpc_leases import Quotas
+from entitlement_sidecar.planstore.api.rpc_reservations import ReservationServicer
+from entitlement_sidecar.planstore.leases.recall import without_free
 from entitlement_sidecar.planstore.snapshots import in_force
 from entitlement_sidecar.planstore.usage.authority import Admission
 from entitlement_sidecar.wire.codec import to_timestamp, usage_to_proto
@@ -32,15 +35,15 @@ MAX_ITEMS = 100
 """Amounts admitted at once at most."""
 
 
-class QuotaServicer(LeaseServicer):
-    """Admits usage, and grants leases."""
+class QuotaServicer(ReservationServicer):
+    """Admits usage, grants leases, and holds reservations."""
 
     def __init__(self, quotas: Quotas) -> None:
         super().__init__(quotas)
         self._database = quotas.database
         self._authority = quotas.authority
         self._clock = quotas.clock
-        self._recall = quotas.recall
+        self._blocks = quotas.blocks
 
     def Consume(  # noqa: N802 - the contract's name
         self, request: quota_pb2.ConsumeRequest, context: grpc.ServicerContext
@@ -70,7 +73,7 @@ class QuotaServicer(LeaseServicer):
         """Whether something came back of what was refused: then it is worth another try."""
         if answer.admitted or not any(limit.outstanding for limit in answer.usage):
             return False
-        return bool(asked.quantity and self._recall(tenant_id, asked.feature, asked.quantity))
+        return bool(asked.quantity and self._blocks.recall(tenant_id, asked.feature, asked.quantity))
 
     def _consume(self, request: quota_pb2.ConsumeRequest) -> quota_pb2.ConsumeResponse:
         _validate(list(_violations(request)))
@@ -80,7 +83,11 @@ class QuotaServicer(LeaseServicer):
             admission, version = self._admission(session, request.tenant_id, request)
             if admission is None:
                 return _response(QuotaUsage(as_of=self._clock.now()), version)
-            return _response(self._authority.admit(session, admission), version)
+            usage = self._authority.admit(session, admission)
+            if not request.quantity:
+                free = partial(self._blocks.free, session, request.tenant_id, request.feature)
+                usage = without_free(usage, free)
+            return _response(usage, version)
 
     def _consume_all(self, request: quota_pb2.ConsumeAllRequest) -> quota_pb2.ConsumeAllResponse:
         _validate(list(_all_violations(request)))

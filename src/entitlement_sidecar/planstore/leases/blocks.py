@@ -11,6 +11,7 @@ import logging
 from datetime import datetime
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from uuid6 import uuid7
 
 from entitlement_sidecar.domain.lease import OnHolderLoss, Told
@@ -18,7 +19,7 @@ from entitlement_sidecar.planstore.db import Database, QuotaAccountRow
 from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Place, RedisBlocks
 from entitlement_sidecar.planstore.leases.sizes import goal, resized
 from entitlement_sidecar.planstore.leases.standing import Standing, next_window, standing_of
-from entitlement_sidecar.planstore.usage.account_rows import Opening, places_of
+from entitlement_sidecar.planstore.usage.account_rows import Opening, account_of, places_of
 from entitlement_sidecar.planstore.usage.accounts import Accounts, Now
 from entitlement_sidecar.telemetry import metrics
 
@@ -68,6 +69,11 @@ class Blocks:
                 came += self._recall(row, quantity - came)
         return came
 
+    def free_in(self, row: QuotaAccountRow) -> int:
+        """What lies free in a block; nothing where it is lost."""
+        state = self._redis.read(_place_of(row))
+        return 0 if _estranged(row, state) else min(state.free, account_of(row).outstanding)
+
     def open_blocks(self, after: str, count: int) -> list[tuple[str, Place]]:
         """Blocks that are not closed: id and place, in the order of ids."""
         row = QuotaAccountRow
@@ -83,11 +89,8 @@ class Blocks:
 
     def _look(self, tenant_id: str, feature: str) -> tuple[datetime, list[QuotaAccountRow]]:
         """The database's clock, and the blocks that are not closed."""
-        row = QuotaAccountRow
-        mine = (row.tenant_id == tenant_id, row.feature == feature)
-        query = select(row).where(*mine, row.run_id != "", row.closed.is_(False)).order_by(row.id)
         with self._database.reading() as session:
-            return self._now(session), list(session.scalars(query))
+            return self._now(session), open_of(session, tenant_id, feature)
 
     def _standing(self, tenant_id: str, feature: str, at: datetime) -> Standing | None:
         with self._database.reading() as session:
@@ -228,6 +231,14 @@ class Blocks:
             if row is None and state.ours and not state.granted:
                 return state.id
         return self._redis.open(standing.place, uuid7().hex, state.run, standing.starts_at, state.id)
+
+
+def open_of(session: Session, tenant_id: str, feature: str) -> list[QuotaAccountRow]:
+    """The blocks of a feature that are not closed, also those for later."""
+    row = QuotaAccountRow
+    mine = (row.tenant_id == tenant_id, row.feature == feature)
+    query = select(row).where(*mine, row.run_id != "", row.closed.is_(False)).order_by(row.id)
+    return list(session.scalars(query))
 
 
 def _place_of(row: QuotaAccountRow) -> Place:

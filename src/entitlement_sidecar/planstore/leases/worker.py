@@ -9,10 +9,14 @@ from __future__ import annotations
 import logging
 
 import redis
+from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.planstore.leases.blocks import Blocks
+from entitlement_sidecar.planstore.db import QuotaAccountRow
+from entitlement_sidecar.planstore.leases.blocks import Blocks, open_of
 from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Place, RedisBlocks
+from entitlement_sidecar.planstore.usage.account_rows import places_of
+from entitlement_sidecar.planstore.usage.counters import Place as CounterPlace
 
 EVERY = 0.25
 """Seconds between two looks at what is wished for."""
@@ -36,7 +40,7 @@ MAX_SEEN = 100_000
 """Blocks at most whose last state is remembered; of others every round is a visit."""
 
 PAUSE = 2.0
-"""Seconds in which nothing is recalled after Redis did not answer: whoever consumes would wait for it."""
+"""Seconds in which no call asks Redis again that did not answer: its caller would wait for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +55,8 @@ class Delegation:
         # Where the round under way is; None: there is none.
         self._cursor: str | None = None
         self._silent_until = 0.0
+        # What lay free in each block when somebody looked last. Calls of several threads share it.
+        self._free: dict[str, int] = {}
         self._waiting: set[tuple[str, str]] = set()
         # When (monotonic) features were last visited for a wish.
         self._fulfilled: dict[tuple[str, str], float] = {}
@@ -71,6 +77,27 @@ class Delegation:
             self._silent_until = self._clock.monotonic() + PAUSE
             _log.warning("blocks: nothing can be recalled: %s", type(error).__name__)
             return 0
+
+    def free(self, session: Session, tenant_id: str, feature: str) -> dict[CounterPlace, int]:
+        """What lies free in the blocks of a feature, of each counter; where Redis is away, as known last."""
+        found: dict[CounterPlace, int] = {}
+        for row in open_of(session, tenant_id, feature):
+            lying = self._free_in(row)
+            for place in places_of(row):
+                found[place] = found.get(place, 0) + lying
+        return found
+
+    def _free_in(self, row: QuotaAccountRow) -> int:
+        known = self._free.pop(row.id, 0)
+        if self._clock.monotonic() >= self._silent_until:
+            try:
+                known = self._blocks.free_in(row)
+            except redis.RedisError:
+                self._silent_until = self._clock.monotonic() + PAUSE
+        self._free[row.id] = known
+        while len(self._free) > MAX_SEEN:
+            self._free.pop(next(iter(self._free)), None)
+        return known
 
     def step(self) -> float:
         """Fulfils wishes, then goes on with the round. Raises redis.RedisError when Redis is away."""
