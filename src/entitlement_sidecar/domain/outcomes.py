@@ -131,6 +131,14 @@ MEANINGS = (
         "release it once its original is there, or discard it",
     ),
     Meaning(
+        UsageOutcome.QUARANTINED,
+        RuleName.RESERVATION,
+        Place.PLAN_STORE,
+        Fate.HELD,
+        "A settlement of a reservation that was never made, or was over for more than 35 days.",
+        "report the usage as an event of its metric, and discard this one",
+    ),
+    Meaning(
         UsageOutcome.LATE_REFUSED,
         RuleName.AGE,
         Place.BOTH,

@@ -43,6 +43,7 @@ class RuleName(StrEnum):
     LATE = "usage:late"
     CLOSED = "usage:closed"
     ORIGINAL = "usage:original"
+    RESERVATION = "usage:reservation"
     ATOMIC = "usage:atomic"
 
 
@@ -75,6 +76,13 @@ KEPT = frozenset(
 
 _CORRECTION = Ruling(UsageOutcome.ACCEPTED)
 
+_NOT_RESERVED = Ruling(
+    UsageOutcome.QUARANTINED,
+    rule=RuleName.RESERVATION,
+    reason="lease_id: no such reservation was made here, or it is over since long; "
+    "the settlement is kept for operators and does not count",
+)
+
 
 class Registry:
     """A catalogue document, made ready to judge by: the usual event costs a few look-ups."""
@@ -106,6 +114,11 @@ class Registry:
             return judged.usual
         return self._not_emitted(event.emitter, event.metric)
 
+    def judges_alike(self, metric: str) -> bool:
+        """Whether all that is consumed of a metric is judged alike: no rule looks at an event's attributes."""
+        judged = self._judged.get(metric)
+        return judged is not None and not judged.rules
+
     def judge_correction(self, emitter: str, original: UsageEvent) -> Ruling:
         """Whether it may correct an event: who may not emit billable usage may not change it (S0.7)."""
         judged = self._judged.get(original.metric)
@@ -114,6 +127,8 @@ class Registry:
         return self._not_emitted(emitter, original.metric)
 
     def _unknown(self, event: UsageEvent) -> Ruling:
+        if event.settles and not event.metric:
+            return _NOT_RESERVED
         known = ", ".join(sorted(self._judged)[:10]) or "none"
         reason = (
             f"metric: {event.metric!r} is not in catalogue version {self.version}, which has {known}; "

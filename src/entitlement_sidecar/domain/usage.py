@@ -19,6 +19,9 @@ from entitlement_sidecar.domain.catalogue import Classification
 SCHEMA_VERSION = 1
 """Version of the usage event's schema."""
 
+RESERVED = "reservation:"
+"""What the `lease_id` of a settlement begins with; the id of its event follows."""
+
 
 class UsageOutcome(IntEnum):
     """What became of a reported event. Values are those of the contract."""
@@ -82,6 +85,11 @@ class UsageEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     count: int = 1
     rule: str = ""
 
+    @property
+    def settles(self) -> bool:
+        """It ends a reservation, which says the rest of what it is: metric, feature, subject, correlation."""
+        return self.lease_id.startswith(RESERVED)
+
     def digest(self) -> bytes:
         """32 bytes that are equal for equal facts (S0.5)."""
         correction = (self.corrects, self.voids) if self.corrects else ()
@@ -132,6 +140,11 @@ def task_event_id(tenant_id: str, task_id: str, part: str) -> str:
 def correction_event_id(tenant_id: str, original_id: str, request_id: str) -> str:
     """Identity of a correction: the same request again is the same correction of the same event."""
     return f"k-{_hash(tenant_id, original_id, request_id).hex()[:32]}"
+
+
+def settlement_event_id(tenant_id: str, reservation_id: str) -> str:
+    """Identity of the event that settles a reservation: there is one, ever."""
+    return f"s-{_hash(tenant_id, reservation_id).hex()[:32]}"
 
 
 # What is hashed: JSON without spaces, keys sorted, everything beyond printable ASCII escaped.

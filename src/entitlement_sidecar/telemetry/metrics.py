@@ -322,6 +322,13 @@ lease_tokens_lost = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+reservations = Counter(
+    "entitlement_reservations",
+    "Reservations at the root by outcome: held, refused, settled, settled_late (nothing was held any more), "
+    "released or expired.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 ingested_events = Counter(
     "entitlement_ingested_events", "Events ingested, by outcome.", ["outcome"], registry=REGISTRY
 )

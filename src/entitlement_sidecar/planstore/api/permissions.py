@@ -97,6 +97,9 @@ RPC: Mapping[str, Need] = {
     f"{_QUOTAS}RenewLease": Need(_P.CONSUME, Reach.ONE),
     f"{_QUOTAS}SettleLease": Need(_P.CONSUME, Reach.ONE),
     f"{_QUOTAS}ReturnLease": Need(_P.CONSUME, Reach.ONE),
+    f"{_QUOTAS}ReserveQuota": Need(_P.CONSUME, Reach.ONE),
+    f"{_QUOTAS}SettleReservation": Need(_P.CONSUME, Reach.ONE),
+    f"{_QUOTAS}ReleaseReservation": Need(_P.CONSUME, Reach.ONE),
     "/entitlement.v1.UsageIngestService/IngestBatch": Need(_P.DELIVER, Reach.ONE),
 }
 

@@ -31,6 +31,7 @@ from entitlement_sidecar.planstore.db.quota_tables import (
     QuotaAccountRow,
     QuotaAdmissionRow,
     QuotaCounterRow,
+    QuotaReservationRow,
     QuotaSeatRow,
 )
 from entitlement_sidecar.planstore.db.snapshot_tables import (
@@ -82,6 +83,7 @@ __all__ = [
     "QuotaAccountRow",
     "QuotaAdmissionRow",
     "QuotaCounterRow",
+    "QuotaReservationRow",
     "QuotaSeatRow",
     "RedisFeedStateRow",
     "SnapshotOutboxRow",

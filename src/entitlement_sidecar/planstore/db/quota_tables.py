@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, false
 from sqlalchemy.orm import Mapped, mapped_column
@@ -115,3 +116,41 @@ class QuotaAdmissionRow(Base):
     lease_id: Mapped[str]
     admitted_at: Mapped[datetime]
     response: Mapped[bytes]
+
+
+class QuotaReservationRow(Base):
+    """An amount that a caller holds of every limit of a feature, until it says what it used (DESIGN 7).
+
+    `event_id` is that of the one event that settles it. `shares` are the counters that it takes from, each
+    as [key, start of the window, its end, held, admitted, unadmitted], of credits in burn order. `quantity`
+    is as asked for, `value` as settled. `answer` is the Decision message that it was granted with.
+    `kept_until` says how long a late settlement finds it.
+    """
+
+    __tablename__ = "quota_reservations"
+    __table_args__ = (
+        CheckConstraint("quantity > 0 AND returned >= 0 AND overage >= 0", name="amounts_not_negative"),
+        Index("ix_quota_reservations_expires_at", "state", "expires_at"),
+        Index("ix_quota_reservations_kept_until", "kept_until"),
+        Index("ix_quota_reservations_feature", "tenant_id", "feature"),
+    )
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    event_id: Mapped[str] = mapped_column(primary_key=True)
+    reservation_id: Mapped[str]
+    feature: Mapped[str]
+    metric: Mapped[str]
+    quantity: Mapped[int] = mapped_column(BigInteger)
+    subject: Mapped[str] = mapped_column(server_default="")
+    correlation_id: Mapped[str] = mapped_column(server_default="")
+    shares: Mapped[list[list[Any]]] = mapped_column(JSON)
+    credits: Mapped[bool] = mapped_column(server_default=false())
+    state: Mapped[str]
+    value: Mapped[int | None] = mapped_column(BigInteger)
+    returned: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    overage: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    reserved_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    kept_until: Mapped[datetime]
+    answer: Mapped[bytes]

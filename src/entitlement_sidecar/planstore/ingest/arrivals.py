@@ -59,8 +59,8 @@ def _problems(event: UsageEvent) -> Iterator[str]:
         yield "id: required; the sidecar gives one to each event"
     if not is_tenant(event.tenant_id):
         yield f"tenant_id: {expected(TENANT_FORM, event.tenant_id)}"
-    # A correction is of its original's metric.
-    if not is_key(event.metric) and (event.metric or not event.corrects):
+    # A correction is of its original's metric, a settlement of its reservation's.
+    if not is_key(event.metric) and (event.metric or not (event.corrects or event.settles)):
         yield f"metric: {expected(KEY_FORM, event.metric)}"
     if not 0 <= event.value <= MAX_QUANTITY:
         yield f"value: {expected(f'0 to {MAX_QUANTITY}', event.value)}"

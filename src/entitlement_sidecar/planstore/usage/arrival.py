@@ -45,7 +45,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     """An event as it arrived: who kept it, and where it stood in that sidecar's outbox.
 
     `message` is the one that it was read from, which the ledger may write into: who stores it has it again
-    without making another.
+    without making another. `digest` is that of what was sent, where the event says more by now.
     """
 
     event: UsageEvent
@@ -53,15 +53,16 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     epoch: int = 0
     sequence: int = 0
     message: usage_pb2.UsageEvent | None = None
+    digest: bytes = b""
 
     def having(self, event: UsageEvent) -> Arrival:
         """The same arrival of an event that says more."""
-        return Arrival(event, self.instance, self.epoch, self.sequence, self.message)
+        return Arrival(event, self.instance, self.epoch, self.sequence, self.message, self.digest)
 
     def payload(self) -> bytes:
         """The event as it is stored: all that was sent, and what the registry decided."""
         message, event = self.message, self.event
-        if message is None or event.corrects:
+        if message is None or event.corrects or event.settles:
             return event_to_proto(event).SerializeToString()
         message.unit, message.rule = event.unit, event.rule
         number: Any = int(event.classification or 0)

@@ -64,7 +64,7 @@ class Judge:
         judged = arrival.having(counted)
         if slot is not None and slot.window_end is not None and metric is not None:
             ruling = self._timed(event, metric, ruling, slot.window_end)
-        return Judged(judged, ruling, event.digest(), version, slot)
+        return Judged(judged, ruling, arrival.digest or event.digest(), version, slot)
 
     def _timed(self, event: UsageEvent, metric: Metric, ruling: Ruling, window_end: datetime) -> Ruling:
         """Whether its window was over when it was recorded, or is closed by now."""

@@ -33,6 +33,7 @@ from entitlement_sidecar.planstore.usage.giving_back import LimitsOf
 from entitlement_sidecar.planstore.usage.holding import HELD, hold
 from entitlement_sidecar.planstore.usage.identities import claim
 from entitlement_sidecar.planstore.usage.judging import Judge
+from entitlement_sidecar.planstore.usage.settlements import complete, settle_all
 from entitlement_sidecar.planstore.usage.terminal import REASON, after_terminal, reclassify_after
 from entitlement_sidecar.planstore.usage.unadmitted import add_all_unadmitted
 
@@ -55,7 +56,7 @@ class Ledger:
             SourceUnavailableError: No catalogue was applied yet, so that nothing can be judged.
         """
         registry = self._in_force(session)
-        judged = Judge(session, registry, now).judge(arrivals)
+        judged = Judge(session, registry, now).judge(complete(session, arrivals))
         identities = claim(session, judged)
         results = [identities.seen(one) for one in judged]
         new = [one for one, result in zip(judged, results, strict=True) if result is None]
@@ -92,6 +93,7 @@ class Ledger:
             ids = _insert(session, [_row(one, now) for one in new])
             events, slots = [one.event for one in new], [one.slot for one in new if one.slot is not None]
             self._count_unadmitted(session, events, catalogue, now)
+            settle_all(session, events, catalogue, self._limits_of, now)
             add_to_aggregates(session, Counted(events, slots, ids, now), catalogue)
             reclassify_after(session, events, now, catalogue, self._limits_of)
         # Afterwards: an end of work in the same batch must not see what does not count yet.

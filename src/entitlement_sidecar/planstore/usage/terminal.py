@@ -48,7 +48,9 @@ def after_terminal(
     other stores an end that is not seen here, or misses the events that are stored here.
     """
     terminal = {metric.key for metric in document.metrics.values() if metric.terminal}
-    changing = {event.tenant_id for event in events if event.corrects or event.metric in terminal}
+    changing = {
+        event.tenant_id for event in events if event.corrects or event.settles or event.metric in terminal
+    }
     take_turns(session, changing, {event.tenant_id for event in events})
     if not terminal:
         return set()
