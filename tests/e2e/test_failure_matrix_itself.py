@@ -5,7 +5,6 @@ The checks of DESIGN 10.
 
 from __future__ import annotations
 
-import os
 import random
 import resource
 import sqlite3
@@ -31,6 +30,7 @@ from support.faulty_site import (
     is_answering,
     told,
 )
+from support.jumping_clock import JumpingClock
 from support.processes import Sidecar
 from support.waiting import until
 
@@ -39,14 +39,6 @@ SEED = 20262
 
 FROM_DISK = AGED._replace(source=Source.DISK)
 """What was known last, by a process that has never heard anybody."""
-
-SHIFTED_CLOCK = """
-import datetime, os, pathlib
-from entitlement_sidecar.domain.clock import SystemClock
-told, shift = SystemClock.now, pathlib.Path(os.environ["CLOCK_SHIFT"])
-SystemClock.now = lambda self: told(self) + datetime.timedelta(seconds=float(shift.read_text()))
-"""
-"""Run before the process begins: its wall clock is off by as many seconds as a file says."""
 
 ALONE = """
 catalogue: alone
@@ -166,58 +158,42 @@ def test_disk_full(faulty_site: FaultySite) -> None:
     until(lambda: kept(beside, held) == 3, "the disk to be written to again", PATIENCE)
 
 
-def with_clock(folder: Path, shift: Path) -> dict[str, str]:
-    """The environment of a process whose wall clock a file moves."""
-    (folder / "sitecustomize.py").write_text(SHIFTED_CLOCK)
-    shift.write_text("0")
-    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
-    return {"PYTHONPATH": path, "CLOCK_SHIFT": str(shift)}
-
-
 def test_the_clock_jumps(faulty_site: FaultySite, tmp_path: Path) -> None:
     """An hour ahead all looks old, says so, and is served; an hour behind, nothing looks young that is not.
 
     An hour behind, a subscription that has just begun has not: that too is the wall clock's.
     """
-    shift = tmp_path / "shift"
-    beside = faulty_site.sidecar("of another clock", env=with_clock(tmp_path, shift))
+    clock = JumpingClock(tmp_path)
+    beside = faulty_site.sidecar("of another clock", env=clock.environment)
     held = faulty_site.held()
     await_told(beside, held, CURRENT)
 
-    move(shift, 3600)
+    clock.set(3600)
     await_told(beside, held, AGED)
     assert beside.metric("entitlement_freshness_seconds") > 3000
-    move(shift, -3600)
+    clock.set(-3600)
     early = CURRENT._replace(allowed=False, reason=Reason.SUBSCRIPTION_MISSING)
     await_told(beside, held, early)
     faulty_site.to_redis.refuse()
     await_told(beside, held, early._replace(degradation=Degradation.STALE))
     faulty_site.to_redis.heal()
-    move(shift, 0)
+    clock.set(0)
     until(lambda: told(beside, held) == CURRENT, "all to be as before", PATIENCE)
     beside.kill()
 
 
-def move(shift: Path, seconds: int) -> None:
-    """Sets a clock at once: whoever reads it meanwhile finds either."""
-    fresh = shift.with_suffix(".new")
-    fresh.write_text(str(seconds))
-    fresh.replace(shift)
-
-
 def test_windows_are_of_the_wall_clock(tmp_path: Path) -> None:
     """An hour ahead another window runs, with nothing used in it; its bounds are the wall clock's."""
-    shift, tenants = tmp_path / "shift", tmp_path / "tenants.yaml"
+    clock, tenants = JumpingClock(tmp_path), tmp_path / "tenants.yaml"
     tenants.write_text(ALONE)
     with ExitStack() as ending:
-        environment = with_clock(tmp_path, shift)
-        beside = Sidecar(tmp_path / "alone", "--snapshot-file", str(tenants), env=environment)
+        beside = Sidecar(tmp_path / "alone", "--snapshot-file", str(tenants), env=clock.environment)
         ending.callback(beside.kill)
         beside.start()
         first = beside.consume("acme", "calls", quantity=4)
         assert (first.allowed, first.used) == (True, 4)
 
-        move(shift, 3600)
+        clock.set(3600)
         later = beside.consume("acme", "calls", quantity=1)
 
         assert (later.allowed, later.used) == (True, 1)

@@ -6,7 +6,6 @@ own (`test_disk_full_usage.py`), and so has SIGKILL at any instant (`test_usage_
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from entitlement_sidecar.testing.fault_proxy import FaultProxy
 from entitlement_sidecar.wire.v1 import usage_pb2
 from support.careless_network import CarelessNetwork
 from support.faulty_site import PATIENCE, FaultySite
+from support.jumping_clock import JumpingClock
 from support.outbox_books import epochs, queued
 from support.processes import Sidecar
 from support.waiting import until
@@ -188,58 +188,46 @@ def test_both_away_and_the_sidecar_restarts(site: FaultySite, reports: Reports, 
 
 
 @pytest.fixture
-def clock(tmp_path: Path) -> Path:
-    """A file that says by how many seconds a sidecar's clock is wrong."""
-    file = tmp_path / "clock"
-    set_clock(file, 0)
-    return file
-
-
-def set_clock(file: Path, seconds: float) -> None:
-    """Lets the clock jump. Replaced as a whole: it is read at any instant."""
-    written = file.with_suffix(".new")
-    written.write_text(str(seconds))
-    written.replace(file)
+def clock(tmp_path: Path) -> JumpingClock:
+    """A sidecar's."""
+    return JumpingClock(tmp_path)
 
 
 @pytest.fixture
-def jumping(site: FaultySite, clock: Path, tmp_path: Path) -> Iterator[Reports]:
+def jumping(site: FaultySite, clock: JumpingClock, tmp_path: Path) -> Iterator[Reports]:
     """Usage at a sidecar whose clock jumps."""
-    shifting = str(Path(__file__).parents[1] / "support" / "shifted_clock")
-    path = os.pathsep.join(filter(None, (shifting, os.environ.get("PYTHONPATH"))))
-    env = {"PYTHONPATH": path, "SHIFTED_CLOCK": str(clock)}
-    beside = site.sidecar(f"jumping-{tmp_path.name}", env=env)
+    beside = site.sidecar(f"jumping-{tmp_path.name}", env=clock.environment)
     yield Reports(site, beside)
     beside.kill()
 
 
-def test_clock_an_hour_ahead(jumping: Reports, clock: Path) -> None:
+def test_clock_an_hour_ahead(jumping: Reports, clock: JumpingClock) -> None:
     """What happened by the right clock is an hour old, and counts; what is repeated counts once."""
     now = datetime.now(UTC)
     event = jumping.event("by-the-right-clock", now)
     jumping.report()
     assert jumping.send(event) == [ACCEPTED]
 
-    set_clock(clock, HOUR)
+    clock.set(HOUR)
 
     jumping.report()
     assert jumping.send(event)[0] in {ACCEPTED, DUPLICATE}
     assert jumping.send(jumping.event("an-hour-old", now)) == [ACCEPTED]
     assert jumping.send(jumping.event("years-old", now - timedelta(days=400))) == [UsageOutcome.LATE_REFUSED]
-    set_clock(clock, 0)
+    clock.set(0)
     jumping.report()
     jumping.accepted |= {"by-the-right-clock", "an-hour-old"}
     jumping.all_arrive()
 
 
-def test_clock_an_hour_behind(jumping: Reports, clock: Path) -> None:
+def test_clock_an_hour_behind(jumping: Reports, clock: JumpingClock) -> None:
     """What happened by the right clock is refused as of the future; what has no instant counts."""
-    set_clock(clock, -HOUR)
+    clock.set(-HOUR)
 
     jumping.report()
     assert jumping.send(jumping.event("ahead", datetime.now(UTC))) == [UsageOutcome.INVALID]
 
-    set_clock(clock, 0)
+    clock.set(0)
     assert jumping.send(jumping.event("ahead", datetime.now(UTC))) == [ACCEPTED]
     jumping.report()
     jumping.accepted.add("ahead")
