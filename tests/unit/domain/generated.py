@@ -19,11 +19,13 @@ from entitlement_sidecar.domain.catalogue import (
     Feature,
     FeatureKind,
     Limit,
+    LimitMode,
     Obligations,
     OutagePolicy,
     WhenUnknown,
 )
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Provenance, ProvenanceKind
+from entitlement_sidecar.domain.lease import OnHolderLoss
 from entitlement_sidecar.domain.quota import (
     LimitUsage,
     QuotaAsk,
@@ -169,6 +171,8 @@ limits = st.builds(
     soft=st.booleans(),
     carry_over_cap=st.just(0) | amounts,
     overage_price=st.sampled_from(["", "over"]),
+    mode=st.none() | st.sampled_from(LimitMode),
+    on_holder_loss=st.none() | st.sampled_from(OnHolderLoss),
 )
 features = st.builds(
     Feature,

@@ -112,7 +112,12 @@ def granted(kind: str) -> st.SearchStrategy[Any]:
                     "amount": QUANTITIES,
                     "window": st.sampled_from(["minute", "day", "month", "billing_cycle"]),
                 },
-                optional={"soft": switch, "carry_over_cap": QUANTITIES},
+                optional={
+                    "soft": switch,
+                    "carry_over_cap": QUANTITIES,
+                    "mode": st.sampled_from(["strict", "leased", "local_deny"]),
+                    "on_holder_loss": st.sampled_from(["forfeit", "reclaim"]),
+                },
             )
             limits = st.lists(
                 limit, max_size=3, unique_by=lambda one: (one["window"], one.get("soft", False))

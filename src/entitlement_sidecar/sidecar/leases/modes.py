@@ -71,7 +71,7 @@ class ByMode(NothingLeased):
         if view is None or fits(view.limits, ask.quantity):
             return None
         metrics.unleased_from_memory.labels("denied").inc()
-        return msgspec.structs.replace(view, admitted=False)
+        return msgspec.structs.replace(view, admitted=False, lease_id="")
 
     def _optimistic(self, tenant_id: str, ask: QuotaAsk) -> QuotaUsage | None:
         view = self._views.held(tenant_id, ask, MAX_AGE)
@@ -103,4 +103,7 @@ def _mode(ask: QuotaAsk) -> LimitMode:
 
 def _with_pending(view: QuotaUsage, pending: int) -> QuotaUsage:
     limits = tuple(msgspec.structs.replace(one, used=one.used + pending) for one in view.limits)
-    return msgspec.structs.replace(view, limits=limits, pending=pending, overshoot_bound=OPTIMISTIC_TOKENS)
+    # A view may be what a consumption brought: its admission is not this one's.
+    return msgspec.structs.replace(
+        view, limits=limits, pending=pending, overshoot_bound=OPTIMISTIC_TOKENS, lease_id=""
+    )
