@@ -18,6 +18,7 @@ from entitlement_sidecar.sidecar.adapters.sqlite_outbox import FILE_NAME, Sqlite
 from entitlement_sidecar.sidecar.usage.outbox import OutboxRecord
 from entitlement_sidecar.wire.v1 import usage_pb2
 from support.commands import Result, Run
+from support.leased_usage import account, use
 from support.processes import Sidecar
 from support.usage import NOW, event, records, settled
 
@@ -279,6 +280,31 @@ def test_a_file_of_version_1_can_be_read(folder: Path, outbox: Run) -> None:
     seen = outbox("inspect", "--output", "json").json
     assert (seen["instance"], seen["accepted"], seen["settled"], seen["lost"]) == ("first", 3, 3, 0)
     assert outbox("verify").code == 0
+
+
+async def test_leases_that_are_not_settled(folder: Path, outbox: Run) -> None:
+    """They are listed with what was used; less than the events that wait have used is a finding."""
+    # Given a lease of which three were used and one event has left
+    journal = SqliteOutbox(folder)
+    await journal.leases.open(account("lease:a", journal.leases.holder, ends_at=NOW))
+    await journal.append([use("1", "lease:a"), use("2", "lease:a", 2)], Durability.DURABLE)
+    [batch] = await journal.next_batches(1, MIB)
+    await journal.settle(batch, settled(batch))
+    holder = journal.leases.holder
+    await journal.close()
+    # When it is looked at
+    [seen] = outbox("inspect", "--output", "json").json["leases"]
+    # Then it is there, for people too, and nothing is wrong with it
+    told = {"lease_id": "lease:a", "tenant_id": "acme", "feature": "exports", "holder": holder, "block": ""}
+    assert seen == {**told, "ends_at": NOW.isoformat().replace("+00:00", "Z"), "used": 3, "proved": True}
+    assert "leases\n" in outbox("inspect").out
+    assert outbox("verify").code == 0
+    # When its account is changed
+    change(folder, "UPDATE leases SET used = 1")
+    # Then the events say otherwise
+    [finding] = outbox("verify", "--output", "json").json
+    problem = "says that 1 were used, but events that wait used 2"
+    assert finding == {"check": "leases", "where": "lease lease:a", "problem": problem}
 
 
 @pytest.mark.parametrize(

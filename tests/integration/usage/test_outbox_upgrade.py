@@ -1,4 +1,4 @@
-"""A file of version 1, as a sidecar left it that is upgraded: it keeps everything that it holds."""
+"""A file of an earlier version, as a sidecar left it that is upgraded: it keeps everything that it holds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import pytest
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.usage import UsageOutcome
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import FILE_NAME, SqliteOutbox
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_checks import check
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import APPLICATION_ID, place_of
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import OutboxFile
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_reading import OutboxReader
 from entitlement_sidecar.sidecar.usage.outbox import Consumption, SequenceRange
 from entitlement_sidecar.wire.codec import event_to_proto, microseconds
+from support.leased_usage import account, use
 from support.usage import event, ids, next_batch, outcomes, records, settled
 
 DURABLE = Durability.DURABLE
@@ -123,3 +126,36 @@ async def test_a_file_is_brought_up_to_date_once(opened: Opener, folder: Path) -
 
     with closing(sqlite3.connect(folder / FILE_NAME)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (3,)
+
+
+@pytest.fixture
+async def of_version_2(opened: Opener, folder: Path) -> None:
+    """The same folder, brought up to date by a sidecar that knew no leases."""
+    await opened().close()
+    with closing(sqlite3.connect(folder / FILE_NAME)) as database, database:
+        database.execute("DROP TABLE leases")
+        database.execute("ALTER TABLE instance DROP COLUMN home")
+        database.execute("PRAGMA user_version = 2")
+
+
+@pytest.mark.usefixtures("of_version_2")
+async def test_a_file_of_version_2_learns_of_leases(opened: Opener) -> None:
+    """It keeps what it holds, and is a journal from then on."""
+    outbox = opened()
+    await outbox.leases.open(account("lease:a", outbox.leases.holder))
+    await outbox.append([use("new", "lease:a", 2)], DURABLE)
+    stats = await outbox.stats()
+    await outbox.close()
+    after = opened()
+
+    assert (stats.instance, stats.epoch, stats.accepted, stats.queued) == ("old-1", 3, 11, 9)
+    assert [(one.lease_id, one.used, one.proved) for one in await after.leases.former()] == [
+        ("lease:a", 2, True)
+    ]
+
+
+@pytest.mark.usefixtures("of_version_2")
+def test_a_file_of_version_2_can_be_looked_into(folder: Path) -> None:
+    """Before a sidecar of this version has started on it."""
+    with OutboxReader(folder / FILE_NAME) as reader:
+        assert (reader.leases(), list(check(reader, lambda _: None))) == ([], [])
