@@ -96,7 +96,7 @@ class Deciding:
         knowledge = Knowledge(self.store, self.freshness, self.clock)
         self.knowing = Knowing(knowledge, self.loader, within=within)
         reporter = UsageReporter(self.outbox, lambda: self.store.catalogue, self.clock, "test")
-        consumptions = Consumptions(self.outbox, reporter)
+        consumptions = Consumptions(self.outbox, reporter, self.authority)
         self.decisions = Decisions(self.knowing, self.authority, consumptions)
         self.atomic = AtomicBatches(self.decisions, self.knowing, self.authority, consumptions)
         self.freshness.begin(1)

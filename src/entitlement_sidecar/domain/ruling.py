@@ -115,7 +115,7 @@ class Registry:
         return self._not_emitted(event.emitter, event.metric)
 
     def judges_alike(self, metric: str) -> bool:
-        """Whether all that is consumed of a metric is judged alike: no rule looks at an event's attributes."""
+        """Whether all that is consumed of a metric is judged alike: no rule looks at attributes."""
         judged = self._judged.get(metric)
         return judged is not None and not judged.rules
 

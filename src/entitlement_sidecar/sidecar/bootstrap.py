@@ -16,6 +16,7 @@ from entitlement_sidecar.domain.clock import Clock, SystemClock
 from entitlement_sidecar.sidecar.adapters.file_snapshots import FileSnapshots
 from entitlement_sidecar.sidecar.adapters.grpc_authority import PlanStoreAuthority
 from entitlement_sidecar.sidecar.adapters.grpc_ingest import PlanStoreIngest
+from entitlement_sidecar.sidecar.adapters.grpc_leases import RootGrantor
 from entitlement_sidecar.sidecar.adapters.grpc_snapshots import PlanStoreFeed, PlanStoreSnapshots
 from entitlement_sidecar.sidecar.adapters.sqlite_last_known import SqliteLastKnown
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import SqliteOutbox
@@ -27,7 +28,10 @@ from entitlement_sidecar.sidecar.decisions.check import Decisions
 from entitlement_sidecar.sidecar.decisions.consumption import Consumptions
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing
 from entitlement_sidecar.sidecar.decisions.watching import Watching
+from entitlement_sidecar.sidecar.leases.asking import Means as LeaseMeans
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
+from entitlement_sidecar.sidecar.leases.book import LeaseBook
+from entitlement_sidecar.sidecar.leases.grantor import Grantor
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority, NoAuthority
 from entitlement_sidecar.sidecar.leases.modes import ByMode
 from entitlement_sidecar.sidecar.leases.views import UsageViews
@@ -90,6 +94,7 @@ class Sidecar(msgspec.Struct, frozen=True):
     shipper: Shipper | UnshippedUsage
     outbox: SqliteOutbox
     keeping: Keeping
+    leases: LeaseBook | None
     loops: dict[str, Loop]
     close: Callable[[], Awaitable[None]]
 
@@ -114,6 +119,9 @@ class _Upstream(msgspec.Struct, frozen=True):
     learn_keys: Callable[[], Awaitable[None]] | None = None
     circuits: tuple[Circuit, ...] = ()
     file: FileSnapshots | None = None
+    root: RootGrantor | None = None
+    block: Grantor | None = None
+    leases: LeaseBook | None = None
 
 
 async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
@@ -140,7 +148,7 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
             await _hold_everything(store, upstream.file)
         taking = _taking(config, (outbox, lambda: store.catalogue, clock, stats.instance))
         knowing = Knowing(Knowledge(store, freshness, clock), loader)
-        consumptions = Consumptions(outbox, taking.reporter)
+        consumptions = Consumptions(outbox, taking.reporter, upstream.authority)
         decisions = Decisions(knowing, upstream.authority, consumptions)
         stack.push_async_callback(decisions.finish)
         atomic = AtomicBatches(decisions, knowing, upstream.authority, consumptions)
@@ -161,6 +169,8 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
             "shipper": shipper.run,
             "files of the listener": front_files.run,
         }
+        if upstream.leases is not None:
+            loops["leases"] = upstream.leases.run
         if upstream.learn_keys is not None and not keyring.pinned:
             loops["keys"] = partial(learn_again, upstream.learn_keys)
         return Sidecar(
@@ -172,6 +182,7 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
             shipper=shipper,
             outbox=outbox,
             keeping=keeping,
+            leases=upstream.leases,
             loops=loops,
             close=stack.pop_all().aclose,
         )
@@ -194,8 +205,17 @@ async def _upstream(config: SidecarConfig, means: _Means, stack: AsyncExitStack)
         return _Upstream([file], file, LocalAuthority(means.clock), file=file)
     upstream = await _planstore(config, means, stack) if config.planstore else None
     if config.redis_target is None:
-        return cast("_Upstream", upstream)
-    return _with_redis(config.redis_target, means, upstream, stack)
+        return _with_leases(cast("_Upstream", upstream), means)
+    return _with_leases(_with_redis(config.redis_target, means, upstream, stack), means)
+
+
+def _with_leases(upstream: _Upstream, means: _Means) -> _Upstream:
+    """Consumption from leases, in front of the authority that grants them."""
+    if upstream.root is None:
+        return upstream
+    leasing = LeaseMeans(upstream.root, upstream.block, means.outbox.leases, means.clock)
+    book = LeaseBook(upstream.authority, leasing)
+    return msgspec.structs.replace(upstream, authority=book, leases=book)
 
 
 async def _planstore(config: SidecarConfig, means: _Means, stack: AsyncExitStack) -> _Upstream:
@@ -215,6 +235,7 @@ async def _planstore(config: SidecarConfig, means: _Means, stack: AsyncExitStack
         planstore=breaking,
         learn_keys=snapshots.learn_keys,
         circuits=(breaking.circuit,),
+        root=RootGrantor(channel, token),
     )
 
 
@@ -225,6 +246,8 @@ def _with_redis(
     # Imported late: a sidecar without Redis does not pay its memory.
     from entitlement_sidecar.sidecar.adapters.redis_client import connect  # noqa: PLC0415
     from entitlement_sidecar.sidecar.adapters.redis_feed import RedisFeed  # noqa: PLC0415
+    from entitlement_sidecar.sidecar.adapters.redis_grantor import BlockGrantor  # noqa: PLC0415
+    from entitlement_sidecar.sidecar.adapters.redis_leases import RedisLeases  # noqa: PLC0415
     from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots  # noqa: PLC0415
 
     redis = connect(target)
@@ -239,6 +262,7 @@ def _with_redis(
         sources=[breaking, *behind.sources],
         feed=feed,
         circuits=(breaking.circuit, *behind.circuits),
+        block=BlockGrantor(RedisLeases(redis)),
     )
 
 

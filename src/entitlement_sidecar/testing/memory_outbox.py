@@ -28,6 +28,7 @@ from entitlement_sidecar.sidecar.usage.outbox import (
     Consumption,
     OutboxRecord,
     OutboxStats,
+    PreparedRecord,
     SequencedEvent,
     SequenceRange,
     check_dead_letters,
@@ -46,7 +47,8 @@ from entitlement_sidecar.sidecar.usage.rollup import (
 from entitlement_sidecar.sidecar.usage.room import any_billable, full, refuses
 from entitlement_sidecar.sidecar.usage.window import LANES, Waiting, cut, lane_of
 from entitlement_sidecar.testing.memory_journal import MemoryJournal
-from entitlement_sidecar.wire.codec import event_to_proto
+from entitlement_sidecar.wire.codec import event_from_proto, event_to_proto
+from entitlement_sidecar.wire.v1 import usage_pb2
 
 _Key = tuple[str, str]
 
@@ -103,6 +105,27 @@ class MemoryOutbox:
                 self._keep(record)
         done.set_result(results)
         return done
+
+    def append_prepared(
+        self, records: Sequence[PreparedRecord], durability: Durability, *, billable: bool
+    ) -> asyncio.Future[list[UsageResult]]:
+        """Keeps records that conflict with none.
+
+        Raises:
+            OutboxFullError: There is no room.
+        """
+        del durability
+        self._check_room(sum(len(record.payload) for record in records), billable=billable)
+        events = [event_from_proto(usage_pb2.UsageEvent.FromString(record.payload)) for record in records]
+        for event in events:
+            self._keep(OutboxRecord(event))
+        done: asyncio.Future[list[UsageResult]] = asyncio.get_running_loop().create_future()
+        done.set_result([UsageResult(event.id, UsageOutcome.ACCEPTED) for event in events])
+        return done
+
+    def has_room(self, *, billable: bool) -> bool:
+        """Whether an event of the usual size can be kept now."""
+        return not refuses(self._bytes + USUAL_BYTES, self._max_bytes, billable=billable)
 
     async def require_room(self, events: int, *, billable: bool = True) -> None:
         """Says beforehand whether so many events of the usual size can be kept.

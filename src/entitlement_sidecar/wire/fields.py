@@ -38,6 +38,11 @@ def is_key(text: str) -> bool:
     return _key(text) is not None
 
 
+def is_text(text: str, longest: int) -> bool:
+    """Whether this is at most so many printable characters."""
+    return len(text) <= longest and text.isprintable()
+
+
 def expected(form: str, got: object) -> str:
     """What would be right, and what came, cut to a line."""
     shown = repr(got)

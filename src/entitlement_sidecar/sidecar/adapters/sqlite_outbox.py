@@ -15,7 +15,7 @@ from entitlement_sidecar.domain.usage import UsageResult
 from entitlement_sidecar.sidecar.adapters.sqlite_files import open_reader
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import read_statement
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_leases import SqliteJournal
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Kept, kept
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Kept, kept, kept_prepared
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_writer import OutboxWriter, Rows
 from entitlement_sidecar.sidecar.adapters.state_folder import StateFolder
 from entitlement_sidecar.sidecar.usage.outbox import (
@@ -24,6 +24,7 @@ from entitlement_sidecar.sidecar.usage.outbox import (
     Consumption,
     OutboxRecord,
     OutboxStats,
+    PreparedRecord,
     SequenceRange,
 )
 from entitlement_sidecar.sidecar.usage.room import RETRY_AFTER, RoomWatch, any_billable, full, refuses
@@ -105,6 +106,25 @@ class SqliteOutbox:
                 return asyncio.ensure_future(self._append_after_purge(rows, billable=billable))
             self._refuse(billable=billable)
         return self._writer.append(rows)
+
+    def append_prepared(
+        self, records: Sequence[PreparedRecord], durability: Durability, *, billable: bool
+    ) -> asyncio.Future[list[UsageResult]]:
+        """Keeps records that conflict with none; the future ends after their commit.
+
+        Raises:
+            OutboxFullError: There is no room.
+            DrainingError: It is closed.
+        """
+        self._check_open()
+        rows = Rows([kept_prepared(record) for record in records], durability is Durability.DURABLE)
+        if not self._has_room(rows.size, billable=billable):
+            self._refuse(billable=billable)
+        return self._writer.append(rows)
+
+    def has_room(self, *, billable: bool) -> bool:
+        """Whether an event of the usual size can be kept now."""
+        return not self._closed and self._has_room(USUAL_BYTES, billable=billable)
 
     async def require_room(self, events: int, *, billable: bool = True) -> None:
         """Says beforehand whether so many events of the usual size can be kept.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
-from entitlement_sidecar.sidecar.usage.outbox import Consumption, OutboxRecord, not_kept
+from entitlement_sidecar.sidecar.usage.outbox import Consumption, OutboxRecord, PreparedRecord, not_kept
 from entitlement_sidecar.sidecar.usage.rollup import rolled_up, rolls_up
 from entitlement_sidecar.sidecar.usage.window import lane_of
 from entitlement_sidecar.wire.codec import event_from_proto, event_to_proto, microseconds
@@ -65,6 +65,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 def kept(record: OutboxRecord) -> Kept:
     """A record as the file holds it."""
     event = record.event
+    if event.id_generated and record.consumption is None and not record.rollup:
+        return _named_here(event)
     rollup = event if record.rollup and rolls_up(record) else None
     return Kept(
         event.tenant_id,
@@ -80,6 +82,38 @@ def kept(record: OutboxRecord) -> Kept:
     )
 
 
+def _named_here(event: UsageEvent) -> Kept:
+    """An event whose identity was made for it: nobody can have another of that name."""
+    lane = lane_of(event.tenant_id, event.metric)
+    recorded_at = microseconds(event.recorded_at)
+    return Kept(
+        event.tenant_id,
+        event.id,
+        b"",
+        recorded_at,
+        payload_of(event),
+        lane,
+        lease_id=event.lease_id,
+        value=event.value,
+    )
+
+
+def kept_prepared(record: PreparedRecord) -> Kept:
+    """A prepared record as the file holds it."""
+    return Kept(
+        record.tenant_id,
+        record.event_id,
+        b"",
+        record.recorded_at,
+        record.payload,
+        record.lane,
+        None,
+        None,
+        record.lease_id,
+        record.value,
+    )
+
+
 def payload_of(event: UsageEvent) -> bytes:
     """An event as bytes."""
     return event_to_proto(event).SerializeToString()
@@ -91,8 +125,8 @@ def _quantity(consumption: Consumption | None) -> bytes:
 
 
 def has_identity(row: Kept) -> bool:
-    """Whether it can be told from others: what is summed up cannot, but for a CONSUME."""
-    return row.rollup is None or row.consumption is not None
+    """Whether it can be told from others: not what was named here, nor, but for a CONSUME, a sum."""
+    return bool(row.digest)
 
 
 def judge(call: Call, held: Held) -> tuple[list[UsageResult], list[Kept]]:

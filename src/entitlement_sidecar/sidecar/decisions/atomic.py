@@ -127,8 +127,16 @@ class AtomicBatches:
         admitted = admitted and await self._admit(questions, self._decisions.offline, allowance=True)
         if admitted and not any(question.denied for question in questions):
             return Outcome(await self._keep(questions), consumed=True)
+        self._give_back(questions)
         # Nothing was consumed: what would have been allowed is answered as a look.
         return Outcome([await self._not_consumed(question) for question in questions], consumed=False)
+
+    def _give_back(self, questions: Sequence[_Question]) -> None:
+        """What was admitted though something else was denied: by a newer snapshot, or an allowance."""
+        for question in questions:
+            if question.usage.admitted:
+                request = question.request
+                self._authority.void(request.tenant_id, question.usage.lease_id, request.quantity)
 
     async def _has_room(self, questions: Sequence[_Question]) -> bool:
         """Whether what would be recorded can be. What is denied already, or a seat, is not recorded.

@@ -25,6 +25,7 @@ from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.sidecar.decisions.basis import Basis, basis_of, count_of
 from entitlement_sidecar.sidecar.decisions.consumption import Claim, Consumptions
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing
+from entitlement_sidecar.sidecar.decisions.ready import ReadyConsumptions
 from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
 from entitlement_sidecar.sidecar.leases.local_authority import LocalAuthority
 
@@ -40,6 +41,13 @@ RECORDED = frozenset({FeatureKind.METERED, FeatureKind.CREDITS})
 """Kinds whose use is a usage event. A seat is not: who holds one is the authority's to know."""
 
 
+class Admitted(msgspec.Struct, frozen=True):
+    """What a CONSUME may be answered with; `usage` is empty where nothing had to be admitted."""
+
+    claim: Claim
+    usage: QuotaUsage = QuotaUsage()
+
+
 class Decisions:
     """Answers checks."""
 
@@ -47,6 +55,8 @@ class Decisions:
         self._knowing = knowing
         self._authority = authority
         self._consumptions = consumptions
+        # What a CONSUME can be answered from without deciding anew.
+        self.ready = ReadyConsumptions(knowing, authority, consumptions)
         self._clock = knowing.clock
         # Counts offline allowances: of this sidecar alone, and only where nobody else can be asked.
         self.offline = LocalAuthority(knowing.clock)
@@ -164,20 +174,40 @@ class Decisions:
     async def _admit_and_keep(
         self, request: CheckRequest, held: Held, outcome: Decision | QuotaAsk, claim: Claim
     ) -> Decision:
-        usage = QuotaUsage()
         if is_recorded(outcome) and not await self._consumptions.has_room(held.catalogue, [request.feature]):
             return await self._unmetered(request, held)
-        if isinstance(outcome, QuotaAsk):
-            try:
-                usage = await self._admitted(request, outcome, claim.event_id)
-            except TenantUnknownError:
-                return self._tenant_unknown(request)
+        if isinstance(outcome, Decision):
+            return await self._keep(request, held, outcome, Admitted(claim))
+        try:
+            usage = await self._admitted(request, outcome, claim.event_id)
+        except TenantUnknownError:
+            return self._tenant_unknown(request)
+        held, outcome = await self._judged(request, held, usage, claim)
+        return await self._keep(request, held, outcome, Admitted(claim, usage))
+
+    async def _judged(
+        self, request: CheckRequest, held: Held, usage: QuotaUsage, claim: Claim
+    ) -> tuple[Held, Decision]:
+        """The decision by what the authority said, and what is known then."""
+        try:
             held = await self._knowing.caught_up(request, held, usage)
-            outcome = self._with_usage(request, held, usage, claim.event_id)
+            return held, self._with_usage(request, held, usage, claim.event_id)
+        except BaseException:
+            self._authority.void(request.tenant_id, usage.lease_id, request.quantity)
+            raise
+
+    async def _keep(
+        self, request: CheckRequest, held: Held, outcome: Decision, admitted: Admitted
+    ) -> Decision:
+        usage = admitted.usage
         if not outcome.allowed or outcome.kind not in RECORDED:
+            # By a newer snapshot than the authority's, perhaps.
+            self._authority.void(request.tenant_id, usage.lease_id, request.quantity)
             return outcome
         lease_id = usage.lease_id or admission_of(outcome) or ""
-        return await self._consumptions.keep(request, held.catalogue, outcome, claim, lease_id)
+        answer = await self._consumptions.keep(request, held.catalogue, outcome, admitted.claim, lease_id)
+        self.ready.learn(request, answer, usage)
+        return answer
 
     async def _unmetered(self, request: CheckRequest, held: Held) -> Decision:
         """Answers a CONSUME that cannot be kept, where its metric allows that: by a look."""

@@ -20,6 +20,7 @@ from entitlement_sidecar.domain.decision import CheckRequest, Decision, Decision
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, OutboxFullError
 from entitlement_sidecar.domain.registry import Granularity
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult, consumption_event_id
+from entitlement_sidecar.sidecar.leases.authority import QuotaAuthority
 from entitlement_sidecar.sidecar.usage.identity import generated_event_id
 from entitlement_sidecar.sidecar.usage.outbox import Consumption, Outbox, OutboxRecord
 from entitlement_sidecar.sidecar.usage.report import UsageReporter
@@ -59,9 +60,11 @@ class _Turn:
 class Consumptions:
     """Keeps allowed CONSUMEs, and answers repeated ones."""
 
-    def __init__(self, outbox: Outbox, reporter: UsageReporter) -> None:
-        self._outbox = outbox
-        self._reporter = reporter
+    def __init__(self, outbox: Outbox, reporter: UsageReporter, authority: QuotaAuthority) -> None:
+        """`authority` is told what becomes of what it admitted."""
+        self.outbox = outbox
+        self.reporter = reporter
+        self._authority = authority
         self._turns: dict[str, _Turn] = {}
         self._full_until = 0.0
 
@@ -94,14 +97,14 @@ class Consumptions:
         Raises:
             OutboxFullError: There is none.
         """
-        metrics = [_metric_of(catalogue, feature) for feature in features]
+        metrics = [metric_of(catalogue, feature) for feature in features]
         billable = any(metric.classification is Classification.BILLABLE for metric in metrics)
 
         async def attempt() -> None:
             left = self._full_until - asyncio.get_running_loop().time()
             if left > 0:
                 raise OutboxFullError("the disk of the outbox is full or failing", left)
-            await self._outbox.require_room(len(features), billable=billable)
+            await self.outbox.require_room(len(features), billable=billable)
 
         try:
             await with_room(attempt, wait=may_wait(metrics))
@@ -115,13 +118,13 @@ class Consumptions:
         """An allowed decision whose use is not recorded: it says so, and is counted as such."""
         if not decision.allowed:
             return decision
-        metric = _metric_of(catalogue, feature).key
+        metric = metric_of(catalogue, feature).key
         counted.usage_unmetered.labels(metric).inc()
         warning = DecisionWarning(WarningKind.USAGE_UNMETERED, metric)
         return msgspec.structs.replace(decision, warnings=(*decision.warnings, warning))
 
     async def _earlier(self, request: CheckRequest, event_id: str) -> Decision | None:
-        first = await self._outbox.consumption(request.tenant_id, event_id)
+        first = await self.outbox.consumption(request.tenant_id, event_id)
         if first is None:
             return None
         if first.quantity != request.quantity:
@@ -152,7 +155,28 @@ class Consumptions:
         """Commits the usage events of several allowed CONSUMEs at once, all or none; raises as `keep`."""
         if not consumed:
             return []
-        metrics = [_metric_of(catalogue, one.request.feature) for one in consumed]
+        try:
+            answers, is_kept = await self._kept(catalogue, consumed)
+        except BaseException:
+            self.void(consumed)
+            raise
+        if not is_kept:
+            self.void(consumed)
+            return answers
+        for one in consumed:
+            self._authority.kept(one.lease_id, one.request.quantity)
+        return answers
+
+    def void(self, admitted: Sequence[Kept]) -> None:
+        """Gives back what was admitted and is not answered as consumed."""
+        for one in admitted:
+            self._authority.void(one.request.tenant_id, one.lease_id, one.request.quantity)
+
+    async def _kept(
+        self, catalogue: CatalogueDocument, consumed: Sequence[Kept]
+    ) -> tuple[list[Decision], bool]:
+        """The answers, and whether their events are kept."""
+        metrics = [metric_of(catalogue, one.request.feature) for one in consumed]
         answers = [
             msgspec.structs.replace(one.decision, consumption_id=one.claim.event_id) for one in consumed
         ]
@@ -164,22 +188,22 @@ class Consumptions:
             self._full_until = asyncio.get_running_loop().time() + _FULL_FOR
             if not may_go_unmetered(metrics):
                 raise
-            return [self.unmetered(catalogue, one.request.feature, one.decision) for one in consumed]
+            return [self.unmetered(catalogue, one.request.feature, one.decision) for one in consumed], False
         for one, result in zip(consumed, results, strict=True):
             if result.outcome is UsageOutcome.CONFLICT:
                 raise IdempotencyConflictError(f"request_id {one.request.request_id!r}: {result.reason}")
-        return answers
+        return answers, True
 
     async def _append(self, records: list[OutboxRecord], metrics: Sequence[Metric]) -> list[UsageResult]:
         durability = min(metric.durability for metric in metrics)
 
         async def attempt() -> list[UsageResult]:
-            return await self._outbox.append(records, durability, atomic=len(records) > 1)
+            return await self.outbox.append(records, durability, atomic=len(records) > 1)
 
         return await with_room(attempt, wait=may_wait(metrics))
 
     def _record(self, kept: Kept, metric: Metric, answer: Decision) -> OutboxRecord:
-        event = self._reporter.consume(kept.request, metric, kept.claim.event_id, kept.lease_id)
+        event = self.reporter.consume(kept.request, metric, kept.claim.event_id, kept.lease_id)
         rollup = metric.granularity is Granularity.ROLLUP
         if not kept.request.request_id:
             return OutboxRecord(event, rollup=rollup)
@@ -187,7 +211,8 @@ class Consumptions:
         return OutboxRecord(event, Consumption(kept.request.quantity, told), rollup)
 
 
-def _metric_of(catalogue: CatalogueDocument, key: str) -> Metric:
+def metric_of(catalogue: CatalogueDocument, key: str) -> Metric:
+    """The metric that a feature's usage counts on."""
     feature = catalogue.features[key]
     # A feature may name a metric that this version of the catalogue lacks: the ledger will say so.
     return catalogue.metric_of(feature) or Metric(feature.metric or feature.key, domain="", unit="")

@@ -3,9 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from datetime import datetime
 from typing import Protocol
 
-from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
+
+
+class Grip(Protocol):
+    """A hold on one tenant's feature: admits from memory, as `QuotaAuthority.consume` would, and says less.
+
+    `left` and `pending` are `held` and `pending` of a `QuotaUsage`.
+    """
+
+    @property
+    def view(self) -> Sequence[LimitUsage]:
+        """Usage without what is pending; another object once it is seen anew."""
+        ...
+
+    @property
+    def left(self) -> int:
+        """Tokens left."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Tokens taken that the view does not count."""
+        ...
+
+    def take(self, quantity: int, wall: datetime) -> str:
+        """Takes all or nothing. The name of the admission, as `QuotaUsage.lease_id`; empty: nothing."""
+        ...
 
 
 class QuotaAuthority(Protocol):
@@ -49,6 +76,10 @@ class QuotaAuthority(Protocol):
         """
         ...
 
+    def grip(self, tenant_id: str, feature: str) -> Grip | None:
+        """A hold on what was consumed last; None where each consumption has to be asked for."""
+        ...
+
     def kept(self, lease_id: str, quantity: int) -> None:
         """What was admitted under this name is committed to the outbox. Cheap; other names are no error."""
         ...
@@ -60,6 +91,10 @@ class QuotaAuthority(Protocol):
 
 class NothingLeased:
     """The part of the port that says nothing to an authority which leases nothing."""
+
+    def grip(self, tenant_id: str, feature: str) -> Grip | None:  # noqa: ARG002 - nothing is held
+        """Each consumption is asked for."""
+        return None
 
     def kept(self, lease_id: str, quantity: int) -> None:
         """Nothing hangs on it."""

@@ -12,6 +12,7 @@ renews what is used, gives back what is not, and tells of what is over.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Coroutine, Sequence
 from datetime import datetime
@@ -20,9 +21,10 @@ from itertools import count
 from typing import Any
 
 from entitlement_sidecar.domain.catalogue import FeatureKind, LimitMode
+from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.domain.lease import RENEW_AFTER
 from entitlement_sidecar.domain.modes import mode_of
-from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
 from entitlement_sidecar.sidecar.leases.asking import Asking, Means
 from entitlement_sidecar.sidecar.leases.authority import Grip, QuotaAuthority
 from entitlement_sidecar.sidecar.leases.ending import Endings
@@ -33,6 +35,8 @@ from entitlement_sidecar.telemetry import metrics
 
 MAX_SLOTS = 100_000
 """Tenants' features that leases are held of at most; the one that was asked for longest ago is given back."""
+
+_log = logging.getLogger(__name__)
 
 TICK = 0.25
 """Seconds between two rounds of what is due."""
@@ -143,17 +147,11 @@ class LeaseBook:
             slot.taken -= quantity
             slot.forgive()
 
-    async def settle_former(self) -> None:
-        """Begins to settle for earlier starts.
-
-        Raises:
-            SourceUnavailableError: The journal cannot be read now.
-        """
-        await self._endings.settle_former()
-
     async def run(self) -> None:
-        """Renews, gives back and tells, until it is cancelled."""
+        """Renews, gives back and tells, until it is cancelled; first of all for earlier starts."""
+        settled = False
         while True:
+            settled = settled or await self._settle_former()
             self.tick()
             await asyncio.sleep(TICK)
 
@@ -178,6 +176,14 @@ class LeaseBook:
         self._slots.clear()
         await self._endings.drain(within)
         self._tally.publish()
+
+    async def _settle_former(self) -> bool:
+        try:
+            await self._endings.settle_former()
+        except SourceUnavailableError as error:
+            _log.warning("what earlier starts leased cannot be settled for yet: %s", error)
+            return False
+        return True
 
     def _otherwise(self, slot: Slot, ask: QuotaAsk, request_id: str) -> QuotaUsage | Awaitable[QuotaUsage]:
         now = self._clock.monotonic()
@@ -325,14 +331,9 @@ class _SlotGrip:
         self._slot = slot
 
     @property
-    def view(self) -> object:
+    def view(self) -> Sequence[LimitUsage]:
         """See `Grip`."""
         return self._slot.view
-
-    @property
-    def taken(self) -> int:
-        """See `Grip`."""
-        return self._slot.taken
 
     @property
     def left(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import Future
 from collections.abc import AsyncIterator, Awaitable, Sequence
 
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
@@ -24,8 +25,8 @@ MAX_BATCH = 1000
 
 _SERVICE = "/entitlement.v1.EntitlementService/"
 
-_Begun = bytes | Later
-"""A serialised BatchCheckResult, or how to go on."""
+_Begun = bytes | Future[bytes] | Later
+"""A serialised CheckEntitlementResponse or BatchCheckResult, one that comes by itself, or how to go on."""
 
 
 class EntitlementServicer:
@@ -69,11 +70,14 @@ class EntitlementServicer:
         if kept is not None:
             return kept
         answer = self._answer(payload)
-        return answer if isinstance(answer, bytes) else _answer_later(answer)
+        return answer if isinstance(answer, bytes | Future) else _answer_later(answer)
 
-    def _answer(self, payload: bytes) -> bytes | Later:
+    def _answer(self, payload: bytes) -> _Begun:
         """A serialised CheckEntitlementResponse, or how to go on; keeps what may be given again."""
-        request = parse_check(parse_message(decision_pb2.CheckEntitlementRequest, payload))
+        message = parse_message(decision_pb2.CheckEntitlementRequest, payload)
+        if (coming := self._from_what_is_ready(message)) is not None:
+            return coming
+        request = parse_check(message)
         self._require(request.tenant_id)
         outcome = self._decisions.check(request)
         if not isinstance(outcome, Decision):
@@ -81,6 +85,12 @@ class EntitlementServicer:
         answer = _serialised(outcome)
         self._memo.put(payload, answer, self._decisions.basis(request, outcome))
         return answer
+
+    def _from_what_is_ready(self, message: decision_pb2.CheckEntitlementRequest) -> Future[bytes] | None:
+        """The answer of a CONSUME that is ready. None: it is not, or may not be asked, or is malformed."""
+        if self._permit is not None and not self._permit.covers(message.tenant_id):
+            return None
+        return self._decisions.ready.take(message)
 
     def _require(self, tenant_id: str) -> None:
         if self._permit is not None:
@@ -193,9 +203,9 @@ async def _together(begun: Sequence[_Begun]) -> bytes:
     return frames_pb2.BatchResponseFrame(results=results).SerializeToString()
 
 
-async def _result(later: Later) -> bytes:
+async def _result(begun: Future[bytes] | Later) -> bytes:
     try:
-        return _serialised(await later())
+        return await begun if isinstance(begun, Future) else _serialised(await begun())
     except EntitlementsError as error:
         return _error_result(error)
 

@@ -47,6 +47,10 @@ class Permit:
         """Nothing from now on: the caller has gone, or is known by something else."""
         self.change(())
 
+    def covers(self, tenant_id: str) -> bool:
+        """Whether the caller may ask about a tenant."""
+        return self._tenants is None or tenant_id in self._tenants
+
     def refusal(self, tenant_id: str) -> str:
         """Why the caller may not ask about a tenant, counted; empty: it may."""
         if self._tenants is None or tenant_id in self._tenants:

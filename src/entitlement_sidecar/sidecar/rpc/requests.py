@@ -21,6 +21,7 @@ from entitlement_sidecar.wire.fields import (
     expected,
     is_key,
     is_tenant,
+    is_text,
 )
 from entitlement_sidecar.wire.v1 import decision_pb2
 
@@ -123,15 +124,11 @@ def _well_formed(message: decision_pb2.CheckEntitlementRequest) -> bool:
         and is_key(message.feature)
         and 0 <= message.quantity <= MAX_QUANTITY
         and 0 <= message.mode <= decision_pb2.CHECK_MODE_CONSUME
-        and _is_text(message.subject, MAX_NAME)
-        and _is_text(message.correlation_id, MAX_NAME)
-        and _is_text(message.request_id, MAX_REQUEST_ID)
+        and is_text(message.subject, MAX_NAME)
+        and is_text(message.correlation_id, MAX_NAME)
+        and is_text(message.request_id, MAX_REQUEST_ID)
         and next(_optional_violations(message), None) is None
     )
-
-
-def _is_text(text: str, longest: int) -> bool:
-    return len(text) <= longest and text.isprintable()
 
 
 def _violations(message: decision_pb2.CheckEntitlementRequest) -> Iterator[Violation]:
@@ -144,7 +141,7 @@ def _violations(message: decision_pb2.CheckEntitlementRequest) -> Iterator[Viola
     if message.mode not in {0, 1, 2}:
         yield Violation("mode", expected("PEEK or CONSUME", message.mode))
     for field, longest in _LONGEST:
-        if not _is_text(getattr(message, field), longest):
+        if not is_text(getattr(message, field), longest):
             yield Violation(field, f"expected at most {longest} printable characters")
     yield from _optional_violations(message)
 

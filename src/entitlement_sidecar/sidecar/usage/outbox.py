@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
@@ -62,6 +63,21 @@ class OutboxRecord(msgspec.Struct, frozen=True, gc=False):
     event: UsageEvent
     consumption: Consumption | None = None
     rollup: bool = False
+
+
+class PreparedRecord(msgspec.Struct, frozen=True, gc=False):
+    """One event to keep, serialised already, whose identity was made for it: nobody else has it.
+
+    `recorded_at` is in microseconds since 1970, `payload` the event, `value` what it used of `lease_id`.
+    """
+
+    tenant_id: str
+    event_id: str
+    recorded_at: int
+    payload: bytes
+    lane: int
+    lease_id: str
+    value: int
 
 
 def are_many(dead: int, accepted: int) -> bool:
@@ -150,6 +166,21 @@ class Outbox(Protocol):
         Raises:
             OutboxFullError: Nothing of the call was kept.
         """
+        ...
+
+    def append_prepared(
+        self, records: Sequence[PreparedRecord], durability: Durability, *, billable: bool
+    ) -> asyncio.Future[list[UsageResult]]:
+        """Keeps records that conflict with none; the future ends after their commit.
+
+        Raises:
+            OutboxFullError: There is no room.
+            DrainingError: It is closed.
+        """
+        ...
+
+    def has_room(self, *, billable: bool) -> bool:
+        """Whether an event of the usual size can be kept now. Costs next to nothing."""
         ...
 
     async def require_room(self, events: int, *, billable: bool = True) -> None:

@@ -93,6 +93,10 @@ class PseudonymousReporter(UsageReporter):
         event.actor_id = self._pseudonyms.of(event.tenant_id, event.actor_id)
         return event
 
+    def shown(self, tenant_id: str, name: str) -> str:
+        """Its pseudonym."""
+        return self._pseudonyms.of(tenant_id, name)
+
     def consume(self, request: CheckRequest, metric: Metric, event_id: str, lease_id: str) -> UsageEvent:
         """As `UsageReporter.consume`, of a pseudonym."""
         hidden = self._pseudonyms.of(request.tenant_id, request.subject)

@@ -25,10 +25,14 @@ from entitlement_sidecar.sidecar.usage.judging import Call, Kept, Reporting, tol
 from entitlement_sidecar.sidecar.usage.outbox import Outbox, OutboxRecord
 from entitlement_sidecar.sidecar.usage.when_full import may_wait, with_room
 from entitlement_sidecar.telemetry import metrics
+from entitlement_sidecar.wire.codec import event_to_proto
 from entitlement_sidecar.wire.v1 import usage_pb2
 
 MAX_EVENTS = 1000
 """Events in one report at most."""
+
+_OWN = ("id", "value", "occurred_at", "recorded_at", "correlation_id", "subject", "dimensions")
+"""Fields in which consumptions of one feature differ."""
 
 _STRETCH = 20
 """Events to judge before checks get their turn on the event loop: less than half a millisecond."""
@@ -79,6 +83,24 @@ class UsageReporter:
     def _seen(self, event: usage_pb2.UsageEvent) -> usage_pb2.UsageEvent:
         """An event as everything that follows is to see it."""
         return event
+
+    def shown(self, tenant_id: str, name: str) -> str:  # noqa: ARG002 - pseudonyms are of a tenant
+        """A subject or actor as everything that follows is to see it."""
+        return name
+
+    def consume_alike(self, request: CheckRequest, metric: Metric) -> bytes | None:
+        """What events of consumptions like this one have in common, serialised; None where they differ.
+
+        Each adds a generated id, its instants, value, correlation, subject and lease; it has no dimensions.
+        """
+        registry = self._registry()
+        if not registry.judges_alike(metric.key):
+            return None
+        event = event_to_proto(self.consume(request, metric, "", ""))
+        for field in _OWN:
+            event.ClearField(field)
+        event.id_generated = True
+        return event.SerializeToString()
 
     def consume(self, request: CheckRequest, metric: Metric, event_id: str, lease_id: str) -> UsageEvent:
         """The event that an allowed CONSUME is. It is kept whatever a rule says, which it then carries."""

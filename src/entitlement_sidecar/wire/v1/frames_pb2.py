@@ -24,15 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(entitlement_sidecar/wire/v1/frames.proto\x12\x0e\x65ntitlement.v1\"3\n\x11\x42\x61tchRequestFrame\x12\x0e\n\x06\x63hecks\x18\x01 \x03(\x0c\x12\x0e\n\x06\x61tomic\x18\x02 \x01(\x08\"7\n\x12\x42\x61tchResponseFrame\x12\x0f\n\x07results\x18\x01 \x03(\x0c\x12\x10\n\x08\x63onsumed\x18\x02 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(entitlement_sidecar/wire/v1/frames.proto\x12\x0e\x65ntitlement.v1\"&\n\x12\x43heckResponseFrame\x12\x10\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0c\"3\n\x11\x42\x61tchRequestFrame\x12\x0e\n\x06\x63hecks\x18\x01 \x03(\x0c\x12\x0e\n\x06\x61tomic\x18\x02 \x01(\x08\"7\n\x12\x42\x61tchResponseFrame\x12\x0f\n\x07results\x18\x01 \x03(\x0c\x12\x10\n\x08\x63onsumed\x18\x02 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'entitlement_sidecar.wire.v1.frames_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BATCHREQUESTFRAME']._serialized_start=60
-  _globals['_BATCHREQUESTFRAME']._serialized_end=111
-  _globals['_BATCHRESPONSEFRAME']._serialized_start=113
-  _globals['_BATCHRESPONSEFRAME']._serialized_end=168
+  _globals['_CHECKRESPONSEFRAME']._serialized_start=60
+  _globals['_CHECKRESPONSEFRAME']._serialized_end=98
+  _globals['_BATCHREQUESTFRAME']._serialized_start=100
+  _globals['_BATCHREQUESTFRAME']._serialized_end=151
+  _globals['_BATCHRESPONSEFRAME']._serialized_start=153
+  _globals['_BATCHRESPONSEFRAME']._serialized_end=208
 # @@protoc_insertion_point(module_scope)

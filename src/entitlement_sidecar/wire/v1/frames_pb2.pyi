@@ -6,6 +6,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class CheckResponseFrame(_message.Message):
+    __slots__ = ("decision",)
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    decision: bytes
+    def __init__(self, decision: _Optional[bytes] = ...) -> None: ...
+
 class BatchRequestFrame(_message.Message):
     __slots__ = ("checks", "atomic")
     CHECKS_FIELD_NUMBER: _ClassVar[int]

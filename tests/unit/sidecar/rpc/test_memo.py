@@ -59,7 +59,7 @@ class Site:
         knowledge = Knowledge(self.store, self.freshness, self.clock)
         self.knowing = Knowing(knowledge, Loader(self.store, [], self.clock))
         self.authority = LocalAuthority(self.clock)
-        self.consumptions = Consumptions(outbox, reporter)
+        self.consumptions = Consumptions(outbox, reporter, self.authority)
         self.decisions = Decisions(self.knowing, self.authority, self.consumptions)
         self.keeping = self.servicer()
         self.version = 0

@@ -1,0 +1,323 @@
+"""CONSUMEs that are ready: everything but the tokens is prepared from the last one of its kind (ADR 17).
+
+A CONSUME without a request id, of a feature that this sidecar holds a lease of, differs from the one before
+in its identity, its instant and what is left. What they have in common is serialised once, as answer and as
+usage event; each call adds its own to both:
+
+    take from the lease ──▶ event to the gathering ──commit──▶ kept ──▶ answer
+                                                   └─ refused ─▶ void ─▶ error
+
+It is used while the same is known of the tenant, in the same interval, with the same view of usage, and
+below the usage at which an answer says something else (a warning, overage). Everything else, and the first
+call of each kind, goes the ordinary way (`decisions.check`).
+"""
+
+from __future__ import annotations
+
+from asyncio import Future, get_running_loop
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import cast
+
+import msgspec
+
+from entitlement_sidecar.domain.answer import ENDS_SOON
+from entitlement_sidecar.domain.catalogue import Classification, FeatureKind, Metric
+from entitlement_sidecar.domain.decision import CheckRequest, Decision, Degradation
+from entitlement_sidecar.domain.held import Held
+from entitlement_sidecar.domain.quota import LimitUsage, QuotaUsage
+from entitlement_sidecar.domain.registry import Granularity, WhenFull
+from entitlement_sidecar.domain.snapshot import Snapshot
+from entitlement_sidecar.sidecar.decisions.basis import count_of
+from entitlement_sidecar.sidecar.decisions.consumption import Consumptions, metric_of
+from entitlement_sidecar.sidecar.decisions.knowing import Knowing
+from entitlement_sidecar.sidecar.leases.authority import Grip, QuotaAuthority
+from entitlement_sidecar.sidecar.usage.gathering import Gathering, Keeping
+from entitlement_sidecar.sidecar.usage.identity import generated_event_id
+from entitlement_sidecar.sidecar.usage.outbox import PreparedRecord
+from entitlement_sidecar.sidecar.usage.window import lane_of
+from entitlement_sidecar.wire.codec import decision_to_proto, maybe_timestamp, microseconds, to_timestamp
+from entitlement_sidecar.wire.fields import MAX_NAME, is_text
+from entitlement_sidecar.wire.v1 import decision_pb2, frames_pb2, usage_pb2
+
+MAX_READY = 32_768
+"""Kept ready at most, each of one tenant's feature; the one made ready longest ago goes first."""
+
+_PLENTY = 1 << 62
+"""More tokens than are ever taken."""
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class _Ready(msgspec.Struct):
+    """What calls about one tenant's feature have in common.
+
+    Attributes:
+        held: What is known of the tenant; it may be confirmed again.
+        grip: What the tokens come from.
+        view: What `grip` was seen by.
+        until: When something else is resolved, or a window ends.
+        count: Counts the decision.
+        common: The decision, serialised, without `as_of` and without what `_response` adds.
+        answer: As `common`, with the `as_of` of `held`.
+        event: The usage event, serialised, without what `_happened` adds.
+        keeping: How it is kept.
+        lane: Its lane in the outbox.
+        used: What the decision said, without what was pending.
+        remaining: As `used`.
+        most: What may be pending while the answer says the same otherwise.
+    """
+
+    held: Held
+    grip: Grip
+    view: Sequence[LimitUsage]
+    until: datetime
+    count: Callable[[], None]
+    common: bytes
+    answer: bytes
+    event: bytes
+    keeping: Keeping
+    lane: int
+    used: int
+    remaining: int
+    most: int
+
+
+class _Taken:
+    """Tokens taken for one call, whose event is on its way to the disk."""
+
+    __slots__ = ("answer", "count", "done", "lease_id", "quantity", "tenant_id")
+
+    def __init__(self, tenant_id: str, lease_id: str, quantity: int, ready: _Ready) -> None:
+        self.tenant_id = tenant_id
+        self.lease_id = lease_id
+        self.quantity = quantity
+        self.count = ready.count
+        self.answer = b""
+        self.done: Future[bytes] = get_running_loop().create_future()
+
+
+class ReadyConsumptions:
+    """Answers CONSUMEs that are ready, and makes them ready."""
+
+    def __init__(self, knowing: Knowing, authority: QuotaAuthority, consumptions: Consumptions) -> None:
+        self._knowing = knowing
+        self._clock = knowing.clock
+        self._authority = authority
+        self._reporter = consumptions.reporter
+        self._outbox = consumptions.outbox
+        self._gathering = Gathering(consumptions.outbox)
+        self._entries: OrderedDict[tuple[str, str], _Ready] = OrderedDict()
+
+    def take(self, message: decision_pb2.CheckEntitlementRequest) -> Future[bytes] | None:
+        """Consumes, if that is ready: a serialised CheckEntitlementResponse, after the commit.
+
+        None: nothing was done, and the call goes the ordinary way.
+        """
+        key = message.tenant_id, message.feature
+        ready = self._entries.get(key)
+        if ready is None or not _is_plain(message):
+            return None
+        now = self._clock.now()
+        if not self._holds(ready, message.tenant_id, now):
+            del self._entries[key]
+            return None
+        quantity, grip = message.quantity if message.HasField("quantity") else 1, ready.grip
+        if not 0 < quantity <= ready.most - grip.pending:
+            return None
+        lease_id = grip.take(quantity, now) if self._outbox.has_room(billable=ready.keeping[1]) else ""
+        if not lease_id:
+            return None
+        return self._keep(ready, message, _Taken(message.tenant_id, lease_id, quantity, ready), now)
+
+    def _holds(self, ready: _Ready, tenant_id: str, now: datetime) -> bool:
+        """Whether the answer would be the same, but for what is left, and a younger `as_of`."""
+        if ready.grip.view is not ready.view or now >= ready.until:
+            return False
+        held, before = self._knowing.in_memory(tenant_id), ready.held
+        if held is before:
+            return True
+        if held is None or not _is_alike(held, before):
+            return False
+        ready.held, ready.answer = held, ready.common + _as_of(held)
+        return True
+
+    def _keep(
+        self,
+        ready: _Ready,
+        message: decision_pb2.CheckEntitlementRequest,
+        taken: _Taken,
+        now: datetime,
+    ) -> Future[bytes]:
+        event_id = generated_event_id()
+        event = usage_pb2.UsageEvent(id=event_id, value=taken.quantity, lease_id=taken.lease_id)
+        event.correlation_id = message.correlation_id or event_id
+        if message.subject:
+            event.subject = self._reporter.shown(message.tenant_id, message.subject)
+        event.recorded_at.CopyFrom(to_timestamp(now))
+        event.occurred_at.CopyFrom(event.recorded_at)
+        record = PreparedRecord(
+            message.tenant_id,
+            event_id,
+            microseconds(now),
+            ready.event + event.SerializeToString(),
+            ready.lane,
+            taken.lease_id,
+            taken.quantity,
+        )
+        taken.answer = _response(ready, event_id)
+        self._gathering.keep(record, ready.keeping, partial(self._told, taken))
+        return taken.done
+
+    def _told(self, taken: _Taken, error: BaseException | None) -> None:
+        """The record was committed, or not."""
+        if error is None:
+            self._authority.kept(taken.lease_id, taken.quantity)
+        else:
+            self._authority.void(taken.tenant_id, taken.lease_id, taken.quantity)
+        if taken.done.done():
+            return  # the caller has left
+        if error is None:
+            taken.count()
+            taken.done.set_result(taken.answer)
+        else:
+            taken.done.set_exception(error)
+
+    def learn(self, request: CheckRequest, decision: Decision, usage: QuotaUsage) -> None:
+        """Makes CONSUMEs like this one ready, if it was allowed from a lease and others will be like it."""
+        held = self._knowing.in_memory(request.tenant_id)
+        if held is None or held.stale or held.snapshot is None or held.catalogue.break_glass:
+            return
+        metric = metric_of(held.catalogue, request.feature)
+        grip = self._authority.grip(request.tenant_id, request.feature)
+        if grip is None or not _is_usual(decision, metric) or not _is_seen_by(grip, decision, usage):
+            return
+        until = _until(held, request.feature, usage, self._clock.now())
+        event = self._reporter.consume_alike(request, metric)
+        if event is None:
+            return
+        common = _common(decision, held)
+        ready = _Ready(
+            held=held,
+            grip=grip,
+            view=grip.view,
+            until=until,
+            count=count_of(decision),
+            common=common,
+            answer=common + _as_of(held),
+            event=event,
+            keeping=(metric.durability, metric.classification is Classification.BILLABLE),
+            lane=lane_of(request.tenant_id, metric.key),
+            used=(decision.used or 0) - usage.pending,
+            remaining=(decision.remaining or 0) + usage.pending,
+            most=usage.pending + _unchanged_for(usage.limits),
+        )
+        self._put((request.tenant_id, request.feature), ready)
+
+    def _put(self, key: tuple[str, str], ready: _Ready) -> None:
+        self._entries.pop(key, None)
+        self._entries[key] = ready
+        if len(self._entries) > MAX_READY:
+            self._entries.popitem(last=False)
+
+
+def _is_plain(message: decision_pb2.CheckEntitlementRequest) -> bool:
+    """Whether it says nothing that needs more than tokens, and is well formed otherwise."""
+    return (
+        message.mode == decision_pb2.CHECK_MODE_CONSUME
+        and not message.request_id
+        and not message.min_snapshot_version
+        and not message.HasField("max_staleness")
+        and not message.HasField("requested_value_json")
+        and not message.dimensions
+        and is_text(message.correlation_id, MAX_NAME)
+        and is_text(message.subject, MAX_NAME)
+    )
+
+
+def _is_usual(decision: Decision, metric: Metric) -> bool:
+    """Whether the next decision of its kind says the same, but for numbers, and is kept alike."""
+    return (
+        decision.allowed
+        and decision.kind == FeatureKind.METERED
+        and decision.degradation is Degradation.NONE
+        and decision.used is not None
+        and decision.remaining is not None
+        and not decision.overage
+        and metric.granularity is Granularity.EVENT
+        and metric.when_full is WhenFull.REFUSE
+    )
+
+
+def _is_seen_by(grip: Grip, decision: Decision, usage: QuotaUsage) -> bool:
+    """Whether the decision was made by the view that the grip has still."""
+    return any(limit.used + usage.pending == decision.used for limit in grip.view)
+
+
+def _is_alike(held: Held, before: Held) -> bool:
+    """Whether the same is known of a tenant, but for when it was confirmed."""
+    return (
+        held.snapshot is before.snapshot
+        and held.catalogue is before.catalogue
+        and held.source is before.source
+        and not held.stale
+    )
+
+
+def _until(held: Held, feature: str, usage: QuotaUsage, now: datetime) -> datetime:
+    """When the feature resolves otherwise, when it ends soon, or when the first window ends."""
+    resolution = held.resolve(cast("Snapshot", held.snapshot), held.catalogue.features[feature], now)
+    ends = [limit.reset_at for limit in usage.limits]
+    if resolution.ends_at is not None and resolution.ends_at - ENDS_SOON > now:
+        ends.append(resolution.ends_at - ENDS_SOON)
+    return min((end for end in (*ends, resolution.valid_until) if end is not None), default=_NEVER)
+
+
+def _unchanged_for(limits: Sequence[LimitUsage]) -> int:
+    """Tokens that may still be taken before an answer says that a limit is near, or passed."""
+    return min(
+        (next_step - limit.used - 1 for limit in limits for next_step in _steps(limit)), default=_PLENTY
+    )
+
+
+def _steps(limit: LimitUsage) -> Iterator[int]:
+    """Usage from which on something else is said of a limit."""
+    whole = limit.whole
+    if whole is None:
+        return
+    steps = (-(-whole * 8 // 10), -(-whole * 9 // 10), *((whole + 1,) if limit.soft else ()))
+    yield from (step for step in steps if step > limit.used)
+
+
+def _common(decision: Decision, held: Held) -> bytes:
+    alike = msgspec.structs.replace(
+        decision,
+        source=held.source,
+        as_of=None,
+        used=None,
+        remaining=None,
+        held=0,
+        pending=0,
+        consumption_id="",
+    )
+    return decision_to_proto(alike).SerializeToString()
+
+
+def _as_of(held: Held) -> bytes:
+    return decision_pb2.Decision(as_of=maybe_timestamp(held.as_of)).SerializeToString()
+
+
+def _response(ready: _Ready, event_id: str) -> bytes:
+    """The answer of a call whose tokens were just taken."""
+    pending = ready.grip.pending
+    numbers = decision_pb2.Decision(
+        used=ready.used + pending,
+        remaining=max(0, ready.remaining - pending),
+        held=ready.grip.left,
+        pending=pending,
+        consumption_id=event_id,
+    )
+    decision = ready.answer + numbers.SerializeToString()
+    return frames_pb2.CheckResponseFrame(decision=decision).SerializeToString()
