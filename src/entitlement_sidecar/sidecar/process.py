@@ -2,8 +2,8 @@
 
 start   outbox → sources → catalogue, or the last known one → fronts (nothing is answered before the
         outbox can keep it)
-stop    health NOT_SERVING → listeners stay 2 s → calls under way end → last commit →
-        ship until the deadline → what is left stays on disk
+stop    health NOT_SERVING → listeners stay 2 s → calls under way end → leases go back →
+        last commit → ship until the deadline → what is left stays on disk
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ CATALOGUE_WITHIN = 0.3
 
 LINGER = 2.0
 """Seconds that listeners stay after the sidecar says that it is going away."""
+
+RETURN_DEADLINE = 2.0
+"""Seconds that giving leases back may take while stopping; the next start settles for what is left."""
 
 SHIP_DEADLINE = 5.0
 """Seconds that shipping may take while stopping."""
@@ -101,6 +104,8 @@ async def _drain(sidecar: Sidecar, loops: list[asyncio.Task[None]]) -> None:
     sidecar.readiness.drain()
     await sidecar.front.drain(LINGER)
     await sidecar.front.stop()
+    if sidecar.leases is not None:
+        await sidecar.leases.close(RETURN_DEADLINE)
     await sidecar.shipper.drain(SHIP_DEADLINE)
     await cancelled(loops)
     sidecar.keeping.note()

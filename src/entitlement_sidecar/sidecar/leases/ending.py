@@ -76,9 +76,9 @@ class Endings:
         for account in await self._means.journal.former():
             self._push(_Due(self._former(account), _at_once))
 
-    def tick(self) -> None:
-        """Tells what is due."""
-        now = self._clock.monotonic()
+    def tick(self, *, at_once: bool = False) -> None:
+        """Tells what is due; `at_once`: also what would be tried again later."""
+        now = float("inf") if at_once else self._clock.monotonic()
         waiting = []
         while self._due and self._due[0][0] <= now and len(self._telling) < AT_ONCE:
             one = heappop(self._due)[2]
@@ -96,10 +96,11 @@ class Endings:
         try:
             async with asyncio.timeout(within):
                 while self.pending:
-                    self.tick()
-                    await (
-                        asyncio.wait(self._telling, timeout=LOOK) if self._telling else asyncio.sleep(LOOK)
-                    )
+                    self.tick(at_once=True)
+                    if self._telling:
+                        await asyncio.wait(self._telling)
+                    if self._due:
+                        await asyncio.sleep(LOOK)
         except TimeoutError:
             _log.warning("%d leases are not given back; the next start settles for them", self.pending)
         for task in list(self._telling):
