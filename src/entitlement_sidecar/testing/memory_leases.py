@@ -53,7 +53,7 @@ class MemoryLeases:
         self._hear()
         name = lease_id or self._name(opening)
         account = self.accounts.get(name)
-        if self.gone:
+        if self.gone or not name.startswith(self._prefix):
             return Heard(gone=True)
         if account is None and (lease_id or not self.free):
             return Heard(usage=self.usage)
@@ -69,12 +69,27 @@ class MemoryLeases:
     async def end(self, opening: Opening, lease_id: str, used: int) -> bool:  # noqa: ARG002 - the port's
         """Takes back what was not used."""
         self._hear()
-        if self.gone:
+        if self.gone or not lease_id.startswith(self._prefix):
             return False
         if lease_id in self.accounts:
             self._keep(lease_id, lease.end(self.accounts[lease_id], used))
         self._answer()
         return True
+
+    def shrink(self, wanted: int) -> int:
+        """Gives up to so much of what is free back to who delegated it; says how much."""
+        back = min(wanted, self.free)
+        self.granted -= back
+        return back
+
+    def forget(self) -> None:
+        """Loses everything, as a server that is flushed."""
+        self.lay("", 0)
+        self.gone = True
+
+    def lay(self, name: str, granted: int) -> None:
+        """Begins anew, as another one."""
+        self.name, self.granted, self.accounts, self.gone = name, granted, {}, False
 
     def lose(self) -> None:
         """Closes the accounts whose time is over, as a limit that forfeits does."""
@@ -82,8 +97,11 @@ class MemoryLeases:
             self.accounts[name] = lease.lose(account, self._clock(), lease.OnHolderLoss.FORFEIT).account
 
     def _name(self, opening: Opening) -> str:
-        prefix = f"{self.name}/" if self.name else ""
-        return f"{prefix}{opening.holder}#{opening.name}"
+        return f"{self._prefix}{opening.holder}#{opening.name}"
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.name}/" if self.name else ""
 
     def _keep(self, name: str, outcome: Outcome) -> None:
         self.accounts[name] = outcome.account
