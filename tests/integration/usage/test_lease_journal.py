@@ -161,6 +161,22 @@ async def test_a_copy_proves_nothing(opened: Opener, folder: Path, tmp_path: Pat
     assert await found(opened(copy)) == [("lease:a", 1, False)]
 
 
+async def test_a_file_that_was_put_back_proves_nothing(opened: Opener, folder: Path) -> None:
+    """In the place of the one that was used since, and perhaps under its number in the file system."""
+    # Given a backup, and a sidecar that went on after it
+    outbox = opened()
+    await outbox.leases.open(account("lease:a", outbox.leases.holder))
+    await outbox._writer.make_room()
+    backup = (folder / FILE_NAME).read_bytes()
+    await outbox.append([use("1", "lease:a")], DURABLE)
+    await outbox.close()
+    # When its file is replaced by the backup
+    (folder / FILE_NAME).unlink()
+    (folder / FILE_NAME).write_bytes(backup)
+    # Then what that says was used is not believed to be all
+    assert await found(opened()) == [("lease:a", 0, False)]
+
+
 async def test_a_copy_is_another_holder(opened: Opener, folder: Path, tmp_path: Path) -> None:
     """It counts its starts from where its original did, and is yet told from it."""
     await opened().close()

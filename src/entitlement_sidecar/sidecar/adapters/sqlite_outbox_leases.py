@@ -13,7 +13,6 @@ know what its original went on to use; so the file knows where it lies.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import OutboxDatabase, encode
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_home import home_of, settle_in
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Kept
 from entitlement_sidecar.sidecar.leases.journal import LeaseAccount
 from entitlement_sidecar.wire.codec import from_microseconds, microseconds
@@ -192,11 +192,11 @@ def review(file: OutboxDatabase, path: Path, *, sound: bool) -> None:
         path: Where it is.
         sound: Whether all that it should hold was found in it.
     """
-    home = _home(path)
-    [(before,)] = file.run("read_home")
-    file.run("review_leases", boot_id(), sound and before == home)
-    if before != home:
-        file.run("set_home", home)
+    [(home,)] = file.run("read_home")
+    at_home = home == home_of(path)
+    file.run("review_leases", boot_id(), sound and at_home)
+    if not at_home:
+        file.run("set_home", settle_in(path))
 
 
 def secure(file: OutboxDatabase, leases: OpenLeases) -> None:
@@ -204,11 +204,6 @@ def secure(file: OutboxDatabase, leases: OpenLeases) -> None:
     if leases.any_at_risk:
         with file.transaction(durable=True):
             file.run("secure_leases")
-
-
-def _home(path: Path) -> str:
-    """Where a file lies: its number in its file system. A copy has another, wherever it lies."""
-    return f"{os.statvfs(path).f_fsid:x}:{path.stat().st_ino}"
 
 
 @cache
