@@ -131,7 +131,7 @@ def _with_credits(case: Case, decision: Decision, usage: QuotaUsage) -> Decision
         decision,
         limit=amount,
         used=used,
-        remaining=sum(use.remaining for use in uses),
+        remaining=sum(limit.remaining or 0 for limit in usage.limits),
         usage_as_of=usage.as_of,
         held=usage.held,
         pending=usage.pending,

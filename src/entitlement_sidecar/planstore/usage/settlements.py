@@ -1,7 +1,7 @@
 """Events that settle reservations: completed before they are judged, and counted where they were reserved.
 
 A sidecar that settles need not know what was reserved: its event names the reservation, which says the rest.
-Whether the event comes with a settlement or with a batch, it is stored once, and the reservation is settled in
+Whether the event comes with a settlement or with a batch, it is stored once, and its reservation settled in
 the same transaction.
 """
 
