@@ -5,8 +5,8 @@
                      └─ still not: the authority behind, one by one
 
 Wraps an authority, which has the last word where no lease can be had: near the limit, for large requests, and
-for what is never leased (seats, credits, strict limits). One loop, `run`,
-renews what is used, gives back what is not, and tells of what is over.
+for what is never leased (seats, credits, limits of another mode). One loop, `run`, renews what is used, gives
+back what is not, and tells of what is over.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from entitlement_sidecar.domain.catalogue import FeatureKind, LimitMode
 from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.domain.lease import RENEW_AFTER
 from entitlement_sidecar.domain.modes import mode_of
-from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.sidecar.leases.asking import Asking, Means
 from entitlement_sidecar.sidecar.leases.authority import Grip, QuotaAuthority
 from entitlement_sidecar.sidecar.leases.ending import Endings
 from entitlement_sidecar.sidecar.leases.lease import Lease
 from entitlement_sidecar.sidecar.leases.sizing import MAX_LEASE
-from entitlement_sidecar.sidecar.leases.slot import Slot
+from entitlement_sidecar.sidecar.leases.slot import Slot, Tally
 from entitlement_sidecar.telemetry import metrics
 
 MAX_SLOTS = 100_000
@@ -76,11 +76,8 @@ class LeaseBook:
         """Admits from a lease in memory, else as soon as one is granted, else the authority says."""
         slot = self._slots.get((tenant_id, ask.feature.key))
         if slot is not None:
-            usage = slot.take(ask, self._clock.monotonic(), self._clock.now())
+            usage = slot.admit(ask, self._clock.now())
             if usage is not None:
-                self._tally.leased += 1
-                if usage.held < slot.low:
-                    self._refill(slot)
                 return usage
         if not _is_leased(ask):
             return self._behind.consume(tenant_id, ask, request_id)
@@ -98,7 +95,6 @@ class LeaseBook:
                 break
             answers.append(usage)
         if len(answers) == len(asks):
-            self._tally.leased += len(answers)
             return True, answers
         for (ask, _), usage in zip(asks, answers, strict=False):
             self.void(tenant_id, usage.lease_id, ask.quantity)
@@ -117,18 +113,9 @@ class LeaseBook:
         return self._seen(slot, outcome)
 
     def grip(self, tenant_id: str, feature: str) -> Grip | None:
-        """A hold on the slot, if it has a lease."""
+        """What is leased of a feature, by the resolution that was consumed by last."""
         slot = self._slots.get((tenant_id, feature))
-        return None if slot is None or slot.current is None else _SlotGrip(self, slot)
-
-    def take(self, slot: Slot, quantity: int, wall: datetime) -> str:
-        """Takes from the lease at hand: its name; empty where that does not do."""
-        lease_id = slot.take_quietly(quantity, self._clock.monotonic(), wall)
-        if lease_id:
-            self._tally.leased += 1
-            if slot.current is not None and slot.current.left < slot.low:
-                self._refill(slot)
-        return lease_id
+        return None if slot is None or slot.current is None else slot
 
     def kept(self, lease_id: str, quantity: int) -> None:
         """What was taken is in the outbox: its grantor is told with the next renewal."""
@@ -188,7 +175,6 @@ class LeaseBook:
     def _otherwise(self, slot: Slot, ask: QuotaAsk, request_id: str) -> QuotaUsage | Awaitable[QuotaUsage]:
         now = self._clock.monotonic()
         if (usage := self._taken(slot, ask)) is not None:
-            self._tally.leased += 1
             return usage
         if (refusal := slot.refused(ask, now)) is not None:
             self._tally.refused += 1
@@ -198,10 +184,10 @@ class LeaseBook:
         return self._once_granted(slot, ask, request_id)
 
     def _taken(self, slot: Slot, ask: QuotaAsk) -> QuotaUsage | None:
-        now, wall = self._clock.monotonic(), self._clock.now()
-        usage = slot.take(ask, now, wall)
-        if usage is None and slot.accepts(ask.resolution) and slot.choose(ask.quantity, now, wall):
-            usage = slot.take(ask, now, wall)
+        wall = self._clock.now()
+        usage = slot.admit(ask, wall)
+        if usage is None and slot.accepts(ask.resolution) and slot.choose(ask.quantity, wall):
+            usage = slot.admit(ask, wall)
         return usage
 
     async def _once_granted(self, slot: Slot, ask: QuotaAsk, request_id: str) -> QuotaUsage:
@@ -213,7 +199,6 @@ class LeaseBook:
             slot.waiting -= ask.quantity
         usage = self._taken(slot, ask)
         if usage is not None:
-            self._tally.leased += 1
             return usage
         return slot.refused(ask, self._clock.monotonic()) or await self._at_authority(slot, ask, request_id)
 
@@ -245,11 +230,17 @@ class LeaseBook:
     def _done(self, slot: Slot, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         slot.asking = None
+        if self._slots.get((slot.tenant_id, slot.feature.key)) is not slot:
+            # It was given up meanwhile; what came goes back.
+            self._give_back(slot.drop(lambda _: True))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a request for leases failed unexpectedly", exc_info=error)
 
     async def _get_more(self, slot: Slot) -> None:
         await self._asking.more(slot)
-        if slot.leases:
-            self._slots.move_to_end((slot.tenant_id, slot.feature.key))
+        key = (slot.tenant_id, slot.feature.key)
+        if key in self._slots:
+            self._slots.move_to_end(key)
         await self._look(slot)
 
     async def _renew(self, slot: Slot, leases: Sequence[Lease]) -> None:
@@ -282,12 +273,11 @@ class LeaseBook:
         key = (tenant_id, ask.feature.key)
         slot = self._slots.get(key)
         if slot is not None:
-            if not slot.accepts(ask.resolution):
-                self._give_back(slot.begin(ask.resolution))
-            return slot
-        now = self._clock.monotonic()
-        slot = self._slots[key] = Slot(tenant_id, ask, now)
-        self._see_to_at(slot, now + SEE_EVERY)
+            if slot.accepts(ask.resolution):
+                return slot
+            self._give_back(slot.drop(lambda _: True))
+        slot = self._slots[key] = Slot(tenant_id, ask, self._clock, self._tally, self._refill)
+        self._see_to_at(slot, self._clock.monotonic() + SEE_EVERY)
         if len(self._slots) > MAX_SLOTS:
             _, oldest = self._slots.popitem(last=False)
             self._give_back(oldest.drop(lambda _: True))
@@ -319,51 +309,6 @@ class LeaseBook:
 
     def _forget(self, lease: Lease) -> None:
         self._named.pop(lease.id, None)
-
-
-class _SlotGrip:
-    """Implements `Grip`."""
-
-    __slots__ = ("_book", "_slot")
-
-    def __init__(self, book: LeaseBook, slot: Slot) -> None:
-        self._book = book
-        self._slot = slot
-
-    @property
-    def view(self) -> Sequence[LimitUsage]:
-        """See `Grip`."""
-        return self._slot.view
-
-    @property
-    def left(self) -> int:
-        """See `Grip`."""
-        return 0 if self._slot.current is None else self._slot.current.left
-
-    @property
-    def pending(self) -> int:
-        """See `Grip`."""
-        return self._slot.taken - self._slot.told
-
-    def take(self, quantity: int, wall: datetime) -> str:
-        """See `Grip`."""
-        return self._book.take(self._slot, quantity, wall)
-
-
-class Tally:
-    """Counts in memory; a counter of the metrics costs as much as the rest of a consumption."""
-
-    __slots__ = ("direct", "leased", "refused")
-
-    def __init__(self) -> None:
-        self.leased = self.direct = self.refused = 0
-
-    def publish(self) -> None:
-        """Adds what was counted to the metrics."""
-        for source in self.__slots__:
-            if counted := getattr(self, source):
-                metrics.lease_consumes.labels(source).inc(counted)
-                setattr(self, source, 0)
 
 
 def _is_leased(ask: QuotaAsk) -> bool:

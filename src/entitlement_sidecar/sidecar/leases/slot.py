@@ -9,27 +9,48 @@ from datetime import datetime
 import msgspec
 
 from entitlement_sidecar.domain.catalogue import Limit
+from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.window import window_at
 from entitlement_sidecar.sidecar.leases.grantor import Grantor
 from entitlement_sidecar.sidecar.leases.lease import Lease
 from entitlement_sidecar.sidecar.leases.sizing import LOW_WATER, Rate
+from entitlement_sidecar.telemetry import metrics
 
 REFUSED_FOR = 0.1
 """Seconds that a refusal is given again, for as much or more."""
 
 
+class Tally:
+    """Counts in memory, by who decided; a counter of the metrics costs as much as the rest of a use."""
+
+    __slots__ = ("direct", "leased", "refused")
+
+    def __init__(self) -> None:
+        self.leased = self.direct = self.refused = 0
+
+    def publish(self) -> None:
+        """Adds what was counted to the metrics."""
+        for by in self.__slots__:
+            if counted := getattr(self, by):
+                metrics.lease_consumes.labels(by).inc(counted)
+                setattr(self, by, 0)
+
+
 class Slot:
-    """Of one tenant and feature. `current` is the lease that is used of."""
+    """Implements `Grip`. Of one tenant and feature. `current` is the lease that is used of."""
 
     __slots__ = (
         "_as_of",
         "_base",
+        "_monotonic",
+        "_refill",
         "_refusal",
         "_refused",
         "_refused_until",
         "_seen",
+        "_tally",
         "asking",
         "current",
         "dry_until",
@@ -46,7 +67,12 @@ class Slot:
         "waiting",
     )
 
-    def __init__(self, tenant_id: str, ask: QuotaAsk, now: float) -> None:
+    def __init__(
+        self, tenant_id: str, ask: QuotaAsk, clock: Clock, tally: Tally, refill: Callable[[Slot], None]
+    ) -> None:
+        self._monotonic = clock.monotonic
+        self._tally = tally
+        self._refill = refill
         self.tenant_id = tenant_id
         self.feature = ask.feature
         self.resolution = ask.resolution
@@ -59,7 +85,7 @@ class Slot:
         self.waiting = 0
         # Until when (monotonic) nobody is asked for more: nothing was left, or nobody answered.
         self.dry_until = float("-inf")
-        self.rate = Rate(now)
+        self.rate = Rate(clock.monotonic())
         # Taken in all; of it, what the last look at the rate counted, and what a view of usage counts.
         self.taken = 0
         self.rated = 0
@@ -72,34 +98,46 @@ class Slot:
         self._refused = 0
         self._refused_until = float("-inf")
 
-    def take(self, ask: QuotaAsk, now: float, wall: datetime) -> QuotaUsage | None:
-        """Takes from the lease at hand; None where that does not do."""
-        lease, quantity = self.current, ask.quantity
+    def take(self, quantity: int, wall: datetime) -> str:
+        """Takes from the lease at hand, and says its name; '' where that does not do."""
+        lease = self.current
         if (
             lease is None
             or quantity > lease.left
-            or now >= lease.until
             or wall >= lease.ends_at
-            or (ask.resolution is not self.resolution and not self.accepts(ask.resolution))
+            or self._monotonic() >= lease.until
         ):
-            return None
-        lease.left -= quantity
-        lease.taken += quantity
-        self.taken += quantity
-        return QuotaUsage(self._limits(), True, self._as_of, 0, lease.id, lease.left, self.taken - self.told)
-
-    def take_quietly(self, quantity: int, now: float, wall: datetime) -> str:
-        """As `take`, by the resolution that is known: the name of the lease; empty where that does not do."""
-        lease = self.current
-        if lease is None or quantity > lease.left or now >= lease.until or wall >= lease.ends_at:
             return ""
         lease.left -= quantity
         lease.taken += quantity
         self.taken += quantity
+        self._tally.leased += 1
+        if lease.left < self.low:
+            self._refill(self)
         return lease.id
 
-    def choose(self, quantity: int, now: float, wall: datetime) -> bool:
+    def admit(self, ask: QuotaAsk, wall: datetime) -> QuotaUsage | None:
+        """Takes from the lease at hand, and tells usage; None where that does not do."""
+        if ask.resolution is not self.resolution and not self.accepts(ask.resolution):
+            return None
+        lease_id = self.take(ask.quantity, wall)
+        if not lease_id:
+            return None
+        return QuotaUsage(self._limits(), True, self._as_of, 0, lease_id, self.left, self.pending)
+
+    @property
+    def left(self) -> int:
+        """Tokens left in the lease at hand."""
+        return 0 if self.current is None else self.current.left
+
+    @property
+    def pending(self) -> int:
+        """Tokens taken that the view does not count."""
+        return self.taken - self.told
+
+    def choose(self, quantity: int, wall: datetime) -> bool:
         """Makes a lease that has so much the one at hand."""
+        now = self._monotonic()
         for lease in self.leases:
             if quantity <= lease.left and now < lease.until and wall < lease.ends_at:
                 self.current = lease
@@ -112,15 +150,6 @@ class Slot:
             return False
         self.resolution = resolution
         return True
-
-    def begin(self, resolution: Resolution) -> list[Lease]:
-        """Goes on by another resolution; the leases of the former have to be given back."""
-        former, self.leases, self.current = self.leases, [], None
-        self.resolution, self._base, self._seen = resolution, (), None
-        self.taken = self.rated = self.told = 0
-        self.viewed_at = self.dry_until = float("-inf")
-        self.forgive()
-        return former
 
     def size(self, now: float) -> int:
         """How much a lease of this is to have now."""
