@@ -163,6 +163,9 @@ lease_tokens_returned = Counter(
     registry=REGISTRY,
 )
 leases_held = Gauge("entitlement_leases_held", "Leases that this sidecar holds.", registry=REGISTRY)
+lease_tokens_held = Gauge(
+    "entitlement_lease_tokens_held", "Tokens left in the leases that are held.", registry=REGISTRY
+)
 unleased_from_memory = Counter(
     "entitlement_unleased_from_memory",
     "CONSUMEs of limits that are not leased, answered without asking the authority: denied or optimistic.",
@@ -318,7 +321,7 @@ admissions = Counter(
 )
 lease_tokens_lost = Counter(
     "entitlement_lease_tokens_lost",
-    "Tokens of leases whose holder was not heard of any more: forfeited, reclaimed, or released by hand.",
+    "Tokens of leases whose holder was not heard of any more: forfeited, reclaimed, accounted for, released.",
     ["outcome"],
     registry=REGISTRY,
 )

@@ -68,8 +68,8 @@ class BlockGrantor:
 def _heard(opening: Opening, lease_id: str, answer: BlockAnswer) -> Heard:
     if answer.status in SETTLES_AT_ROOT:
         return Heard(gone=True)
-    opened = answer.status is BlockStatus.OK and answer.terms.sequence > 0
-    if not lease_id and not opened:
+    if not lease_id and not answer.terms.sequence:
+        # No account was opened.
         return Heard()
     terms = answer.terms
     if answer.status in _OVER:

@@ -47,6 +47,15 @@ SEE_EVERY = 5.0
 IDLE_AFTER = 10.0
 """Seconds after which a lease that nothing is used of is given back."""
 
+MEASURE_EVERY = 5.0
+"""Seconds between two readings for metrics."""
+
+ROUNDS = 2
+"""Requests that one caller waits for: the first may have been under way before it came."""
+
+NEAR = 2
+"""A lease is asked for where this many times as much is left: half of the rest is granted at most."""
+
 VIEW_WITHIN = 0.1
 """Seconds that the first use of a lease waits for a view of usage that its answer can tell."""
 
@@ -70,6 +79,7 @@ class LeaseBook:
         self._numbers = count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._measured_at = float("-inf")
         self._tally = Tally()
 
     def consume(self, tenant_id: str, ask: QuotaAsk, request_id: str) -> QuotaUsage | Awaitable[QuotaUsage]:
@@ -108,9 +118,11 @@ class LeaseBook:
         slot = self._slots.get((tenant_id, ask.feature.key))
         if slot is None or not slot.leases or not _is_leased(ask) or not slot.accepts(ask.resolution):
             return outcome
-        if isinstance(outcome, QuotaUsage):
-            return slot.seen(outcome, self._clock.monotonic()) if max_age is None else outcome
-        return self._seen(slot, outcome)
+        if not isinstance(outcome, QuotaUsage):
+            return self._seen(slot, outcome)
+        if outcome.unavailable and max_age is not None:
+            return outcome
+        return slot.seen(outcome, self._clock.monotonic())
 
     def grip(self, tenant_id: str, feature: str) -> Grip | None:
         """What is leased of a feature, by the resolution that was consumed by last."""
@@ -151,7 +163,10 @@ class LeaseBook:
                 self._see_to(slot, now)
         self._endings.tick()
         self._tally.publish()
-        metrics.leases_held.set(len(self._named))
+        if now >= self._measured_at + MEASURE_EVERY:
+            self._measured_at = now
+            metrics.leases_held.set(len(self._named))
+            metrics.lease_tokens_held.set(sum(slot.held for slot in self._slots.values()))
 
     async def close(self, within: float) -> None:
         """Gives everything back, in so many seconds at most, and leases nothing any more."""
@@ -179,7 +194,7 @@ class LeaseBook:
         if (refusal := slot.refused(ask, now)) is not None:
             self._tally.refused += 1
             return refusal
-        if self._closing or ask.quantity > MAX_LEASE or now < slot.dry_until:
+        if self._is_dry(slot, ask):
             return self._at_authority(slot, ask, request_id)
         return self._once_granted(slot, ask, request_id)
 
@@ -192,21 +207,33 @@ class LeaseBook:
 
     async def _once_granted(self, slot: Slot, ask: QuotaAsk, request_id: str) -> QuotaUsage:
         """Waits for one request to the grantors, together with all who miss something of this slot."""
-        slot.waiting += ask.quantity
-        try:
-            await asyncio.shield(self._more(slot))
-        finally:
-            slot.waiting -= ask.quantity
-        usage = self._taken(slot, ask)
-        if usage is not None:
-            return usage
+        for _ in range(ROUNDS):
+            slot.waiting += ask.quantity
+            try:
+                await asyncio.wait([self._more(slot)])
+            finally:
+                slot.waiting -= ask.quantity
+            usage = self._taken(slot, ask)
+            if usage is not None:
+                return usage
+            if self._is_dry(slot, ask):
+                break
         return slot.refused(ask, self._clock.monotonic()) or await self._at_authority(slot, ask, request_id)
+
+    def _is_dry(self, slot: Slot, ask: QuotaAsk) -> bool:
+        """Whether no lease can be had that holds so much."""
+        if self._closing or ask.quantity > MAX_LEASE or self._clock.monotonic() < slot.dry_until:
+            return True
+        there = slot.remaining
+        return there is not None and there < NEAR * ask.quantity
 
     async def _at_authority(self, slot: Slot, ask: QuotaAsk, request_id: str) -> QuotaUsage:
         self._tally.direct += 1
         outcome = self._behind.consume(slot.tenant_id, ask, request_id)
         usage = outcome if isinstance(outcome, QuotaUsage) else await outcome
         now = self._clock.monotonic()
+        if not usage.unavailable:
+            slot.learn(usage.limits, usage.as_of, now)
         if usage.admitted is False and not usage.unavailable:
             slot.refuse(ask.quantity, usage, now)
         return usage
@@ -237,6 +264,8 @@ class LeaseBook:
             _log.error("a request for leases failed unexpectedly", exc_info=error)
 
     async def _get_more(self, slot: Slot) -> None:
+        now, wall = self._clock.monotonic(), self._clock.now()
+        self._give_back(slot.drop(lambda lease: _is_over(lease, now, wall)))
         await self._asking.more(slot)
         key = (slot.tenant_id, slot.feature.key)
         if key in self._slots:
@@ -255,7 +284,7 @@ class LeaseBook:
         if not isinstance(outcome, QuotaUsage):
             looking = asyncio.ensure_future(outcome)
             looking.add_done_callback(lambda done: self._looked(slot, done))
-            await asyncio.wait([looking], timeout=0 if slot.has_view else VIEW_WITHIN)
+            await asyncio.wait([looking], timeout=0 if slot.sees(self._clock.now()) else VIEW_WITHIN)
         else:
             slot.learn(outcome.limits, outcome.as_of, self._clock.monotonic())
         slot.learn_nothing(self._clock.now())
@@ -266,7 +295,8 @@ class LeaseBook:
             slot.learn(usage.limits, usage.as_of, self._clock.monotonic())
 
     async def _seen(self, slot: Slot, outcome: Awaitable[QuotaUsage]) -> QuotaUsage:
-        return slot.seen(await outcome, self._clock.monotonic())
+        usage = await outcome
+        return usage if usage.unavailable else slot.seen(usage, self._clock.monotonic())
 
     def _slot(self, tenant_id: str, ask: QuotaAsk) -> Slot:
         """The slot, by the resolution asked about: what was leased by another one is given back."""
@@ -322,11 +352,10 @@ def _is_leased(ask: QuotaAsk) -> bool:
 
 
 def _is_over(lease: Lease, now: float, wall: datetime) -> bool:
-    """Nothing of it can be used any more, or nothing more comes of it."""
-    if lease.busy or not lease.id:
+    """Nothing of it can be used any more, or its grantor wants it back."""
+    if lease.busy:
         return False
-    over = now >= lease.until or wall >= lease.ends_at
-    return over or (lease.holding.closed and not lease.busy)
+    return wall >= lease.ends_at or bool(lease.id and (now >= lease.until or lease.holding.closed))
 
 
 def _is_idle(lease: Lease, now: float) -> bool:

@@ -161,10 +161,15 @@ class Slot:
         """Notes how much there is to be, and when that runs low."""
         self.low = int(size * LOW_WATER)
 
+    def sees(self, wall: datetime) -> bool:
+        """Whether a view is known, of windows that have not ended."""
+        return bool(self._base) and all(one.reset_at is None or wall < one.reset_at for one in self._base)
+
     @property
-    def has_view(self) -> bool:
-        """Whether anything is known that an answer can tell."""
-        return bool(self._base)
+    def remaining(self) -> int | None:
+        """What others may have of every hard limit, by the last view; None: unknown, or no end of it."""
+        left = [one.remaining for one in self._base if not one.soft and one.remaining is not None]
+        return min(left) - self.pending - self.held if left else None
 
     @property
     def question(self) -> QuotaAsk:
@@ -196,8 +201,8 @@ class Slot:
 
     def learn_nothing(self, wall: datetime) -> None:
         """Nobody could be asked for a view: of the limits, only what was used here is known."""
-        if not self._base:
-            self.told = 0
+        if not self.sees(wall):
+            self.told = self.taken - sum(lease.taken for lease in self.leases)
             self._as_of = wall
             self._base = tuple(_unseen(self.resolution, wall))
 
@@ -208,7 +213,7 @@ class Slot:
             return self._seen[2]
         if not view.unavailable:
             self.learn(view.limits, view.as_of, now)
-        if not self._base:
+        if not self._base or not (view.limits or view.unavailable):
             return view
         told = msgspec.structs.replace(
             view,
