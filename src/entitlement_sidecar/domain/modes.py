@@ -18,11 +18,8 @@ from entitlement_sidecar.domain.lease import OnHolderLoss
 DEFAULT_MODE = LimitMode.LEASED
 """The mode of a limit that says none."""
 
-OPTIMISTIC_TOKENS = 1_000
-"""What a sidecar admits of an optimistic limit before it looks again, at most: the bound that it publishes.
-
-A use of more, or one when so many were admitted since the last look, asks the authority.
-"""
+OPTIMISTIC_SHARE = 100
+"""A sidecar admits one part in so many of an optimistic limit, at most, before it looks again."""
 
 _BY_STRICTNESS = (LimitMode.STRICT, LimitMode.LOCAL_DENY, LimitMode.LEASED, LimitMode.OPTIMISTIC)
 
@@ -54,6 +51,15 @@ def on_loss_of(limits: Iterable[Limit]) -> OnHolderLoss:
     """
     found = {limit.on_holder_loss or _by_default(limit) for limit in limits}
     return OnHolderLoss.RECLAIM if found == {OnHolderLoss.RECLAIM} else OnHolderLoss.FORFEIT
+
+
+def optimistic_bound(limits: Iterable[Limit]) -> int:
+    """How much a sidecar admits of optimistic limits before it looks again, at most; it publishes this.
+
+    A use of more, or one when so much was admitted since the last look, asks the authority.
+    """
+    amounts = [limit.amount for limit in limits if limit.amount is not None]
+    return min(amounts, default=0) // OPTIMISTIC_SHARE
 
 
 def _by_default(limit: Limit) -> OnHolderLoss:

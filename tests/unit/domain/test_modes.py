@@ -11,7 +11,7 @@ import pytest
 from entitlement_sidecar.domain.catalogue import Limit, LimitMode
 from entitlement_sidecar.domain.decision import Provenance, ProvenanceKind
 from entitlement_sidecar.domain.lease import OnHolderLoss
-from entitlement_sidecar.domain.modes import mode_of, on_loss_of
+from entitlement_sidecar.domain.modes import mode_of, on_loss_of, optimistic_bound
 from entitlement_sidecar.domain.resolve import Resolution, resolve
 from entitlement_sidecar.domain.snapshot import Grant, GrantEffect
 from entitlement_sidecar.domain.window import WindowUnit
@@ -72,6 +72,12 @@ def test_what_is_lost_is_forfeited_unless_every_limit_reclaims(
 ) -> None:
     """By default soft limits do, and hard ones do not."""
     assert on_loss_of(limits) is expected
+
+
+@pytest.mark.parametrize(("amounts", "bound"), [([1000], 10), ([1000, 250], 2), ([99], 0), ([0], 0), ([], 0)])
+def test_an_optimistic_limit_is_passed_by_a_hundredth(amounts: list[int], bound: int) -> None:
+    """Of the smallest: before so much is admitted unseen, the authority is asked. Below 100 it always is."""
+    assert optimistic_bound([limit(amount, soft=True) for amount in amounts]) == bound
 
 
 def test_what_adds_to_a_limit_has_its_mode() -> None:

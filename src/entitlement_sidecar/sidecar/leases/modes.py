@@ -2,7 +2,7 @@
 
     strict       ask the authority, each time
     local_deny   deny by a view that is held and at most a second old, else ask
-    optimistic   admit from memory, at most so many tokens and seconds after the last look, else ask
+    optimistic   admit from memory, at most a part of the limit and some seconds after the last look, else ask
 
 Stands between the lease book and the views of usage; what is leased passes through. Optimistic usage has no
 admission: the authority counts its events when they arrive.
@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Sequence
 import msgspec
 
 from entitlement_sidecar.domain.catalogue import FeatureKind, LimitMode
-from entitlement_sidecar.domain.modes import OPTIMISTIC_TOKENS, mode_of
+from entitlement_sidecar.domain.modes import mode_of, optimistic_bound
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage, fits
 from entitlement_sidecar.sidecar.leases.authority import NothingLeased
 from entitlement_sidecar.sidecar.leases.views import MAX_AGE, MAX_VIEWS, REFRESH_AFTER, UsageViews
@@ -47,7 +47,7 @@ class ByMode(NothingLeased):
         if not isinstance(outcome, QuotaUsage) or _mode(ask) is not LimitMode.OPTIMISTIC:
             return outcome
         since = self._since.get((tenant_id, ask.feature.key))
-        return _with_pending(outcome, since.tokens if since and since.view is outcome else 0)
+        return _with_pending(outcome, ask, since.tokens if since and since.view is outcome else 0)
 
     def consume(self, tenant_id: str, ask: QuotaAsk, request_id: str) -> QuotaUsage | Awaitable[QuotaUsage]:
         """Admits `ask.quantity` or nothing, from memory where the mode lets it."""
@@ -78,13 +78,13 @@ class ByMode(NothingLeased):
         if view is None:
             return None
         since = self._since_look((tenant_id, ask.feature.key), view)
-        if since.tokens + ask.quantity > OPTIMISTIC_TOKENS:
+        if since.tokens + ask.quantity > optimistic_bound(ask.resolution.limits):
             return None
         since.tokens += ask.quantity
         # Has it refreshed for the next ones, where it is time.
         self._views.view(tenant_id, ask, None)
         metrics.unleased_from_memory.labels("optimistic").inc()
-        return _with_pending(msgspec.structs.replace(view, admitted=True), since.tokens)
+        return msgspec.structs.replace(_with_pending(view, ask, since.tokens), admitted=True)
 
     def _since_look(self, key: _Key, view: QuotaUsage) -> _SinceLook:
         since = self._since.get(key)
@@ -101,9 +101,8 @@ def _mode(ask: QuotaAsk) -> LimitMode:
     return mode_of(ask.resolution.limits) if ask.feature.kind is FeatureKind.METERED else LimitMode.LEASED
 
 
-def _with_pending(view: QuotaUsage, pending: int) -> QuotaUsage:
+def _with_pending(view: QuotaUsage, ask: QuotaAsk, pending: int) -> QuotaUsage:
+    bound = optimistic_bound(ask.resolution.limits)
     limits = tuple(msgspec.structs.replace(one, used=one.used + pending) for one in view.limits)
     # A view may be what a consumption brought: its admission is not this one's.
-    return msgspec.structs.replace(
-        view, limits=limits, pending=pending, overshoot_bound=OPTIMISTIC_TOKENS, lease_id=""
-    )
+    return msgspec.structs.replace(view, limits=limits, pending=pending, overshoot_bound=bound, lease_id="")

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from entitlement_sidecar.domain.catalogue import LimitMode
-from entitlement_sidecar.domain.modes import OPTIMISTIC_TOKENS
+from entitlement_sidecar.domain.modes import OPTIMISTIC_SHARE
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.sidecar.leases.authority import NothingLeased
@@ -18,6 +18,10 @@ from entitlement_sidecar.sidecar.leases.modes import ByMode
 from entitlement_sidecar.sidecar.leases.views import MAX_AGE, REFRESH_AFTER, UsageViews
 from entitlement_sidecar.testing import FakeClock
 from entitlement_sidecar.testing.builders import limit, metered
+
+BOUND = 20
+MUCH = BOUND * OPTIMISTIC_SHARE
+"""A soft limit of which so much is admitted before the authority is asked again."""
 
 
 class Remote(NothingLeased):
@@ -109,7 +113,7 @@ async def test_local_deny_refuses_what_is_too_much_alone() -> None:
 
 async def test_optimistic_admits_from_memory() -> None:
     """Given one look, then uses cost no call, count as pending, and name no admission: their events count."""
-    site = Site(LimitMode.OPTIMISTIC, soft=True)
+    site = Site(LimitMode.OPTIMISTIC, MUCH, soft=True)
     first = await site.consume()
     assert (first.lease_id, first.overshoot_bound) == ("local", 0)
 
@@ -120,7 +124,7 @@ async def test_optimistic_admits_from_memory() -> None:
         (True, 4, 5, ""),
         (True, 6, 7, ""),
     ]
-    assert {one.overshoot_bound for one in found} == {OPTIMISTIC_TOKENS}
+    assert {one.overshoot_bound for one in found} == {BOUND}
     assert site.remote.consumed == 1
     look = await site.look()
     assert (look.pending, look.limits[0].used, look.admitted) == (6, 7, None)
@@ -128,22 +132,22 @@ async def test_optimistic_admits_from_memory() -> None:
 
 async def test_optimistic_keeps_its_bound() -> None:
     """Given as many tokens as the bound since the last look, then the next use asks, which is a look."""
-    site = Site(LimitMode.OPTIMISTIC, soft=True)
+    site = Site(LimitMode.OPTIMISTIC, MUCH, soft=True)
     await site.consume()
-    await site.consume(OPTIMISTIC_TOKENS)
+    await site.consume(BOUND)
     assert site.remote.consumed == 1
 
     asked = await site.consume()
 
     assert (site.remote.consumed, asked.lease_id, asked.pending) == (2, "local", 0)
     assert (await site.consume()).pending == 1
-    await site.consume(OPTIMISTIC_TOKENS + 1)
+    await site.consume(BOUND + 1)
     assert site.remote.consumed == 3
 
 
 async def test_optimistic_looks_again_in_time() -> None:
     """After a second a look is made in the background; what is too old is not admitted by."""
-    site = Site(LimitMode.OPTIMISTIC, soft=True)
+    site = Site(LimitMode.OPTIMISTIC, MUCH, soft=True)
     await site.consume()
     site.elsewhere(5)
     site.clock.advance(REFRESH_AFTER + 0.1)
@@ -160,7 +164,7 @@ async def test_optimistic_looks_again_in_time() -> None:
 
 async def test_several_at_once_are_the_authority_s() -> None:
     """All or none cannot be said from memory."""
-    site = Site(LimitMode.OPTIMISTIC, soft=True)
+    site = Site(LimitMode.OPTIMISTIC, MUCH, soft=True)
     await site.consume()
     admitted, answers = await site.authority.consume_all("acme", [(site.ask, "a"), (site.ask, "b")])
     assert admitted
