@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
+from entitlement_sidecar.domain.decision import Decision
 from entitlement_sidecar.domain.usage import RESERVED, UsageEvent, UsageResult, settlement_event_id
 
 USUAL_TTL = 60.0
@@ -75,6 +76,13 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
             recorded_by=recorded_by,
             lease_id=f"{RESERVED}{self.event_id}",
         )
+
+
+class Reserved(msgspec.Struct, frozen=True):
+    """An answer to who reserves; `expires_at` None: nothing is held."""
+
+    decision: Decision
+    expires_at: datetime | None = None
 
 
 class Settled(msgspec.Struct, frozen=True):

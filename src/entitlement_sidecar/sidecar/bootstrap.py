@@ -17,6 +17,7 @@ from entitlement_sidecar.sidecar.adapters.file_snapshots import FileSnapshots
 from entitlement_sidecar.sidecar.adapters.grpc_authority import PlanStoreAuthority
 from entitlement_sidecar.sidecar.adapters.grpc_ingest import PlanStoreIngest
 from entitlement_sidecar.sidecar.adapters.grpc_leases import RootGrantor
+from entitlement_sidecar.sidecar.adapters.grpc_reservations import PlanStoreReservations
 from entitlement_sidecar.sidecar.adapters.grpc_snapshots import PlanStoreFeed, PlanStoreSnapshots
 from entitlement_sidecar.sidecar.adapters.sqlite_last_known import SqliteLastKnown
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox import SqliteOutbox
@@ -43,6 +44,7 @@ from entitlement_sidecar.sidecar.rpc.entitlements import EntitlementServicer
 from entitlement_sidecar.sidecar.rpc.front import Exposure, Front, Methods
 from entitlement_sidecar.sidecar.rpc.memo import AnswerMemo
 from entitlement_sidecar.sidecar.rpc.permit import Permit
+from entitlement_sidecar.sidecar.rpc.reservations import ReservationServicer
 from entitlement_sidecar.sidecar.rpc.socket_access import SocketAccess, parse_mode
 from entitlement_sidecar.sidecar.rpc.tls import ServerTls, TlsFiles
 from entitlement_sidecar.sidecar.rpc.usage import UsageServicer, UsageTaking
@@ -60,6 +62,7 @@ from entitlement_sidecar.sidecar.snapshots.store import HeldTenant, SnapshotStor
 from entitlement_sidecar.sidecar.usage.corrections import Corrections
 from entitlement_sidecar.sidecar.usage.pseudonyms import PseudonymousReporter, Pseudonyms
 from entitlement_sidecar.sidecar.usage.report import UsageReporter
+from entitlement_sidecar.sidecar.usage.reservations import NoReservations, ReservationRoot, Reservations
 from entitlement_sidecar.sidecar.usage.shipper import Shipper
 from entitlement_sidecar.sidecar.usage.tasks import TaskRecorder
 from entitlement_sidecar.sidecar.usage.unshipped import UnshippedUsage
@@ -122,6 +125,7 @@ class _Upstream(msgspec.Struct, frozen=True):
     root: RootGrantor | None = None
     block: Grantor | None = None
     leases: LeaseBook | None = None
+    reservations: ReservationRoot = NoReservations()
 
 
 async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
@@ -152,7 +156,9 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         decisions = Decisions(knowing, upstream.authority, consumptions)
         stack.push_async_callback(decisions.finish)
         atomic = AtomicBatches(decisions, knowing, upstream.authority, consumptions)
-        serve = _serving(decisions, atomic, Watching(decisions, knowing), taking)
+        corrections = taking.corrections if upstream.shipper else None
+        reservations = Reservations(upstream.reservations, outbox, corrections, clock, stats.instance)
+        serve = _serving(decisions, atomic, Watching(decisions, knowing), taking, reservations)
         front, front_files = _front(config, serve)
         health = UsageHealth(outbox, upstream.shipper.state if upstream.shipper else None)
         readiness = Readiness(store, freshness, clock, upstream.circuits, health)
@@ -236,6 +242,7 @@ async def _planstore(config: SidecarConfig, means: _Means, stack: AsyncExitStack
         learn_keys=snapshots.learn_keys,
         circuits=(breaking.circuit,),
         root=RootGrantor(channel, token),
+        reservations=PlanStoreReservations(channel, token, stats.instance),
     )
 
 
@@ -284,7 +291,11 @@ async def _hold_everything(store: SnapshotStore, file: FileSnapshots) -> None:
 
 
 def _serving(
-    decisions: Decisions, atomic: AtomicBatches, watching: Watching, taking: UsageTaking
+    decisions: Decisions,
+    atomic: AtomicBatches,
+    watching: Watching,
+    taking: UsageTaking,
+    reservations: Reservations,
 ) -> Callable[[Permit | None], Methods]:
     """Makes the methods of one caller, or of everybody."""
     memo = AnswerMemo()
@@ -292,7 +303,8 @@ def _serving(
     def serve(permit: Permit | None) -> Methods:
         kept = memo.apart() if permit else memo
         entitlements = EntitlementServicer(decisions, atomic, watching, permit, kept)
-        return [*entitlements.methods(), *UsageServicer(taking, permit).methods()]
+        reserving = ReservationServicer(reservations, taking.pseudonyms, permit)
+        return [*entitlements.methods(), *UsageServicer(taking, permit).methods(), *reserving.methods()]
 
     return serve
 

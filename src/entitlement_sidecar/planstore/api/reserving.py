@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import msgspec
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import FeatureKind
@@ -19,7 +18,7 @@ from entitlement_sidecar.domain.errors import (
 from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk
-from entitlement_sidecar.domain.reservation import Reserving, Settled, Settlement, State
+from entitlement_sidecar.domain.reservation import Reserved, Reserving, Settled, Settlement, State
 from entitlement_sidecar.domain.usage import UsageOutcome
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import Database, QuotaReservationRow
@@ -39,13 +38,6 @@ _RESERVED = frozenset({FeatureKind.METERED, FeatureKind.CREDITS})
 """Kinds of which an amount can be held."""
 
 _EXHAUSTED = frozenset({Reason.QUOTA_EXCEEDED, Reason.CREDITS_EXHAUSTED})
-
-
-class Reserved(msgspec.Struct, frozen=True):
-    """An answer to who reserves; `expires_at` None: nothing is held."""
-
-    decision: Decision
-    expires_at: datetime | None = None
 
 
 class Reservations:

@@ -113,11 +113,14 @@ class Judge:
         if original.event.corrects:
             reason = f"corrects: {event.corrects!r} is a correction itself; name the event that it corrects"
             return Ruling(UsageOutcome.INVALID, rule=RuleName.ORIGINAL, reason=reason)
+        if event.consumption_id and not original.event.feature:
+            reason = f"corrects: {event.corrects!r} is no CONSUME; correct it instead of releasing it"
+            return Ruling(UsageOutcome.INVALID, rule=RuleName.ORIGINAL, reason=reason)
         metric = self._metrics.get(original.event.metric)
         refused = None if metric is None else self._closed(metric, original.slot.window_end)
-        if refused is None and arrival.instance:
+        if refused is None and arrival.instance and not event.consumption_id:
             return self._registry.judge_correction(event.emitter, original.event)
-        # Without a sidecar it is an operator's, who may.
+        # Without a sidecar it is an operator's, who may; a CONSUME is released by the sidecar's own word.
         return refused or Ruling(UsageOutcome.ACCEPTED, original.event.classification)
 
 

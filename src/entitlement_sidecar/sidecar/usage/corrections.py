@@ -21,7 +21,8 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True):
     """What an event should have been: `value` in its metric's smallest unit; None: it should not have been.
 
     `reason` and `actor_id` are for the audit log. `emitter` is the service that corrects. `request_id` makes
-    it safe to send again.
+    it safe to send again. `releases`: the original is a CONSUME, which is undone; whose usage it is does not
+    matter then.
     """
 
     tenant_id: str
@@ -31,6 +32,7 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True):
     value: int | None = None
     actor_id: str = ""
     emitter: str = ""
+    releases: bool = False
 
 
 class Corrections:
@@ -82,4 +84,5 @@ class Corrections:
             corrects=correction.original_id,
             voids=correction.value is None,
             reason=correction.reason,
+            consumption_id=correction.original_id if correction.releases else "",
         )
