@@ -1,7 +1,5 @@
-"""The right to admit usage (DESIGN 7). `authority` is the port; `book` admits from leases, `grantor` grants them.
+"""The right to admit usage (DESIGN 7). `authority` is the port, `book` admits from leases, `grantor` grants.
 
-    decisions ──▶ book ──▶ slot ──▶ lease          in memory
-                   ├─▶ asking ──▶ grantor           more tokens: the block in Redis, the root
-                   ├─▶ ending ──▶ grantor           given back, settled for
-                   └─▶ modes ──▶ views ──▶ root     what is not leased, and the last word
+`book` and `slot` answer in memory; `asking` gets tokens, `ending` gives them back; `modes` and `views` stand in
+front of the root for what is not leased, and for the last word.
 """
