@@ -179,7 +179,7 @@ def _emergency_counter(action: BreakGlassAction) -> Callable[[], None]:
 
 
 @cache
-def counter(reason: Reason, degradation: Degradation) -> Callable[[], None]:
+def counter(reason: Reason, degradation: Degradation) -> Callable[..., None]:
     """Binds a metric's labels once: looking them up costs more than counting."""
     child = metrics.decisions.labels(reason.name, degradation.name)
     return child.inc

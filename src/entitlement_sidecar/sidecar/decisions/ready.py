@@ -14,11 +14,10 @@ call of each kind, goes the ordinary way (`decisions.check`).
 
 from __future__ import annotations
 
-from asyncio import Future, get_running_loop
+from asyncio import get_running_loop
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import cast
 
 import msgspec
@@ -30,10 +29,11 @@ from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import LimitUsage, QuotaUsage
 from entitlement_sidecar.domain.registry import Granularity, WhenFull
 from entitlement_sidecar.domain.snapshot import Snapshot
-from entitlement_sidecar.sidecar.decisions.basis import count_of
+from entitlement_sidecar.sidecar.decisions.basis import counter
 from entitlement_sidecar.sidecar.decisions.consumption import Consumptions, metric_of
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing
 from entitlement_sidecar.sidecar.leases.authority import Grip, QuotaAuthority
+from entitlement_sidecar.sidecar.promise import Promise
 from entitlement_sidecar.sidecar.usage.gathering import Gathering, Keeping
 from entitlement_sidecar.sidecar.usage.identity import generated_event_id
 from entitlement_sidecar.sidecar.usage.outbox import PreparedRecord
@@ -59,7 +59,7 @@ class _Ready(msgspec.Struct):
         grip: What the tokens come from.
         view: What `grip` was seen by.
         until: When something else is resolved, or a window ends.
-        count: Counts the decision.
+        count: Counts decisions like it.
         common: The decision, serialised, without `as_of` and without what `_response` adds.
         answer: As `common`, with the `as_of` of `held`.
         event: The usage event, serialised, without what `_happened` adds.
@@ -74,7 +74,7 @@ class _Ready(msgspec.Struct):
     grip: Grip
     view: Sequence[LimitUsage]
     until: datetime
-    count: Callable[[], None]
+    count: Callable[[float], None]
     common: bytes
     answer: bytes
     event: bytes
@@ -85,18 +85,57 @@ class _Ready(msgspec.Struct):
     most: int
 
 
-class _Taken:
-    """Tokens taken for one call, whose event is on its way to the disk."""
+class _Moment(msgspec.Struct, frozen=True):
+    """The instant of one turn of the event loop: all that is taken in it happens then.
 
-    __slots__ = ("answer", "count", "done", "lease_id", "quantity", "tenant_id")
+    `at` is in microseconds since 1970; `stamps` are both instants of a usage event, serialised.
+    """
 
-    def __init__(self, tenant_id: str, lease_id: str, quantity: int, ready: _Ready) -> None:
-        self.tenant_id = tenant_id
-        self.lease_id = lease_id
-        self.quantity = quantity
-        self.count = ready.count
-        self.answer = b""
-        self.done: Future[bytes] = get_running_loop().create_future()
+    now: datetime
+    at: int
+    stamps: bytes
+
+    @classmethod
+    def of(cls, now: datetime) -> _Moment:
+        """An instant."""
+        stamp = to_timestamp(now)
+        return cls(
+            now,
+            microseconds(now),
+            usage_pb2.UsageEvent(occurred_at=stamp, recorded_at=stamp).SerializeToString(),
+        )
+
+
+class _Taken(Promise):
+    """Tokens taken for one call, whose event is on its way to the disk: the answer comes after the commit."""
+
+    __slots__ = ("_admission", "_maker", "_prepared", "_ready")
+
+    def __init__(
+        self, maker: ReadyConsumptions, ready: _Ready, admission: _Admission, prepared: bytes
+    ) -> None:
+        super().__init__()
+        self._maker = maker
+        self._ready = ready
+        self._admission = admission
+        self._prepared = prepared
+
+    def told(self, error: BaseException | None) -> None:
+        """The event was committed, or not."""
+        if error is None:
+            self._maker.kept(self._admission, self._ready)
+            self.keep(self._prepared)
+        else:
+            self._maker.void(self._admission)
+            self.keep(None, error)
+
+
+class _Admission(msgspec.Struct, frozen=True, gc=False):
+    """What was taken from which lease."""
+
+    tenant_id: str
+    lease_id: str
+    quantity: int
 
 
 class ReadyConsumptions:
@@ -110,8 +149,10 @@ class ReadyConsumptions:
         self._outbox = consumptions.outbox
         self._gathering = Gathering(consumptions.outbox)
         self._entries: OrderedDict[tuple[str, str], _Ready] = OrderedDict()
+        self._moment: _Moment | None = None
+        self._counted: dict[Callable[[float], None], int] = {}
 
-    def take(self, message: decision_pb2.CheckEntitlementRequest) -> Future[bytes] | None:
+    def take(self, message: decision_pb2.CheckEntitlementRequest) -> Promise | None:
         """Consumes, if that is ready: a serialised CheckEntitlementResponse, after the commit.
 
         None: nothing was done, and the call goes the ordinary way.
@@ -120,17 +161,45 @@ class ReadyConsumptions:
         ready = self._entries.get(key)
         if ready is None or not _is_plain(message):
             return None
-        now = self._clock.now()
-        if not self._holds(ready, message.tenant_id, now):
+        moment = self._moment or self._begun()
+        if not self._holds(ready, message.tenant_id, moment.now):
             del self._entries[key]
             return None
         quantity, grip = message.quantity if message.HasField("quantity") else 1, ready.grip
-        if not 0 < quantity <= ready.most - grip.pending:
+        if not 0 < quantity <= ready.most - grip.pending or not self._outbox.has_room(
+            billable=ready.keeping[1]
+        ):
             return None
-        lease_id = grip.take(quantity, now) if self._outbox.has_room(billable=ready.keeping[1]) else ""
-        if not lease_id:
-            return None
-        return self._keep(ready, message, _Taken(message.tenant_id, lease_id, quantity, ready), now)
+        lease_id = grip.take(quantity, moment.now)
+        return (
+            self._taken(ready, message, _Admission(key[0], lease_id, quantity), moment) if lease_id else None
+        )
+
+    def kept(self, admission: _Admission, ready: _Ready) -> None:
+        """What was taken is used, and is about to be answered."""
+        self._authority.kept(admission.lease_id, admission.quantity)
+        if not self._counted:
+            get_running_loop().call_soon(self._count)
+        self._counted[ready.count] = self._counted.get(ready.count, 0) + 1
+
+    def void(self, admission: _Admission) -> None:
+        """What was taken is not used."""
+        self._authority.void(admission.tenant_id, admission.lease_id, admission.quantity)
+
+    def _begun(self) -> _Moment:
+        """The instant of this turn of the event loop, which ends before anything waits."""
+        self._moment = _Moment.of(self._clock.now())
+        get_running_loop().call_soon(self._ended)
+        return self._moment
+
+    def _ended(self) -> None:
+        self._moment = None
+
+    def _count(self) -> None:
+        """Counts decisions, of each kind at once: a metric's counter is dearer than a decision."""
+        counted, self._counted = self._counted, {}
+        for count, decisions in counted.items():
+            count(decisions)
 
     def _holds(self, ready: _Ready, tenant_id: str, now: datetime) -> bool:
         """Whether the answer would be the same, but for what is left, and a younger `as_of`."""
@@ -144,46 +213,34 @@ class ReadyConsumptions:
         ready.held, ready.answer = held, ready.common + _as_of(held)
         return True
 
-    def _keep(
+    def _taken(
         self,
         ready: _Ready,
         message: decision_pb2.CheckEntitlementRequest,
-        taken: _Taken,
-        now: datetime,
-    ) -> Future[bytes]:
+        admission: _Admission,
+        moment: _Moment,
+    ) -> Promise:
         event_id = generated_event_id()
-        event = usage_pb2.UsageEvent(id=event_id, value=taken.quantity, lease_id=taken.lease_id)
-        event.correlation_id = message.correlation_id or event_id
-        if message.subject:
-            event.subject = self._reporter.shown(message.tenant_id, message.subject)
-        event.recorded_at.CopyFrom(to_timestamp(now))
-        event.occurred_at.CopyFrom(event.recorded_at)
-        record = PreparedRecord(
-            message.tenant_id,
-            event_id,
-            microseconds(now),
-            ready.event + event.SerializeToString(),
-            ready.lane,
-            taken.lease_id,
-            taken.quantity,
+        own = usage_pb2.UsageEvent(
+            id=event_id,
+            value=admission.quantity,
+            correlation_id=message.correlation_id or event_id,
+            lease_id=admission.lease_id,
         )
-        taken.answer = _response(ready, event_id)
-        self._gathering.keep(record, ready.keeping, partial(self._told, taken))
-        return taken.done
-
-    def _told(self, taken: _Taken, error: BaseException | None) -> None:
-        """The record was committed, or not."""
-        if error is None:
-            self._authority.kept(taken.lease_id, taken.quantity)
-        else:
-            self._authority.void(taken.tenant_id, taken.lease_id, taken.quantity)
-        if taken.done.done():
-            return  # the caller has left
-        if error is None:
-            taken.count()
-            taken.done.set_result(taken.answer)
-        else:
-            taken.done.set_exception(error)
+        if message.subject:
+            own.subject = self._reporter.shown(admission.tenant_id, message.subject)
+        record = PreparedRecord(
+            admission.tenant_id,
+            event_id,
+            moment.at,
+            ready.event + moment.stamps + own.SerializeToString(),
+            ready.lane,
+            admission.lease_id,
+            admission.quantity,
+        )
+        taken = _Taken(self, ready, admission, _response(ready, event_id))
+        self._gathering.keep(record, ready.keeping, taken)
+        return taken
 
     def learn(self, request: CheckRequest, decision: Decision, usage: QuotaUsage) -> None:
         """Makes CONSUMEs like this one ready, if it was allowed from a lease and others will be like it."""
@@ -204,7 +261,7 @@ class ReadyConsumptions:
             grip=grip,
             view=grip.view,
             until=until,
-            count=count_of(decision),
+            count=counter(decision.reason, decision.degradation),
             common=common,
             answer=common + _as_of(held),
             event=event,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio import Future
 from collections.abc import AsyncIterator, Awaitable, Sequence
 
 from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision
@@ -12,6 +11,7 @@ from entitlement_sidecar.domain.explain import Step
 from entitlement_sidecar.sidecar.decisions.atomic import AtomicBatches
 from entitlement_sidecar.sidecar.decisions.check import Decisions, Later
 from entitlement_sidecar.sidecar.decisions.watching import State, Watching
+from entitlement_sidecar.sidecar.promise import Promise
 from entitlement_sidecar.sidecar.rpc.front import Method, Streaming
 from entitlement_sidecar.sidecar.rpc.memo import AnswerMemo, Memo
 from entitlement_sidecar.sidecar.rpc.permit import Permit
@@ -25,7 +25,7 @@ MAX_BATCH = 1000
 
 _SERVICE = "/entitlement.v1.EntitlementService/"
 
-_Begun = bytes | Future[bytes] | Later
+_Begun = bytes | Promise | Later
 """A serialised CheckEntitlementResponse or BatchCheckResult, one that comes by itself, or how to go on."""
 
 
@@ -70,7 +70,7 @@ class EntitlementServicer:
         if kept is not None:
             return kept
         answer = self._answer(payload)
-        return answer if isinstance(answer, bytes | Future) else _answer_later(answer)
+        return answer if isinstance(answer, bytes | Promise) else _answer_later(answer)
 
     def _answer(self, payload: bytes) -> _Begun:
         """A serialised CheckEntitlementResponse, or how to go on; keeps what may be given again."""
@@ -86,7 +86,7 @@ class EntitlementServicer:
         self._memo.put(payload, answer, self._decisions.basis(request, outcome))
         return answer
 
-    def _from_what_is_ready(self, message: decision_pb2.CheckEntitlementRequest) -> Future[bytes] | None:
+    def _from_what_is_ready(self, message: decision_pb2.CheckEntitlementRequest) -> Promise | None:
         """The answer of a CONSUME that is ready. None: it is not, or may not be asked, or is malformed."""
         if self._permit is not None and not self._permit.covers(message.tenant_id):
             return None
@@ -203,9 +203,9 @@ async def _together(begun: Sequence[_Begun]) -> bytes:
     return frames_pb2.BatchResponseFrame(results=results).SerializeToString()
 
 
-async def _result(begun: Future[bytes] | Later) -> bytes:
+async def _result(begun: Promise | Later) -> bytes:
     try:
-        return await begun if isinstance(begun, Future) else _serialised(await begun())
+        return await begun if isinstance(begun, Promise) else _serialised(await begun())
     except EntitlementsError as error:
         return _error_result(error)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import cast
 
 from entitlement_sidecar.domain.errors import ConfigurationError, DrainingError
+from entitlement_sidecar.sidecar.promise import Promise
 from entitlement_sidecar.sidecar.rpc.aio_front import AioFront
 from entitlement_sidecar.sidecar.rpc.front import (
     DRAIN_DEADLINE,
@@ -155,10 +156,26 @@ class FastFront:
             _fail(native, call_id, error)
 
     def _wait(self, native: NativeGrpcFront, call_id: int, answer: Awaitable[bytes]) -> None:
+        if isinstance(answer, Promise):
+            self._admission.enter()
+            answer.hear(partial(self._heard, native, call_id))
+            return
         future = asyncio.ensure_future(answer)
         self._waiting[call_id] = future
         self._admission.enter()
         future.add_done_callback(lambda done: self._answered(native, call_id, done))
+
+    def _heard(
+        self, native: NativeGrpcFront, call_id: int, answer: bytes | None, error: BaseException | None
+    ) -> None:
+        """A promise was kept. Whoever has left by then is not there to be answered."""
+        self._admission.leave()
+        if self._running is None or self._running.native is not native:
+            return
+        if error is None:
+            native.respond(call_id, answer or b"")
+        else:
+            _fail(native, call_id, error)
 
     def _answered(self, native: NativeGrpcFront, call_id: int, done: asyncio.Future[bytes]) -> None:
         self._admission.leave()
@@ -225,7 +242,7 @@ class _Running:
         take: Callable[[NativeGrpcFront, list[_Event]], None],
     ) -> None:
         self.listener = listener
-        self._native = native
+        self.native = native
         self._take = take
         self._loop = asyncio.get_running_loop()
         self._room = threading.Semaphore(1 + _BATCHES_AHEAD)
@@ -234,7 +251,7 @@ class _Running:
 
     def _receive(self) -> None:
         self._room.acquire()
-        while (events := self._native.recv_batch(_BATCH)) is not None:
+        while (events := self.native.recv_batch(_BATCH)) is not None:
             try:
                 self._loop.call_soon_threadsafe(self._on_loop, events)
             except RuntimeError:
@@ -244,13 +261,13 @@ class _Running:
 
     def _on_loop(self, events: list[_Event]) -> None:
         try:
-            self._take(self._native, events)
+            self._take(self.native, events)
         finally:
             self._room.release()
 
     async def close(self) -> None:
         """Closes the listener, cuts every connection, ends the thread."""
-        await self._loop.run_in_executor(None, self._native.close)
+        await self._loop.run_in_executor(None, self.native.close)
         await self._loop.run_in_executor(None, self._thread.join)
         self.listener.remove()
 

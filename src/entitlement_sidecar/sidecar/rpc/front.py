@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
+from weakref import WeakSet
 
 import msgspec
 
@@ -133,6 +134,7 @@ class Admission:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._waiting = 0
+        _admissions.add(self)
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -155,16 +157,20 @@ class Admission:
 
     def enter(self) -> None:
         """A call begins to wait."""
+        if not self._waiting:
+            self._idle.clear()
         self._waiting += 1
-        self._idle.clear()
-        metrics.calls_in_flight.inc()
 
     def leave(self) -> None:
         """A call that waited has ended."""
         self._waiting -= 1
-        metrics.calls_in_flight.dec()
         if not self._waiting:
             self._idle.set()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return self._waiting
 
     def close(self) -> None:
         """No call begins from now on."""
@@ -178,6 +184,11 @@ class Admission:
         except TimeoutError:
             return False
         return True
+
+
+_admissions: WeakSet[Admission] = WeakSet()
+# Asked for when somebody looks: counting each call would cost as much as an answer from memory.
+metrics.calls_in_flight.set_function(lambda: sum(one.waiting for one in list(_admissions)))
 
 
 def check_size(payload: bytes) -> None:

@@ -7,15 +7,24 @@ one wake-up of the outbox's thread and one of the loop; each call is answered af
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
 from functools import partial
+from typing import Protocol
 
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.usage import UsageResult
 from entitlement_sidecar.sidecar.usage.outbox import Outbox, PreparedRecord
 
-Told = Callable[[BaseException | None], None]
-"""Hears that a record was committed, or why it was not."""
+_log = logging.getLogger(__name__)
+
+
+class Waiter(Protocol):
+    """Waits for a record."""
+
+    def told(self, error: BaseException | None) -> None:
+        """It was committed, or was not for this reason."""
+        ...
+
 
 Keeping = tuple[Durability, bool]
 """How durable records are, and whether they may be billable: alike in those that are appended together."""
@@ -25,13 +34,13 @@ LARGEST = 64
 
 
 class _Waiting:
-    """Records that wait for the end of the turn, and who is told of each."""
+    """Records that wait for the end of the turn, and who waits for each."""
 
-    __slots__ = ("records", "told")
+    __slots__ = ("records", "waiters")
 
     def __init__(self) -> None:
         self.records: list[PreparedRecord] = []
-        self.told: list[Told] = []
+        self.waiters: list[Waiter] = []
 
 
 class Gathering:
@@ -41,14 +50,14 @@ class Gathering:
         self._outbox = outbox
         self._waiting: dict[Keeping, _Waiting] = {}
 
-    def keep(self, record: PreparedRecord, keeping: Keeping, told: Told) -> None:
-        """Appends a record at the end of this turn; `told` is called after the commit, on the loop."""
+    def keep(self, record: PreparedRecord, keeping: Keeping, waiter: Waiter) -> None:
+        """Appends a record at the end of this turn; the waiter is told after the commit, on the loop."""
         waiting = self._waiting.get(keeping)
         if waiting is None:
             waiting = self._waiting[keeping] = _Waiting()
             asyncio.get_running_loop().call_soon(self._append, keeping, waiting)
         waiting.records.append(record)
-        waiting.told.append(told)
+        waiting.waiters.append(waiter)
         if len(waiting.records) >= LARGEST:
             self._append(keeping, waiting)
 
@@ -70,5 +79,8 @@ def _ended(waiting: _Waiting, kept: asyncio.Future[list[UsageResult]]) -> None:
 
 
 def _tell(waiting: _Waiting, error: BaseException | None) -> None:
-    for told in waiting.told:
-        told(error)
+    for waiter in waiting.waiters:
+        try:
+            waiter.told(error)
+        except Exception:  # noqa: BLE001 - the others are told all the same
+            _log.exception("an answer could not be given")
