@@ -57,6 +57,10 @@ class Grantor(Protocol):
         """Takes back what a closed account has."""
         ...
 
+    def account_for(self, account_id: str, used: int) -> Outcome:
+        """Takes back what a lost holder did not use by its events."""
+        ...
+
     def read(self, account_id: str) -> Account | None:
         """An account."""
         ...
@@ -135,7 +139,11 @@ class SqlGrantor:
 
     def release(self, account_id: str) -> Outcome:
         """Takes back."""
-        return self._do(lambda session: self._accounts.release(session, account_id)).outcome
+        return self._do(lambda session: self._accounts.account_for(session, account_id, 0)).outcome
+
+    def account_for(self, account_id: str, used: int) -> Outcome:
+        """Settles by events."""
+        return self._do(lambda session: self._accounts.account_for(session, account_id, used)).outcome
 
     def read(self, account_id: str) -> Account | None:
         """Reads."""

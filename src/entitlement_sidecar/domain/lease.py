@@ -161,6 +161,18 @@ def release(account: Account) -> Outcome:
     return Outcome(msgspec.structs.replace(account, reclaimed=account.reclaimed + freed), 0, freed, 0)
 
 
+def account_for(account: Account, used: int) -> Outcome:
+    """Takes back what a lost holder did not use, once all that it can have used is known: by its events.
+
+    As `release`: what it tells of more all the same has to be counted again.
+    """
+    if not account.closed:
+        return Outcome(account, 0, 0, 0)
+    heard = absorb(account, Told(0, used, 0))
+    released = release(heard.account)
+    return Outcome(released.account, 0, released.freed, heard.used, heard.overdrawn)
+
+
 def adopt(block: Account, orphan: Account, told: Told, others: int) -> tuple[Outcome, Account]:
     """Takes over what a holder of a lost block says to the root, which never granted it anything itself.
 

@@ -100,6 +100,14 @@ class MemoryGrantor:
         """
         return self._keep(account_id, lease.release(self.accounts[account_id]))
 
+    def account_for(self, account_id: str, used: int) -> Outcome:
+        """Takes back what a lost holder did not use by its events.
+
+        Raises:
+            KeyError: There is no such account.
+        """
+        return self._keep(account_id, lease.account_for(self.accounts[account_id], used))
+
     def read(self, account_id: str) -> Account | None:
         """An account as it is; None where there is none."""
         return self.accounts.get(account_id)

@@ -1,12 +1,14 @@
-"""Each grantor of leases, empty, for the contract suite."""
+"""Each grantor of leases, empty, for the contract suite; and a plan store with blocks in the shared Redis."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import redis
 from sqlalchemy import text
 
 from contract.planstore.conftest import database, postgres_template, sqlite_template
@@ -14,7 +16,9 @@ from entitlement_sidecar.domain.lease import OnHolderLoss
 from entitlement_sidecar.planstore.db import Base, Database, create_engine_for
 from entitlement_sidecar.testing.clock import FakeClock
 from entitlement_sidecar.testing.memory_grantor import MemoryGrantor
+from support.blocks import BlockStore
 from support.grantors import Grantor, SqlGrantor, limit_of, seconds
+from support.shop import Shop
 
 __all__ = ["database", "postgres_template", "sqlite_template"]
 
@@ -45,6 +49,25 @@ def grantors(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -
 
     yield of_database
     opened.close()
+
+
+@pytest.fixture
+def port(redis_db: str) -> int:
+    """Of the shared Redis, emptied."""
+    return int(redis_db.rpartition(":")[2].partition("/")[0])
+
+
+@pytest.fixture
+def client(port: int) -> Iterator[redis.Redis]:
+    """The shared Redis."""
+    with closing(redis.Redis(port=port)) as client:
+        yield client
+
+
+@pytest.fixture
+def store(database: Database, client: redis.Redis) -> BlockStore:
+    """A plan store with a limit of 100."""
+    return BlockStore(Shop(database), client)
 
 
 def _database(request: pytest.FixtureRequest, folder: Path) -> Database:

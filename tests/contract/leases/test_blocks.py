@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
-import pytest
 import redis
 
 from entitlement_sidecar.domain.lease import Told
@@ -20,25 +17,6 @@ from support.blocks import BlockStore, Sidecar
 from support.shop import Shop
 
 PLACE = Place("acme", "calls", None)
-
-
-@pytest.fixture
-def port(redis_db: str) -> int:
-    """Of the shared Redis, emptied."""
-    return int(redis_db.rpartition(":")[2].partition("/")[0])
-
-
-@pytest.fixture
-def client(port: int) -> Iterator[redis.Redis]:
-    """The shared Redis."""
-    with closing(redis.Redis(port=port)) as client:
-        yield client
-
-
-@pytest.fixture
-def store(database: Database, client: redis.Redis) -> BlockStore:
-    """A plan store with a limit of 100."""
-    return BlockStore(Shop(database), client)
 
 
 def end_of_year() -> datetime:

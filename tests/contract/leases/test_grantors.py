@@ -185,6 +185,19 @@ def test_released_by_hand(grantors: Grantors) -> None:
     assert (grantor.release("one").freed, grantor.free) == (0, 10)
 
 
+def test_a_lost_holder_whose_uses_are_all_known(grantors: Grantors) -> None:
+    """What it did not use comes back, but not while it is open; what it tells of more is counted again."""
+    grantor = grantors(10)
+    opened(grantor, "one", 6)
+    assert grantor.account_for("one", 2).freed == 0
+    grantor.lose("one", known=True)
+
+    assert (grantor.account_for("one", 2).freed, grantor.free) == (4, 8)
+
+    late = grantor.settle("one", Told(0, 3, 0))
+    assert (late.used, late.overdrawn, grantor.free) == (1, 1, 7)
+
+
 def test_holders_of_a_lost_block(grantors: Grantors) -> None:
     """They settle and return here, are believed once, and together at most what the block was granted."""
     grantor = grantors(10)
@@ -224,6 +237,7 @@ def _step(random: Random) -> Callable[[Any], object]:
         lambda one: one.lose(name) if one.read(name) else None,
         lambda one: one.end(name, told.used) if one.read(name) else None,
         lambda one: one.release(name) if one.read(name) else None,
+        lambda one: one.account_for(name, told.used) if one.read(name) else None,
         lambda one: one.adopt(name, "h", told) if one.read(name) else None,
     ]
     return random.choice(steps)

@@ -15,7 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from entitlement_sidecar.domain.lease import Account, OnHolderLoss, Outcome, Told, absorb, end, grant, lose
+from entitlement_sidecar.domain.lease import (
+    Account,
+    OnHolderLoss,
+    Outcome,
+    Told,
+    absorb,
+    account_for,
+    end,
+    grant,
+    lose,
+)
 from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Place, RedisBlocks, Status
 from entitlement_sidecar.sidecar.adapters.redis_leases import (
     LARGEST,
@@ -62,6 +72,13 @@ class Lose(msgspec.Struct, frozen=True):
     on_loss: OnHolderLoss
 
 
+class AccountFor(msgspec.Struct, frozen=True):
+    """All events of a holder are there, and say what it used."""
+
+    holder: str
+    used: int
+
+
 class Grow(msgspec.Struct, frozen=True):
     """The root's word of how much the block was granted."""
 
@@ -74,13 +91,14 @@ class Shrink(msgspec.Struct, frozen=True):
     keep: int
 
 
-Step = Ask | Settle | End | Lose | Grow | Shrink
+Step = Ask | Settle | End | Lose | AccountFor | Grow | Shrink
 
 tolds = st.builds(Told, st.integers(0, 4), amounts, amounts)
 steps = st.one_of(
     st.builds(Ask, st.sampled_from(HOLDERS), tolds, amounts, amounts, st.booleans()),
     st.builds(Settle, st.sampled_from(HOLDERS), tolds),
     st.builds(End, st.sampled_from(HOLDERS), amounts),
+    st.builds(AccountFor, st.sampled_from(HOLDERS), amounts),
     st.builds(Lose, st.sampled_from(OnHolderLoss)),
     st.builds(Grow, amounts),
     st.builds(Shrink, amounts),
@@ -116,11 +134,19 @@ class Model:
                 return self.accounts.get(holder, Account()), self.free
             case Lose(on_loss):
                 self._lose(on_loss)
+            case AccountFor(holder, used):
+                if holder in self.accounts:
+                    self._keep(holder, account_for(self.accounts[holder], used))
+            case _:
+                self._resize(step)
+        return None
+
+    def _resize(self, step: Grow | Shrink) -> None:
+        match step:
             case Grow(granted):
                 self.granted = max(self.granted, granted)
             case Shrink(keep):
                 self.returned += max(0, self.free - keep)
-        return None
 
     def _ask(self, ask: Ask) -> tuple[Account, int]:
         account = self.accounts.get(ask.holder, Account())
@@ -177,6 +203,8 @@ class Block:
                 return await leases.end(self._block_place, self._id, holder, used)
             case Lose(on_loss):
                 assert self.blocks.lose(self.place, self._id, on_loss, 0).status is Status.OK
+            case AccountFor(holder, used):
+                self.blocks.account_for(self.place, self._id, holder, used)
             case Grow(granted):
                 assert self.blocks.grow(self.place, self._id, granted, 1) is Status.OK
             case Shrink(keep):

@@ -9,8 +9,13 @@ from sqlalchemy import select
 
 from entitlement_sidecar.domain.lease import DRIFT, TTL
 from entitlement_sidecar.planstore.db import AuditRow, QuotaAccountRow, QuotaCounterRow
-from entitlement_sidecar.planstore.usage.lost_holders import EVERY, KEPT, LostHolders
+from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
+from entitlement_sidecar.planstore.snapshots import limits_of
+from entitlement_sidecar.planstore.usage.ledger import Ledger
+from entitlement_sidecar.planstore.usage.lost_holders import EVERY, KEPT, PROVED_EVERY, LostHolders
 from entitlement_sidecar.telemetry.metrics import REGISTRY
+from entitlement_sidecar.wire.v1 import usage_pb2
+from support.ingesting import sent_event
 from support.leasing import PLENTY, Sidecar
 from support.shop import Shop
 
@@ -165,6 +170,96 @@ def test_released_by_hand_and_audited(plenty: Shop, sidecar: Sidecar) -> None:
     assert release(plenty).json() == {"leases": 0, "tokens": 0}
     sidecar.told("SettleLease", lease.id, used=4)
     assert counters(plenty) == {"day": (0, 4, 0, 0)}
+
+
+def sent(number: int, value: int, lease_id: str, **more: Any) -> tuple[int, usage_pb2.UsageEvent]:
+    """A use of calls from a lease, with its place."""
+    return number, sent_event(f"{lease_id}-{number}", value=value, lease_id=lease_id, **more)
+
+
+def deliver(shop: Shop, epoch: int, *events: tuple[int, usage_pb2.UsageEvent], **more: Any) -> None:
+    """A batch of sidecar one."""
+    request = usage_pb2.IngestBatchRequest(
+        **{"accepted_total": len(events), **more},
+        instance="one",
+        epoch=epoch,
+        batch_id=events[0][0],
+        events=[usage_pb2.SequencedEvent(sequence=number, event=event) for number, event in events],
+    )
+    UsageIngestServicer(shop.database, Ledger(limits_of), shop.clock).ingest(request)
+
+
+def look_again(shop: Shop) -> None:
+    """The next look for holders whose events are all here."""
+    shop.clock.advance(PROVED_EVERY)
+    look(shop)
+
+
+def test_a_lost_holder_whose_events_are_all_here_is_settled(plenty: Shop, sidecar: Sidecar) -> None:
+    """Not before its next start delivers: its events, rollups too, say what it used; the rest is back."""
+    lease = sidecar.acquire(10).lease
+    plenty.clock.advance(TTL)
+    look(plenty)
+    before = lost("accounted")
+    deliver(plenty, 1, sent(1, 3, lease.id), accepted_total=2)
+    look_again(plenty)
+    deliver(plenty, 1, sent(2, 2, lease.id, count=2), accepted_total=2)
+    look_again(plenty)
+    assert counters(plenty) == {"day": (0, 0, 10, 10)}
+
+    deliver(plenty, 2, sent(1, 1, "root:other"))
+    look_again(plenty)
+
+    assert counters(plenty) == {"day": (5, 0, 0, 0)}
+    assert lost("accounted") - before == 5
+    sidecar.told("SettleLease", lease.id, used=6)
+    assert counters(plenty) == {"day": (5, 1, 0, 0)}
+
+
+def test_a_lost_holder_that_never_delivered_had_used_nothing(plenty: Shop, sidecar: Sidecar) -> None:
+    """Its next start would have sent its events first."""
+    sidecar.acquire(10)
+    plenty.clock.advance(TTL)
+    look(plenty)
+
+    deliver(plenty, 2, sent(1, 1, "root:other"))
+    look_again(plenty)
+
+    assert counters(plenty) == {"day": (0, 0, 0, 0)}
+
+
+@pytest.mark.parametrize("wrong", ["outstanding", "declared", "quarantined"])
+def test_a_lost_holder_whose_events_are_not_all_here_is_not_settled(
+    plenty: Shop, sidecar: Sidecar, wrong: str
+) -> None:
+    """What did not come, or does not count yet, may have been used."""
+    lease = sidecar.acquire(10).lease
+    plenty.clock.advance(TTL)
+    look(plenty)
+    number, event = sent(2, 3, lease.id)
+    more: dict[str, Any] = {"accepted_total": 2}
+    if wrong == "quarantined":
+        event.metric, more["accepted_total"] = "unknown", 2
+        deliver(plenty, 1, sent(1, 1, lease.id), accepted_total=2)
+    if wrong == "declared":
+        more["declared"] = [usage_pb2.SequenceRange(first=1, last=1)]
+    deliver(plenty, 1, (number, event), **more)
+    deliver(plenty, 2, sent(1, 1, "root:other"))
+
+    look_again(plenty)
+
+    assert counters(plenty) == {"day": (0, 0, 10, 10)}
+
+
+def test_what_events_say_is_not_released_by_hand(plenty: Shop, sidecar: Sidecar) -> None:
+    """Its events are here in part: that much was used."""
+    lease = sidecar.acquire(10).lease
+    plenty.clock.advance(TTL)
+    look(plenty)
+    deliver(plenty, 1, sent(1, 3, lease.id), accepted_total=2)
+
+    assert release(plenty).json() == {"leases": 1, "tokens": 7}
+    assert counters(plenty) == {"day": (3, 0, 0, 0)}
 
 
 def test_an_open_lease_is_not_released(plenty: Shop, sidecar: Sidecar) -> None:

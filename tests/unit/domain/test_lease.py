@@ -19,6 +19,7 @@ from entitlement_sidecar.domain.lease import (
     Terms,
     Told,
     absorb,
+    account_for,
     adopt,
     end,
     give_up,
@@ -280,6 +281,22 @@ def test_every_use_is_counted_once_whenever_it_is_told(granted: int, said: list[
 
 
 # ---- holders of a lost block --------------------------------------------------------------------------
+
+
+@quick(300)
+@given(accounts(), amounts)
+def test_a_lost_holder_is_settled_by_its_events(account: Account, used: int) -> None:
+    """Nothing is left then, what it used stays, and doing it again changes nothing."""
+    outcome = account_for(account, used)
+    after = outcome.account
+
+    if not account.closed:
+        assert outcome == Outcome(account, 0, 0, 0)
+        return
+    assert after.outstanding == 0
+    assert after.used == min(max(account.used, used), account.granted - account.returned)
+    assert after.held == account.held - outcome.freed
+    assert account_for(after, used) == Outcome(after, 0, 0, 0)
 
 
 def test_a_block_that_counts_itself_has_no_orphans() -> None:

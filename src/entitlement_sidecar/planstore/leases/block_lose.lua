@@ -5,8 +5,8 @@
 --
 -- KEYS[1]  block (hash)
 -- ARGV[1]  id      ARGV[2]  '1': what they held is taken back      ARGV[3]  microseconds past their time
--- Returns {status, accounts closed, tokens that stay spent, tokens taken back}, each of this call; status:
--- ok, missing, another_run, another_block.
+-- Returns {status, accounts closed, tokens that stay spent, tokens taken back}, each of this call, and then up to
+-- 100 lost holders that still have something; status: ok, missing, another_run, another_block.
 local held = redis.call('HMGET', KEYS[1], 'id', 'run_id')
 if not held[1] then
   return {'missing', '0', '0', '0'}
@@ -22,6 +22,7 @@ end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local found = redis.call('HGETALL', KEYS[1])
+local lost = {}
 local closed, forfeited, reclaimed, live, back = 0, 0, 0, 0, 0
 for i = 1, #found, 2 do
   if found[i] == 'back' then
@@ -31,7 +32,9 @@ for i = 1, #found, 2 do
     for number in string.gmatch(found[i + 1], '%d+') do
       a[#a + 1] = tonumber(number)
     end
-    if a[6] == 0 and now < a[5] + tonumber(ARGV[3]) then
+    if a[6] == 1 and a[1] > a[2] + a[3] + a[7] and #lost < 100 then
+      lost[#lost + 1] = string.sub(found[i], 3)
+    elseif a[6] == 0 and now < a[5] + tonumber(ARGV[3]) then
       live = live + 1
     elseif a[6] == 0 then
       local outstanding = math.max(0, a[1] - a[2] - a[3] - a[7])
@@ -47,4 +50,4 @@ for i = 1, #found, 2 do
   end
 end
 redis.call('HSET', KEYS[1], 'holders', live, 'back', string.format('%.0f', back + reclaimed))
-return {'ok', closed, string.format('%.0f', forfeited), string.format('%.0f', reclaimed)}
+return {'ok', closed, string.format('%.0f', forfeited), string.format('%.0f', reclaimed), unpack(lost)}

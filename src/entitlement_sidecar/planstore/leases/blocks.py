@@ -8,6 +8,7 @@ together any more, the block is lost: what it had stays spent until its holders 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import select
@@ -16,11 +17,12 @@ from uuid6 import uuid7
 
 from entitlement_sidecar.domain.lease import OnHolderLoss, Told
 from entitlement_sidecar.planstore.db import Database, QuotaAccountRow
-from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Place, RedisBlocks
+from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Lost, Place, RedisBlocks
 from entitlement_sidecar.planstore.leases.sizes import goal, resized
 from entitlement_sidecar.planstore.leases.standing import Standing, next_window, standing_of
 from entitlement_sidecar.planstore.usage.account_rows import Opening, account_of, places_of
 from entitlement_sidecar.planstore.usage.accounts import Accounts, Now
+from entitlement_sidecar.planstore.usage.shipped import shipped_in_full, used_by_events
 from entitlement_sidecar.telemetry import metrics
 
 HOLDER = "redis"
@@ -109,13 +111,35 @@ class Blocks:
         if state.sequence < row.sequence:
             # Whoever was granted this ended before Redis heard of it.
             self._redis.grow(place, row.id, row.granted, row.sequence)
-        self._redis.lose(place, row.id, OnHolderLoss(row.on_loss))
+        lost = self._redis.lose(place, row.id, OnHolderLoss(row.on_loss))
+        self._note_lost(row, lost)
+        if lost.holders:
+            self._account_for(row, lost.holders)
         standing = self._standing_of(row, now)
         if standing is None:
             self._close(row, place)
         else:
             self._resize(row, place, standing)
         return state.given > 0
+
+    def _account_for(self, row: QuotaAccountRow, holders: Sequence[str]) -> None:
+        """Settles for those of its lost holders whose events are all here."""
+        with self._database.reading() as session:
+            used = {
+                holder: used_by_events(session, row, holder) for holder in shipped_in_full(session, holders)
+            }
+        for holder, quantity in used.items():
+            came = self._redis.account_for(_place_of(row), row.id, holder, quantity)
+            metrics.lease_tokens_lost.labels("accounted").inc(came)
+
+    def _note_lost(self, row: QuotaAccountRow, lost: Lost) -> None:
+        metrics.lease_tokens_lost.labels("forfeited").inc(lost.forfeited)
+        metrics.lease_tokens_lost.labels("reclaimed").inc(lost.reclaimed)
+        if lost.forfeited:
+            _log.warning(
+                "block %s of %s: %d holders are lost with %d tokens of %r, which stay spent",
+                row.id, row.tenant_id, lost.accounts, lost.forfeited, row.feature,
+            )  # fmt: skip
 
     def _ahead(self, row: QuotaAccountRow, state: BlockState) -> str:
         """Why Redis can grant more than was ever delegated; '' where it cannot.

@@ -82,12 +82,16 @@ class BlockState(msgspec.Struct, frozen=True):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """Accounts of a block that were closed: how many, tokens that stay spent, tokens taken back."""
+    """Accounts of a block that were closed: how many, tokens that stay spent, tokens taken back.
+
+    `holders` were lost before, and still have something.
+    """
 
     status: Status
     accounts: int = 0
     forfeited: int = 0
     reclaimed: int = 0
+    holders: tuple[str, ...] = ()
 
 
 class RedisBlocks:
@@ -95,9 +99,9 @@ class RedisBlocks:
 
     def __init__(self, client: redis.Redis | Cluster) -> None:
         self._client = client
-        self._open, self._grow, self._shrink, self._lose, self._read, self._remove = (
+        self._open, self._grow, self._shrink, self._lose, self._account, self._read, self._remove = (
             Script(client, Path(__file__).with_name(f"block_{name}.lua"))
-            for name in ("open", "grow", "shrink", "lose", "read", "remove")
+            for name in ("open", "grow", "shrink", "lose", "account", "read", "remove")
         )
 
     def read(self, place: Place) -> BlockState:
@@ -133,8 +137,14 @@ class RedisBlocks:
         """Closes the accounts of holders whose time is over; reclaims `drift` seconds later."""
         reclaims = on_loss is OnHolderLoss.RECLAIM
         late = round(drift * 1_000_000) if reclaims else 0
-        status, *counts = _texts(self._lose([place.key], [id_, int(reclaims), late]))
-        return Lost(Status(status), *map(int, counts))
+        answer = _texts(self._lose([place.key], [id_, int(reclaims), late]))
+        status, accounts, forfeited, reclaimed, *holders = answer
+        return Lost(Status(status), int(accounts), int(forfeited), int(reclaimed), tuple(holders))
+
+    def account_for(self, place: Place, id_: str, holder: str, used: int) -> int:
+        """Takes back what a lost holder did not use by its events; says how much."""
+        _, came = _texts(self._account([place.key], [id_, holder, used]))
+        return int(came)
 
     def remove(self, place: Place, id_: str) -> tuple[int, int] | None:
         """Takes it away; says what was used and returned in all. None: it was not there any more."""

@@ -163,14 +163,14 @@ class Accounts:
             session.add(orphan)
         return self._apply(session, block, outcome)
 
-    def release(self, session: Session, account_id: str) -> Granted:
-        """Takes back what a lost holder still has; only a person can know that nobody uses it.
+    def account_for(self, session: Session, account_id: str, used: int) -> Granted:
+        """Takes back what a lost holder did not use by its events: all that there will be, or a person says so.
 
         Raises:
             NotFoundError: There is no such account.
         """
         row = _required(session, account_id)
-        return self._apply(session, row, lease.release(account_of(row)))
+        return self._apply(session, row, lease.account_for(account_of(row), used))
 
     def lose(
         self, session: Session, account_id: str, on_loss: OnHolderLoss | None = None, *, known: bool = False

@@ -13,6 +13,7 @@ from entitlement_sidecar.planstore.audit import Change, record
 from entitlement_sidecar.planstore.db import QuotaAccountRow
 from entitlement_sidecar.planstore.db.unit_of_work import after_commit
 from entitlement_sidecar.planstore.usage.accounts import Accounts
+from entitlement_sidecar.planstore.usage.shipped import used_by_events
 from entitlement_sidecar.telemetry import metrics
 
 
@@ -56,19 +57,20 @@ class Released(msgspec.Struct, frozen=True):
 def release_forfeited(session: Session, accounts: Accounts, wanted: LeaseQuery, now: datetime) -> Released:
     """Takes back all that lost holders had, audited: only a person can know that none of them still uses it.
 
-    What a holder tells of it later is counted again, as usage that nobody admitted.
+    Used is what they have told, or what events say that have come. What a holder tells of it later is counted
+    again, as usage that nobody admitted.
     """
     forfeited = msgspec.structs.replace(wanted, forfeited=True)
     row = QuotaAccountRow
     # All accounts before any counter, as everyone does: two that wait for each other would never end.
-    held = session.scalars(select(row.id).where(*forfeited.conditions).order_by(row.id).with_for_update())
-    tokens = [_release(session, accounts, account_id, now) for account_id in held.all()]
+    held = session.scalars(select(row).where(*forfeited.conditions).order_by(row.id).with_for_update())
+    tokens = [_release(session, accounts, row, now) for row in held.all()]
     after_commit(session, lambda: metrics.lease_tokens_lost.labels("released").inc(sum(tokens)))
     return Released(len(tokens), sum(tokens))
 
 
-def _release(session: Session, accounts: Accounts, account_id: str, now: datetime) -> int:
-    released = accounts.release(session, account_id)
+def _release(session: Session, accounts: Accounts, held: QuotaAccountRow, now: datetime) -> int:
+    released = accounts.account_for(session, held.id, used_by_events(session, held))
     row, freed = released.row, released.outcome.freed
     known = {"feature": row.feature, "holder": row.holder}
     before, after = known | {"forfeited": freed}, known | {"forfeited": 0}

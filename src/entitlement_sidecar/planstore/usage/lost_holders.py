@@ -1,7 +1,8 @@
 """Closes the accounts of sidecars that are not heard of any more, and clears away what is settled long ago.
 
-    hard limits, credits  forfeit: what it had stays spent until it tells what it used, or a person takes it
-    soft limits           reclaim: what it had is there again, once no clock can let it use it
+    forfeit   what it had stays spent until it tells what it used, all its events are here and say so
+              (`shipped`), or a person takes it back
+    reclaim   what it had is there again, once no clock can let it use it
 
 Blocks in Redis are not looked at here: they do not expire, and are lost when their Redis is another one.
 """
@@ -9,7 +10,8 @@ Blocks in Redis are not looked at here: they do not expire, and are lost when th
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session, aliased
@@ -17,6 +19,7 @@ from sqlalchemy.orm import Session, aliased
 from entitlement_sidecar.domain.lease import DRIFT, OnHolderLoss
 from entitlement_sidecar.planstore.db import Database, QuotaAccountRow
 from entitlement_sidecar.planstore.usage.accounts import Accounts, Granted
+from entitlement_sidecar.planstore.usage.shipped import shipped_in_full, used_by_events
 from entitlement_sidecar.telemetry import metrics
 
 EVERY = 5.0
@@ -24,6 +27,9 @@ EVERY = 5.0
 
 KEPT = timedelta(days=1)
 """For so long an account in which nothing is left can still be told, so that a late message finds it."""
+
+PROVED_EVERY = 30.0
+"""Seconds between two looks for lost holders whose events are all here."""
 
 _AT_ONCE = 200
 """Accounts that are looked up at once, or cleared away in one transaction."""
@@ -37,6 +43,8 @@ class LostHolders:
     def __init__(self, database: Database, accounts: Accounts) -> None:
         self._database = database
         self._accounts = accounts
+        # Up to which account that round has come, and when (the database's clock) the next one begins.
+        self._cursor, self._next_round = "", datetime.min.replace(tzinfo=UTC)
 
     def step(self) -> float:
         """Closes what is due; seconds until the next look, none where there may be more."""
@@ -47,7 +55,23 @@ class LostHolders:
             self._lose(account_id)
         with self._database.writing() as session:
             cleared = _clear(session, now)
+        if now >= self._next_round:
+            self._account_for_some(now)
         return 0.0 if max(len(due), cleared) >= _AT_ONCE else EVERY
+
+    def _account_for_some(self, now: datetime) -> None:
+        """Settles for those of the next accounts whose holders' events are all here."""
+        with self._database.reading() as session:
+            rows = _forfeited(session, self._cursor)
+            proved = shipped_in_full(session, {row.holder for row in rows})
+            used = {row.id: used_by_events(session, row) for row in rows if row.holder in proved}
+        for account_id, quantity in used.items():
+            with self._database.writing() as session:
+                known = self._accounts.account_for(session, account_id, quantity)
+            _note_accounted(known)
+        self._cursor = rows[-1].id if len(rows) == _AT_ONCE else ""
+        if not self._cursor:
+            self._next_round = now + timedelta(seconds=PROVED_EVERY)
 
     def _lose(self, account_id: str) -> None:
         with self._database.writing() as session:
@@ -68,6 +92,33 @@ def _note(lost: Granted) -> None:
             "lease %s of %s: its holder %s is lost with %d tokens of %r, which stay spent",
             lost.row.id, lost.row.tenant_id, lost.row.holder, forfeited, lost.row.feature,
         )  # fmt: skip
+
+
+def _note_accounted(known: Granted) -> None:
+    metrics.lease_tokens_lost.labels("accounted").inc(known.outcome.freed)
+    _log.info(
+        "lease %s of %s: all events of its lost holder %s are here: %d tokens of %r were used, %d came back",
+        known.row.id, known.row.tenant_id, known.row.holder,
+        known.account.used, known.row.feature, known.outcome.freed,
+    )  # fmt: skip
+
+
+def _forfeited(session: Session, after: str) -> Sequence[QuotaAccountRow]:
+    """Leases of lost holders that still have something, the next after one."""
+    row = QuotaAccountRow
+    query = (
+        select(row)
+        .where(
+            row.closed.is_(True),
+            row.run_id == "",
+            row.parent == "",
+            row.granted > row.used + row.returned + row.reclaimed,
+            row.id > after,
+        )
+        .order_by(row.id)
+        .limit(_AT_ONCE)
+    )
+    return session.scalars(query).all()
 
 
 def _due(session: Session, now: datetime) -> list[str]:
