@@ -9,7 +9,8 @@ A denial is a `Decision`, never an exception. Exceptions are for questions that 
 to do when no sidecar answers is declared by the caller: allow, deny or raise.
 """
 
-from entitlement_sidecar.client.client import Answer, AsyncEntitlementsClient, EntitlementsClient
+from entitlement_sidecar.client.base import Answer
+from entitlement_sidecar.client.client import AsyncEntitlementsClient, EntitlementsClient
 from entitlement_sidecar.client.credentials import Credentials
 from entitlement_sidecar.client.messages import (
     CheckOptions,
@@ -19,8 +20,10 @@ from entitlement_sidecar.client.messages import (
     TenantState,
     Usage,
 )
+from entitlement_sidecar.client.reservations import Reservation, ReserveOptions, Settlement
 from entitlement_sidecar.domain.decision import Decision, Degradation, Reason
 from entitlement_sidecar.domain.errors import (
+    ConflictError,
     EntitlementsError,
     ForbiddenError,
     IdempotencyConflictError,
@@ -35,6 +38,7 @@ __all__ = [
     "Answer",
     "AsyncEntitlementsClient",
     "CheckOptions",
+    "ConflictError",
     "CorrectionOptions",
     "Credentials",
     "Decision",
@@ -47,7 +51,10 @@ __all__ = [
     "InvalidInputError",
     "NotFoundError",
     "Reason",
+    "Reservation",
+    "ReserveOptions",
     "RetryableError",
+    "Settlement",
     "TaskParts",
     "TenantState",
     "UnauthenticatedError",

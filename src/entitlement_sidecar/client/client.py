@@ -7,13 +7,12 @@ check ── message ──▶ [call, retried by gRPC within the deadline] ─�
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
-from enum import Enum
-from typing import Any, Self, Unpack, cast
+from typing import Any, Self, Unpack
 
 import grpc
 
+from entitlement_sidecar.client.base import DEFAULT_TARGET, Answer
 from entitlement_sidecar.client.channel import CHANNEL_OPTIONS
-from entitlement_sidecar.client.credentials import NOTHING, Credentials
 from entitlement_sidecar.client.messages import (
     CheckOptions,
     CorrectionOptions,
@@ -29,97 +28,11 @@ from entitlement_sidecar.client.messages import (
     task_message,
     tenant_state,
 )
-from entitlement_sidecar.domain.decision import Decision, Degradation, Reason, Source
-from entitlement_sidecar.domain.errors import RetryableError
+from entitlement_sidecar.client.reservations import AsyncReservationCalls, ReservationCalls
+from entitlement_sidecar.domain.decision import Decision
 from entitlement_sidecar.domain.usage import UsageResult
 from entitlement_sidecar.wire.codec import decision_from_proto, result_from_proto
-from entitlement_sidecar.wire.status import from_rpc_error
 from entitlement_sidecar.wire.v1 import decision_pb2, decision_pb2_grpc, usage_pb2, usage_pb2_grpc
-
-DEFAULT_TARGET = "127.0.0.1:7400"
-DEFAULT_TIMEOUT = 0.25
-"""Seconds for a check, its retries included."""
-
-DEFAULT_REPORT_TIMEOUT = 5.0
-"""Seconds for a report: it waits for a disk."""
-
-_UNJUDGED = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-    }
-)
-"""No fault of the question: the sidecar is away, slow, overloaded or broken."""
-
-
-class Answer(Enum):
-    """What a check says when no sidecar answers."""
-
-    ALLOW = "allow"
-    DENY = "deny"
-    RAISE = "raise"
-
-
-class _Client:
-    """What both clients share: everything but the call."""
-
-    def __init__(
-        self,
-        target: str = DEFAULT_TARGET,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        report_timeout: float = DEFAULT_REPORT_TIMEOUT,
-        if_unreachable: Answer = Answer.RAISE,
-        credentials: Credentials = NOTHING,
-    ) -> None:
-        self.target = target
-        self._shown = credentials.metadata()
-        self._secured = credentials.channel()
-        self._timeout = timeout
-        self._report_timeout = report_timeout
-        self._if_unreachable = if_unreachable
-
-    def _instead(self, error: grpc.RpcError, declared: Answer | None) -> Decision:
-        answer = self._if_unreachable if declared is None else declared
-        code = cast("grpc.Call", error).code()
-        if code not in _UNJUDGED or answer is Answer.RAISE:
-            raise self._translated(error) from error
-        allowed = answer is Answer.ALLOW
-        return Decision(
-            allowed=allowed,
-            reason=Reason.UNDETERMINED,
-            degradation=Degradation.FAIL_OPEN if allowed else Degradation.FAIL_CLOSED,
-            source=Source.FALLBACK,
-            notes=(f"billing:error:sidecar-{code.name.lower().replace('_', '-')}",),
-        )
-
-    def _translated(self, error: grpc.RpcError) -> Exception:
-        translated = from_rpc_error(error)
-        if isinstance(translated, RetryableError):
-            translated.args = (
-                self._away(cast("grpc.Call", error)) or f"sidecar at {self.target}: {translated}",
-            )
-        return translated
-
-    def _away(self, call: grpc.Call) -> str:
-        """Says that nobody is there; empty where the sidecar itself has answered."""
-        told = call.details() or ""
-        if call.code() is not grpc.StatusCode.UNAVAILABLE or "connect" not in told:
-            return ""
-        if "verif" in told.lower():
-            return (
-                f"the certificate shown at {self.target} is not accepted: another authority has signed it, "
-                "it has ended, or it is for another name"
-            )
-        if "closed" in told or "reset" in told:
-            return (
-                f"what listens at {self.target} closes the connection: it may ask for TLS, or for a "
-                "certificate of an authority that it trusts"
-            )
-        return f"no sidecar answers at {self.target}: is it running?"
 
 
 def _decision(reply: decision_pb2.CheckEntitlementResponse) -> Decision:
@@ -130,7 +43,7 @@ def _results(reply: usage_pb2.ReportUsageResponse | usage_pb2.RecordTaskResponse
     return [result_from_proto(result) for result in reply.results]
 
 
-class EntitlementsClient(_Client):
+class EntitlementsClient(ReservationCalls):
     """Asks the sidecar. Safe to share between threads; make one per process and close it.
 
     Args:
@@ -144,7 +57,7 @@ class EntitlementsClient(_Client):
         ConfigurationError: A file of the credentials cannot be read; names it.
     """
 
-    def __init__(self, target: str = DEFAULT_TARGET, **settings: Any) -> None:  # noqa: ANN401 - of _Client
+    def __init__(self, target: str = DEFAULT_TARGET, **settings: Any) -> None:  # noqa: ANN401 - of BaseClient
         super().__init__(target, **settings)
         self._channel = (
             grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
@@ -269,10 +182,10 @@ class EntitlementsClient(_Client):
         self.close()
 
 
-class AsyncEntitlementsClient(_Client):
+class AsyncEntitlementsClient(AsyncReservationCalls):
     """As `EntitlementsClient`, for asyncio. Make it inside the loop that uses it."""
 
-    def __init__(self, target: str = DEFAULT_TARGET, **settings: Any) -> None:  # noqa: ANN401 - of _Client
+    def __init__(self, target: str = DEFAULT_TARGET, **settings: Any) -> None:  # noqa: ANN401 - of BaseClient
         super().__init__(target, **settings)
         self._channel = (
             grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
