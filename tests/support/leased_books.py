@@ -139,7 +139,7 @@ class Sidecar:
 
     def __init__(self, site: Site, name: str = "one", journal: MemoryJournal | None = None) -> None:
         self.site = site
-        self.clock = FakeClock(site.clock.now()) if False else site.clock
+        self.clock = site.clock
         self.journal = journal or MemoryJournal(name)
         self.book = LeaseBook(site, Means(site.root, site.block, self.journal, self.clock))
         self.admitted = 0

@@ -150,7 +150,7 @@ class LeaseBook:
         """Renews, gives back and tells, until it is cancelled; first of all for earlier starts."""
         settled = False
         while True:
-            settled = settled or await self._settle_former()
+            settled = settled or await self.settle_former()
             self.tick()
             await asyncio.sleep(TICK)
 
@@ -179,7 +179,8 @@ class LeaseBook:
         await self._endings.drain(within)
         self._tally.publish()
 
-    async def _settle_former(self) -> bool:
+    async def settle_former(self) -> bool:
+        """Begins to settle for earlier starts; False where the journal cannot be read now."""
         try:
             await self._endings.settle_former()
         except SourceUnavailableError as error:
