@@ -12,6 +12,7 @@ class OneByOne(LoadScopeScheduling):
 
     WHOLE: ClassVar[tuple[str, ...]] = (
         "tests/e2e/test_failure_matrix",
+        "tests/e2e/test_lease_hammer",
         "tests/e2e/test_tampered_redis",
         "tests/integration/deploy/test_image",
     )

@@ -24,9 +24,7 @@ from support.processes import Planstore, Sidecar
 from support.usage_load import Permits
 from support.waiting import until
 
-TENANT, FEATURE = "acme", "calls"
-
-PATH = f"/api/billing/organizations/{TENANT}/quotas/check"
+FEATURE = "calls"
 
 _QUICK = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -44,6 +42,10 @@ _BREATH = 0.02
 """Seconds between a call that came to nothing and the next one: whoever is denied does not ask at once."""
 
 
+_PLENTY = 10**9
+"""Calls: more than are made."""
+
+
 class NobodyAnsweredError(Exception):
     """What became of a request is not known."""
 
@@ -54,6 +56,9 @@ class Place(Protocol):
     def consume(self, quantity: int, request_id: str) -> Reason | None:
         """None: allowed; else why not. Raises NobodyAnsweredError."""
 
+    def event_id(self, request_id: str) -> str:
+        """The id of the usage event of a request."""
+
     def close(self) -> None:
         """Ends its connections."""
 
@@ -61,14 +66,15 @@ class Place(Protocol):
 class AtSidecar:
     """Asks a sidecar, also after it was started anew on its port."""
 
-    def __init__(self, beside: Sidecar) -> None:
+    def __init__(self, tenant: str, beside: Sidecar) -> None:
+        self._tenant = tenant
         self._channel = grpc.insecure_channel(f"127.0.0.1:{beside.port}", options=_QUICK)
         self._stub = decision_pb2_grpc.EntitlementServiceStub(self._channel)
 
     def consume(self, quantity: int, request_id: str) -> Reason | None:
         """One CheckEntitlement that consumes."""
         request = decision_pb2.CheckEntitlementRequest(
-            tenant_id=TENANT,
+            tenant_id=self._tenant,
             feature=FEATURE,
             quantity=quantity,
             request_id=request_id,
@@ -78,8 +84,12 @@ class AtSidecar:
             decision = self._stub.CheckEntitlement(request, timeout=_TIMEOUT).decision
         except grpc.RpcError as error:
             raise NobodyAnsweredError from error
-        assert not decision.allowed or decision.consumption_id == name_of(request_id), decision
+        assert not decision.allowed or decision.consumption_id == self.event_id(request_id), decision
         return None if decision.allowed else Reason(decision.reason)
+
+    def event_id(self, request_id: str) -> str:
+        """The id of the usage event of a request."""
+        return consumption_event_id(self._tenant, FEATURE, request_id)
 
     def close(self) -> None:
         """Ends its connection."""
@@ -89,7 +99,8 @@ class AtSidecar:
 class AtPlanstore:
     """Asks `quotas/check`."""
 
-    def __init__(self, store: Planstore) -> None:
+    def __init__(self, tenant: str, store: Planstore) -> None:
+        self._tenant = tenant
         headers = {"authorization": f"Bearer {store.token}"}
         url = f"http://127.0.0.1:{store.http_port}"
         self._client = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT)
@@ -98,7 +109,8 @@ class AtPlanstore:
         """One check that records its usage."""
         body = {"feature": FEATURE, "quantity": quantity, "request_id": request_id, "record_usage": True}
         try:
-            answer = self._client.post(PATH, json={**body, "correlation_id": request_id})
+            path = f"/api/billing/organizations/{self._tenant}/quotas/check"
+            answer = self._client.post(path, json={**body, "correlation_id": request_id})
         except httpx.TransportError as error:
             raise NobodyAnsweredError from error
         if answer.is_server_error:
@@ -107,14 +119,13 @@ class AtPlanstore:
         decision: dict[str, Any] = answer.json()
         return None if decision["allowed"] else Reason[decision["reason"]]
 
+    def event_id(self, request_id: str) -> str:
+        """The id of the usage event of a request."""
+        return consumption_event_id(self._tenant, FEATURE, request_id)
+
     def close(self) -> None:
         """Ends its connections."""
         self._client.close()
-
-
-def name_of(request_id: str) -> str:
-    """The id of the usage event of a request."""
-    return consumption_event_id(TENANT, FEATURE, request_id)
 
 
 class Caller:
@@ -154,10 +165,10 @@ class Caller:
         try:
             refused = self._place.consume(quantity, request_id)
         except NobodyAnsweredError:
-            self.unanswered[name_of(request_id)] = quantity
+            self.unanswered[self._place.event_id(request_id)] = quantity
             return Reason.UNDETERMINED
         if refused is None:
-            self.allowed[name_of(request_id)] = quantity
+            self.allowed[self._place.event_id(request_id)] = quantity
         else:
             self.denied[refused] = self.denied.get(refused, 0) + 1
         return refused
@@ -171,20 +182,28 @@ class Hammer:
         self._over = threading.Event()
         self._working: list[Future[None]] = []
         self.callers = [
-            Caller(f"p{place}c{number}", at, self._permits, random.Random(f"{seed}/{place}/{number}"))  # noqa: S311 - a test's dice
+            Caller(f"h{seed}p{place}c{number}", at, self._permits, random.Random(f"{seed}/{place}/{number}"))  # noqa: S311 - a test's dice
             for place, at in enumerate(places)
             for number in range(each)
         ]
 
     @contextmanager
-    def running(self, most: int) -> Iterator[None]:
-        """They call while the block runs; when it ends they go on until nothing is left for them."""
+    def running(self, most: int, *, to_the_end: bool = True) -> Iterator[None]:
+        """They call while the block runs; when it ends they go on until nothing is left, or end at once.
+
+        Args:
+            most: The largest quantity of a call.
+            to_the_end: They go on.
+        """
         with ThreadPoolExecutor(len(self.callers)) as threads:
             self._working = [threads.submit(one.run, most, over=self._over) for one in self.callers]
             try:
                 yield
                 self._over.set()
-                self._permits.grant(10**9)
+                if to_the_end:
+                    self._permits.grant(_PLENTY)
+                else:
+                    self._permits.end(at_once=True)
                 for one in self._working:
                     one.result()
             finally:
@@ -227,11 +246,44 @@ class Hammer:
 
 
 @contextmanager
-def places(sidecars: Sequence[Sidecar], stores: Sequence[Planstore]) -> Iterator[list[Place]]:
-    """Where to call: at each of the sidecars, and over REST."""
-    opened: list[Place] = [*map(AtSidecar, sidecars), *map(AtPlanstore, stores)]
+def places(
+    tenant: str, sidecars: Sequence[Sidecar], stores: Sequence[Planstore] = ()
+) -> Iterator[list[Place]]:
+    """Where to call for a tenant: at each of the sidecars, and over REST."""
+    opened: list[Place] = [AtSidecar(tenant, one) for one in sidecars]
+    opened += [AtPlanstore(tenant, one) for one in stores]
     try:
         yield opened
     finally:
         for one in opened:
             one.close()
+
+
+class Takers:
+    """Callers that take one token after the other until they are refused one, some at a pace.
+
+    `had` is what each was allowed, `left` what of the limit nobody had used when it was refused.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.had: list[int] = []
+        self.left: list[int] = []
+        self._rest = limit
+        self._lock = threading.Lock()
+
+    def take(self, callers: Sequence[tuple[Place, float]]) -> None:
+        """All at once, each at a place, with so many seconds between two tokens."""
+        with ThreadPoolExecutor(len(callers)) as threads:
+            list(threads.map(self._take, range(len(callers)), *zip(*callers, strict=True)))
+
+    def _take(self, number: int, place: Place, pace: float) -> None:
+        had = 0
+        while (refused := place.consume(1, f"t{number}-{had}")) is None:
+            had += 1
+            with self._lock:
+                self._rest -= 1
+            time.sleep(pace)
+        assert refused is Reason.QUOTA_EXCEEDED, refused
+        with self._lock:
+            self.had.append(had)
+            self.left.append(self._rest)

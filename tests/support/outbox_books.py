@@ -23,6 +23,11 @@ def epochs(state: Path) -> dict[int, dict[str, Any]]:
     return {row["epoch"]: row for row in _rows(state, "SELECT * FROM epochs WHERE accepted > 0")}
 
 
+def instance(state: Path) -> str:
+    """What the sidecar is called where usage and leases come from."""
+    return str(_rows(state, "SELECT id FROM instance")[0]["id"])
+
+
 def _rows(state: Path, query: str) -> list[dict[str, Any]]:
     with closing(sqlite3.connect(f"file:{state}/outbox.db?mode=ro", uri=True, timeout=30)) as file:
         file.row_factory = sqlite3.Row
