@@ -15,24 +15,23 @@ class Promise:
     Who hears it is called in the maker's own turn; an awaiting task gets its turn later, as of any future.
     """
 
-    __slots__ = ("_answer", "_error", "_heard", "_kept")
+    __slots__ = ("_heard", "_outcome")
 
     def __init__(self) -> None:
         self._heard: Heard | None = None
-        self._answer: bytes | None = None
-        self._error: BaseException | None = None
-        self._kept = False
+        self._outcome: tuple[bytes | None, BaseException | None] | None = None
 
     def keep(self, answer: bytes | None, error: BaseException | None = None) -> None:
         """The answer is there, or the reason why there is none."""
-        self._answer, self._error, self._kept = answer, error, True
         if self._heard is not None:
             self._heard(answer, error)
+        else:
+            self._outcome = answer, error
 
     def hear(self, heard: Heard) -> None:
         """Calls back with the answer; at once where it is there already."""
-        if self._kept:
-            heard(self._answer, self._error)
+        if self._outcome is not None:
+            heard(*self._outcome)
         else:
             self._heard = heard
 

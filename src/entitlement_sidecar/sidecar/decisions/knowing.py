@@ -51,6 +51,22 @@ class Knowing:
             return None
         return self._told(tenant, self.clock.now())
 
+    def generation(self, now: datetime) -> int | None:
+        """Names what is confirmed now of everything that the feed covers; None: it is not confirmed."""
+        current = self._store.catalogue_current and self._freshness.is_fresh(now)
+        return self._freshness.generation if current else None
+
+    def is_still(self, tenant_id: str, held: Held, generation: int | None) -> bool:
+        """Whether `in_memory` would be this very object; it may be where this says no."""
+        tenant = self._store.get(tenant_id)
+        return (
+            tenant is not None
+            and tenant.told is held
+            and tenant.told_generation == generation
+            and tenant.followed
+            and held.catalogue is self._store.catalogue
+        )
+
     def in_memory(self, tenant_id: str) -> Held | None:
         """What is known of a tenant that is held; the same object while nothing was heard of it."""
         tenant = self._store.get(tenant_id)

@@ -35,7 +35,7 @@ from entitlement_sidecar.sidecar.decisions.knowing import Knowing
 from entitlement_sidecar.sidecar.leases.authority import Grip, QuotaAuthority
 from entitlement_sidecar.sidecar.promise import Promise
 from entitlement_sidecar.sidecar.usage.gathering import Gathering, Keeping
-from entitlement_sidecar.sidecar.usage.identity import generated_event_id
+from entitlement_sidecar.sidecar.usage.identity import event_ids
 from entitlement_sidecar.sidecar.usage.outbox import PreparedRecord
 from entitlement_sidecar.sidecar.usage.window import lane_of
 from entitlement_sidecar.wire.codec import decision_to_proto, maybe_timestamp, microseconds, to_timestamp
@@ -88,22 +88,22 @@ class _Ready(msgspec.Struct):
 class _Moment(msgspec.Struct, frozen=True):
     """The instant of one turn of the event loop: all that is taken in it happens then.
 
-    `at` is in microseconds since 1970; `stamps` are both instants of a usage event, serialised.
+    `at` is in microseconds since 1970; `stamps` are both instants of a usage event, serialised; `name` makes
+    identities of events. `generation` is that of what is known, None where the feed does not confirm it.
     """
 
     now: datetime
     at: int
     stamps: bytes
+    name: Callable[[], str]
+    generation: int | None
 
     @classmethod
-    def of(cls, now: datetime) -> _Moment:
+    def of(cls, now: datetime, generation: int | None) -> _Moment:
         """An instant."""
         stamp = to_timestamp(now)
-        return cls(
-            now,
-            microseconds(now),
-            usage_pb2.UsageEvent(occurred_at=stamp, recorded_at=stamp).SerializeToString(),
-        )
+        stamps = usage_pb2.UsageEvent(occurred_at=stamp, recorded_at=stamp).SerializeToString()
+        return cls(now, microseconds(now), stamps, event_ids().__next__, generation)
 
 
 class _Taken(Promise):
@@ -150,6 +150,10 @@ class ReadyConsumptions:
         self._gathering = Gathering(consumptions.outbox)
         self._entries: OrderedDict[tuple[str, str], _Ready] = OrderedDict()
         self._moment: _Moment | None = None
+        # Filled anew for each call: to make a message takes longer than to fill it.
+        self._own = usage_pb2.UsageEvent()
+        self._numbers = decision_pb2.Decision()
+        self._frame = frames_pb2.CheckResponseFrame()
         self._counted: dict[Callable[[float], None], int] = {}
 
     def take(self, message: decision_pb2.CheckEntitlementRequest) -> Promise | None:
@@ -162,7 +166,7 @@ class ReadyConsumptions:
         if ready is None or not _is_plain(message):
             return None
         moment = self._moment or self._begun()
-        if not self._holds(ready, message.tenant_id, moment.now):
+        if not self._holds(ready, message.tenant_id, moment):
             del self._entries[key]
             return None
         quantity, grip = message.quantity if message.HasField("quantity") else 1, ready.grip
@@ -188,7 +192,8 @@ class ReadyConsumptions:
 
     def _begun(self) -> _Moment:
         """The instant of this turn of the event loop, which ends before anything waits."""
-        self._moment = _Moment.of(self._clock.now())
+        now = self._clock.now()
+        self._moment = _Moment.of(now, self._knowing.generation(now))
         get_running_loop().call_soon(self._ended)
         return self._moment
 
@@ -201,11 +206,14 @@ class ReadyConsumptions:
         for count, decisions in counted.items():
             count(decisions)
 
-    def _holds(self, ready: _Ready, tenant_id: str, now: datetime) -> bool:
+    def _holds(self, ready: _Ready, tenant_id: str, moment: _Moment) -> bool:
         """Whether the answer would be the same, but for what is left, and a younger `as_of`."""
-        if ready.grip.view is not ready.view or now >= ready.until:
+        if ready.grip.view is not ready.view or moment.now >= ready.until:
             return False
-        held, before = self._knowing.in_memory(tenant_id), ready.held
+        before = ready.held
+        if self._knowing.is_still(tenant_id, before, moment.generation):
+            return True
+        held = self._knowing.in_memory(tenant_id)
         if held is before:
             return True
         if held is None or not _is_alike(held, before):
@@ -220,15 +228,14 @@ class ReadyConsumptions:
         admission: _Admission,
         moment: _Moment,
     ) -> Promise:
-        event_id = generated_event_id()
-        own = usage_pb2.UsageEvent(
-            id=event_id,
-            value=admission.quantity,
-            correlation_id=message.correlation_id or event_id,
-            lease_id=admission.lease_id,
-        )
-        if message.subject:
-            own.subject = self._reporter.shown(admission.tenant_id, message.subject)
+        event_id = moment.name()
+        own = self._own
+        own.id = event_id
+        own.value = admission.quantity
+        own.correlation_id = message.correlation_id or event_id
+        own.lease_id = admission.lease_id
+        subject = message.subject
+        own.subject = self._reporter.shown(admission.tenant_id, subject) if subject else ""
         record = PreparedRecord(
             admission.tenant_id,
             event_id,
@@ -238,9 +245,20 @@ class ReadyConsumptions:
             admission.lease_id,
             admission.quantity,
         )
-        taken = _Taken(self, ready, admission, _response(ready, event_id))
+        taken = _Taken(self, ready, admission, self._response(ready, event_id))
         self._gathering.keep(record, ready.keeping, taken)
         return taken
+
+    def _response(self, ready: _Ready, event_id: str) -> bytes:
+        """The answer of a call whose tokens were just taken."""
+        numbers, pending = self._numbers, ready.grip.pending
+        numbers.used = ready.used + pending
+        numbers.remaining = max(0, ready.remaining - pending)
+        numbers.held = ready.grip.left
+        numbers.pending = pending
+        numbers.consumption_id = event_id
+        self._frame.decision = ready.answer + numbers.SerializeToString()
+        return self._frame.SerializeToString()
 
     def learn(self, request: CheckRequest, decision: Decision, usage: QuotaUsage) -> None:
         """Makes CONSUMEs like this one ready, if it was allowed from a lease and others will be like it."""
@@ -364,17 +382,3 @@ def _common(decision: Decision, held: Held) -> bytes:
 
 def _as_of(held: Held) -> bytes:
     return decision_pb2.Decision(as_of=maybe_timestamp(held.as_of)).SerializeToString()
-
-
-def _response(ready: _Ready, event_id: str) -> bytes:
-    """The answer of a call whose tokens were just taken."""
-    pending = ready.grip.pending
-    numbers = decision_pb2.Decision(
-        used=ready.used + pending,
-        remaining=max(0, ready.remaining - pending),
-        held=ready.grip.left,
-        pending=pending,
-        consumption_id=event_id,
-    )
-    decision = ready.answer + numbers.SerializeToString()
-    return frames_pb2.CheckResponseFrame(decision=decision).SerializeToString()

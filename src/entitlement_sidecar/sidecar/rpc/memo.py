@@ -53,17 +53,18 @@ class AnswerMemo:
     def get(self, payload: bytes) -> bytes | None:
         """The answer to a request, while what it rests on holds."""
         entry = self._entries.get(payload)
-        if entry is None or not entry[1].holds():
-            self._misses.inc()
-            if entry is not None:
-                del self._entries[payload]
+        if entry is None:
+            return None
+        if not entry[1].holds():
+            del self._entries[payload]
             return None
         self._hits.inc()
         entry[1].count()
         return entry[0]
 
     def put(self, payload: bytes, answer: bytes, basis: Basis | None) -> None:
-        """Keeps an answer that rests on something that can be checked again."""
+        """Keeps an answer that rests on something that can be checked again: it was not there."""
+        self._misses.inc()
         if basis is None or len(payload) > MAX_REQUEST:
             return
         # The entry goes to the end, so that the first is the one that was made longest ago.

@@ -5,24 +5,35 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import count
 
 from entitlement_sidecar.domain.usage import derived_event_id
 from entitlement_sidecar.wire.v1 import usage_pb2
 
 _MILLISECOND = 1_000_000
-_VERSION = 7 << 76
+_VERSION = 7 << 12
 _VARIANT = 0b10 << 62
 
 
 def generated_event_id() -> str:
     """A fresh identity, ordered by time (UUIDv7, RFC 9562); reporting again counts again."""
+    return next(event_ids())
+
+
+def event_ids() -> Iterator[str]:
+    """Fresh identities of one instant (UUIDv7, RFC 9562): the first by chance, each next one after it."""
     milliseconds, rest = divmod(time.time_ns(), _MILLISECOND)
     # The 12 bits after the version hold the fraction of the millisecond (method 3 of section 6.2).
-    fraction = (rest << 12) // _MILLISECOND << 64
-    chance = random.getrandbits(62)
-    text = f"{milliseconds << 80 | _VERSION | fraction | _VARIANT | chance:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    fraction = (rest << 12) // _MILLISECOND
+    instant = f"{milliseconds:012x}"
+    beginning = f"{instant[:8]}-{instant[8:]}-{_VERSION | fraction:04x}-"
+    # The sum stays below 2**62: as many identities as anybody makes in one turn are left above it.
+    chance = _VARIANT | random.getrandbits(61)
+    for number in count(chance):
+        text = f"{number:016x}"
+        yield f"{beginning}{text[:4]}-{text[4:]}"
 
 
 def identity(
