@@ -11,8 +11,9 @@ from entitlement_sidecar.domain.lease import TTL, OnHolderLoss
 from entitlement_sidecar.planstore.leases.standing import standing_of
 from entitlement_sidecar.planstore.usage.lost_holders import LostHolders
 from support.leasing import Sidecar
-from support.shop import Shop
+from support.shop import AUTHORISED, Shop
 
+YAML = {**AUTHORISED, "content-type": "application/yaml"}
 OVERRIDES = "/api/billing/organizations/acme/overrides"
 CATALOGUE = """
 catalogue: shop
@@ -135,3 +136,22 @@ def test_the_limit_says_what_becomes_of_a_lost_holder(shop: Shop, limits: str, o
     answer, _, _ = sidecar.call("Consume", tenant_id="acme", feature="calls")
     (usage,) = [one for one in answer.usage if one.key.startswith("day")]
     assert usage.outstanding == outstanding
+
+
+def test_a_change_of_mode_is_told_and_takes_nothing(shop: Shop) -> None:
+    """Given a plan that turns strict, then the diff names the field, and no tenant loses anything."""
+    sell(shop, "{amount: 100, window: day}")
+    strict = CATALOGUE.format(limits="{amount: 100, window: day, mode: strict, on_holder_loss: reclaim}")
+
+    found = shop.rest.post("/api/billing/catalogue/diff", content=strict, headers=YAML).json()
+
+    assert found["effects"] == []
+    assert found["differences"][0]["fields"] == [
+        {"path": "entitlements.calls.limits[day].mode", "old": None, "new": "strict"},
+        {"path": "entitlements.calls.limits[day].on_holder_loss", "old": None, "new": "reclaim"},
+    ]
+    shop.apply(strict)
+    shop.subscribe(plan="basic@3")
+    shown = shop.rest.get("/api/billing/organizations/acme/snapshot").json()
+    (limit,) = shown["grants"][0]["limits"]
+    assert (limit["mode"], limit["on_holder_loss"]) == ("strict", "reclaim")

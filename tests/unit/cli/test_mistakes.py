@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 
@@ -55,6 +56,36 @@ def test_a_reason_counts_before_the_command_too(
     assert b'"reason": "pilot"' in planstore.calls[0].body
 
 
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("5/day", {"amount": 5, "window": "day"}),
+        ("5/day/soft", {"amount": 5, "window": "day", "soft": True}),
+        ("unlimited/day/strict", {"amount": "unlimited", "window": "day", "mode": "strict"}),
+        ("5/day/soft/optimistic", {"amount": 5, "window": "day", "soft": True, "mode": "optimistic"}),
+    ],
+)
+def test_a_limit_is_typed_in_short(
+    entitlements: Run, planstore: AnsweringPlanstore, at: list[str], text: str, limit: dict[str, object]
+) -> None:
+    """Amount, window, whether it is soft, and its mode; what is left out is not sent."""
+    command = ("overrides", "create", "acme", "calls", "--effect", "set", "--reason", "x", "--limit", text)
+    assert entitlements(*command, *at).code == 0
+    assert json.loads(planstore.calls[0].body)["limits"] == [limit]
+
+
+@pytest.mark.parametrize(
+    "text", ["5", "5/", "/day", "5/day/", "5/day/lenient", "5/day/strict/soft", "5/day/soft/soft"]
+)
+def test_a_limit_that_cannot_be_read_is_not_sent(entitlements: Run, at: list[str], text: str) -> None:
+    """The message says what would be right."""
+    command = ("overrides", "create", "acme", "calls", "--effect", "set", "--reason", "x", "--limit", text)
+    result = entitlements(*command, *at)
+    assert result.code == 2
+    assert repr(text) in result.err
+    assert "expected AMOUNT/WINDOW" in result.err
+
+
 def test_what_must_have_a_reason_asks_for_it(entitlements: Run, at: list[str]) -> None:
     """Nothing is sent without."""
     result = entitlements("overrides", "create", "acme", "sso", "--effect", "set", *at)
@@ -83,11 +114,13 @@ def test_tables_are_for_people(entitlements: Run, planstore: AnsweringPlanstore,
     limits = [
         {"amount": 5, "window": "day", "soft": True},
         {"amount": None, "window": "month", "soft": False, **carried},
+        {"amount": 9, "window": "year", "soft": False, "mode": "strict", "on_holder_loss": "reclaim"},
     ]
     override = {"id": "o", "value": ["a", "b"], "limits": limits, "feature": "f", "add_ons": {}}
     planstore.reply((200, override))
     shown = entitlements("overrides", "show", "acme", "o", *at).out
     assert "5 per day (soft), unlimited per month (7 at most carried over; then 0.01 EUR each)" in shown
+    assert "9 per year (strict; lost holders reclaim)" in shown
     assert "a, b" in shown
     assert "add_ons" not in shown
     assert entitlements("overrides", "show", "acme", "o", *at, "-o", "json").json == override
