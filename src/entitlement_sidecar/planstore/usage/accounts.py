@@ -164,7 +164,7 @@ class Accounts:
         return self._apply(session, block, outcome)
 
     def account_for(self, session: Session, account_id: str, used: int) -> Granted:
-        """Takes back what a lost holder did not use by its events: all that there will be, or a person says so.
+        """Takes back what a lost holder did not use by its events; no more of them are to come.
 
         Raises:
             NotFoundError: There is no such account.

@@ -1,7 +1,8 @@
 """Quota of usage that counts less than it did, or more, than when it was stored (DESIGN 7).
 
 What is given back comes from what no admission covered first. Where an admission covered the event, the rest
-comes from what was admitted. Credits go back to their grants in the reverse order of burning. No counter gets
+comes from what was admitted. Credits go back to the grants that paid, as far as these are known, else in the
+reverse order of burning. No counter gets
 below zero: what has been given back otherwise, for example with a lease, is not given back twice.
 
 Limits are those in force now, in the window in which the event happened. What a window carried over is fixed
@@ -27,6 +28,7 @@ from entitlement_sidecar.planstore.usage.bulk import named
 from entitlement_sidecar.planstore.usage.changing import FactChange
 from entitlement_sidecar.planstore.usage.counters import Counters
 from entitlement_sidecar.planstore.usage.facts import Fact, Identity, pages_of
+from entitlement_sidecar.planstore.usage.paid_by import paid_by
 from entitlement_sidecar.planstore.usage.unadmitted import UNADMITTED, add_all_unadmitted
 
 TenantFeature = tuple[str, str]
@@ -180,6 +182,11 @@ def _return_credits(session: Session, share: _Share, resolution: Resolution) -> 
     left = share.quantity
     counters, buckets = Counters(*share.key), resolution.buckets
     rows = counters.hold(session, {(bucket.key, bucket.since): bucket.until for bucket in buckets})
+    for bucket, most in paid_by(session, share.change.row, buckets):
+        row = rows[bucket.key, bucket.since]
+        admitted = min(left, most, row.admitted)
+        row.admitted -= admitted
+        left -= admitted
     for bucket in reversed(buckets):
         row = rows[bucket.key, bucket.since]
         unadmitted = min(left, row.unadmitted)
