@@ -16,7 +16,10 @@ _FEATURE = click.option("--feature", default="", metavar="KEY", help="Only of th
 
 @click.group("leases")
 def leases() -> None:
-    """See who holds quota, and take back what lost holders had."""
+    """See who holds quota, and take back what lost holders had.
+
+    Only limits whose mode is leased have leases and blocks; of others each use is the authority's matter.
+    """
 
 
 @leases.command("list")
