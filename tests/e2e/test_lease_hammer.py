@@ -103,7 +103,7 @@ def test_all_of_it_is_admitted_and_not_more(site: LeasedSite) -> None:
         with hammer.running(most=20):
             pass
         # What one sidecar has, another one's callers do not get until it is given back.
-        until(lambda: hammer.sweep() == LIMIT, "all of it to be admitted", PATIENCE)
+        until(lambda: hammer.sweep() == LIMIT, "all of it to be admitted", 2 * PATIENCE)
         assert hammer.sweep() == LIMIT
     assert not hammer.unanswered
     site.shipped()

@@ -178,6 +178,7 @@ class Hammer:
     """Callers at places, several at each, all at once."""
 
     def __init__(self, places: Sequence[Place], each: int, seed: int) -> None:
+        self._each = each
         self._permits = Permits()
         self._over = threading.Event()
         self._working: list[Future[None]] = []
@@ -224,9 +225,10 @@ class Hammer:
         until(made, f"{count} calls to be made", PATIENCE)
 
     def sweep(self) -> int:
-        """One more call for one token by each; all that they were allowed so far."""
-        with ThreadPoolExecutor(len(self.callers)) as threads:
-            list(threads.map(lambda caller: caller.ask(1), self.callers))
+        """One more call for one token at each place; all that callers were allowed so far."""
+        asking = self.callers[:: self._each]
+        with ThreadPoolExecutor(len(asking)) as threads:
+            list(threads.map(lambda caller: caller.ask(1), asking))
         return self.admitted
 
     @property
