@@ -91,15 +91,6 @@ class Lease:
         self.known = self.holding.granted - self.holding.returned - self.told
         return self.holding.granted - before
 
-    def take(self, quantity: int) -> None:
-        """Takes what is `left`."""
-        self.left -= quantity
-        self.taken += quantity
-
-    def keep(self, quantity: int) -> None:
-        """What was taken is used."""
-        self.kept += quantity
-
     def void(self, quantity: int) -> None:
         """What was taken is not used."""
         self.taken -= quantity
