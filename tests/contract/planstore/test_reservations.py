@@ -457,6 +457,37 @@ def test_two_replicas_settle_once(desk: Desk) -> None:
     assert desk.billed() == [("calls", "01", 56)]
 
 
+def reconciled(desk: Desk) -> dict[str, tuple[int, int]]:
+    """Of each column of the limit per day, what the root has and what of it nothing explains."""
+    path = "/api/billing/organizations/acme/usage/reconciliation"
+    answer = desk.shop.rest.get(path, params={"feature": "calls"})
+    lines = [line for line in answer.json()["lines"] if line["limit"] == "day"]
+    return {line["column"]: (line["authority"], line["unexplained"]) for line in lines}
+
+
+def test_reconciling_explains_reservations(desk: Desk) -> None:
+    """Held, settled for less and for more, late, and from the day before: nothing is unexplained."""
+    desk.shop.clock.advance(timedelta(hours=11, minutes=59, seconds=40).total_seconds())
+    desk.reserve(5, "yesterday")
+    desk.shop.clock.advance(30)
+    desk.settle(5, "yesterday")
+    desk.reserve(10, "late")
+    desk.pass_time(seconds=61)
+    desk.reserve(30, "held")
+    desk.reserve(30, "less")
+    desk.reserve(10, "more")
+    desk.settle(20, "less")
+    desk.settle(7, "late")
+    desk.settle(60, "more")
+
+    assert reconciled(desk) == {
+        "admitted": (63, 0),
+        "unadmitted": (24, 0),
+        "delegated": (30, 0),
+        "forfeited": (0, 0),
+    }
+
+
 def test_rows_go_when_nobody_asks_any_more(desk: Desk) -> None:
     """Settled ones soon, given back ones when they are too old to be settled; a name is used once."""
     desk.reserve(10)

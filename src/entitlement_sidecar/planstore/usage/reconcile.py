@@ -2,7 +2,7 @@
 
     admitted     one by one, and told by holders of leases    against events that name either
     unadmitted   events that name neither, and reports        against events that name neither
-    delegated    what leases and blocks may still use         against their accounts
+    delegated    what leases and blocks may still use         against their accounts, and open reservations
     forfeited    the part of it whose holders are lost        against accounts that are closed
 
 Between a use and its event, or its settlement, the two differ for a while: that is explained, lease by lease.
@@ -11,7 +11,7 @@ What has no cause is `unexplained`: events removed by retention, or a database t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 
@@ -29,6 +29,7 @@ from entitlement_sidecar.planstore.usage.reconcile_ledger import (
     told_by_ledger,
     waiting_for,
 )
+from entitlement_sidecar.planstore.usage.reconcile_reserved import Reserved, reserved
 
 
 class Cause(StrEnum):
@@ -39,6 +40,7 @@ class Cause(StrEnum):
     OVERDRAWN = "used after it had been taken back, so that it counts as unadmitted"
     NO_EVENT = "admitted, and the event has not come"
     REPORTED = "reported as used, and the event has not come"
+    RESERVED = "settled a reservation of another window, or beyond what it held"
 
 
 class Explained(msgspec.Struct, frozen=True):
@@ -87,7 +89,7 @@ def reconcile(session: Session, asked: ReconcileAsk, document: CatalogueDocument
         span = Span(row.tenant_id, row.feature, row.window_start, row.window_end)
         accounts = _accounts(session, row)
         told, waiting = told_by_ledger(session, span, document), waiting_for(session, span)
-        yield from _lines(row, accounts, told, waiting)
+        yield from _lines(row, accounts, told, (waiting, reserved(session, row, told.arrived)))
 
 
 def _counters(session: Session, asked: ReconcileAsk) -> Sequence[QuotaCounterRow]:
@@ -116,8 +118,10 @@ def _accounts(session: Session, counter: QuotaCounterRow) -> list[QuotaAccountRo
 
 
 def _lines(
-    row: QuotaCounterRow, accounts: Sequence[QuotaAccountRow], told: Told, waiting: Waiting
+    row: QuotaCounterRow, accounts: Sequence[QuotaAccountRow], told: Told, beside: tuple[Waiting, Reserved]
 ) -> Iterator[Line]:
+    waiting, reservations = beside
+
     def line(column: str, ledger: int, *explained: Explained) -> Line:
         authority = int(getattr(row, column))
         return Line(
@@ -126,9 +130,11 @@ def _lines(
 
     outstanding = {one.id: account_of(one).outstanding for one in accounts}
     closed = sum(outstanding[one.id] for one in accounts if one.closed)
-    yield line("admitted", told.admitted, *_of_admitted(accounts, told, waiting))
-    yield line("unadmitted", told.unadmitted, *_of_unadmitted(accounts, waiting))
-    yield line("delegated", sum(outstanding.values()))
+    of_admitted = [*_of_admitted(accounts, told, waiting), *_of_reserved(reservations.ahead)]
+    of_unadmitted = [*_of_unadmitted(accounts, waiting), *_of_reserved(reservations.unadmitted)]
+    yield line("admitted", told.admitted, *of_admitted)
+    yield line("unadmitted", told.unadmitted, *of_unadmitted)
+    yield line("delegated", sum(outstanding.values()) + reservations.held)
     yield line("forfeited", closed)
 
 
@@ -144,6 +150,10 @@ def _of_unadmitted(accounts: Sequence[QuotaAccountRow], waiting: Waiting) -> Ite
     for one in accounts:
         yield from _one(Cause.OVERDRAWN, _overdrawn(one), one)
     yield from _one(Cause.REPORTED, waiting.reported)
+
+
+def _of_reserved(amounts: Mapping[str, int]) -> Iterator[Explained]:
+    return (Explained(Cause.RESERVED, quantity, name) for name, quantity in amounts.items() if quantity)
 
 
 def _overdrawn(account: QuotaAccountRow) -> int:

@@ -224,7 +224,9 @@ def _counted(share: Share, admitted: int, unadmitted: int) -> Share:
 
 def _note(row: QuotaReservationRow, shares: Sequence[Share], used: int, now: datetime) -> None:
     """What was settled, and how long its row is needed for it."""
-    plain = all(not share.unadmitted and (share.end is None or now < share.end) for share in shares)
+    plain = bool(shares) and all(
+        not share.unadmitted and (share.end is None or now < share.end) for share in shares
+    )
     row.returned = max(0, _held_of(row) - used) if row.state == State.OPEN else 0
     write_shares(row, shares)
     row.state, row.ended_at = State.SETTLED.value, now
