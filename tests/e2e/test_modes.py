@@ -45,7 +45,7 @@ def test_each_limit_is_kept_by_its_mode(
     answers = [one.consume("acme", "reads") for _ in range(30)]
     assert all(answer.allowed for answer in answers)
     assert max(answer.overshoot_bound for answer in answers) == 10
-    assert one.metric("entitlement_unleased_from_memory_total") > 0
+    assert one.metric("entitlement_lease_consumes_total") > 0
     until(lambda: used(store, "reads") == 30, "the events to be counted")
     until(lambda: one.metric("entitlement_outbox_settled_events") == 40, "all events to be settled")
     assert (used(store, "orders"), used(store, "exports"), used(store, "reads")) == (5, 5, 30)

@@ -146,8 +146,8 @@ circuit_opened = Counter(
 # Quota
 lease_consumes = Counter(
     "entitlement_lease_consumes",
-    "Consumptions of leased limits, by who decided: leased (from memory), direct (the authority, one by one) "
-    "or refused (again, from memory).",
+    "Consumptions by who decided: leased, refused (again), denied or optimistic (by the mode) from memory, "
+    "or direct (of leased limits: the authority, one by one).",
     ["by"],
     registry=REGISTRY,
 )
@@ -158,19 +158,11 @@ lease_requests = Counter(
     registry=REGISTRY,
 )
 lease_tokens_returned = Counter(
-    "entitlement_lease_tokens_returned",
-    "Tokens of leases that were given back unused.",
-    registry=REGISTRY,
+    "entitlement_lease_tokens_returned", "Tokens of leases that were given back unused.", registry=REGISTRY
 )
 leases_held = Gauge("entitlement_leases_held", "Leases that this sidecar holds.", registry=REGISTRY)
 lease_tokens_held = Gauge(
     "entitlement_lease_tokens_held", "Tokens left in the leases that are held.", registry=REGISTRY
-)
-unleased_from_memory = Counter(
-    "entitlement_unleased_from_memory",
-    "CONSUMEs of limits that are not leased, answered without asking the authority: denied or optimistic.",
-    ["answer"],
-    registry=REGISTRY,
 )
 authority_calls = Counter(
     "entitlement_authority_calls",

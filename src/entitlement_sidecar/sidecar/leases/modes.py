@@ -70,7 +70,7 @@ class ByMode(NothingLeased):
         view = self._views.held(tenant_id, ask, REFRESH_AFTER)
         if view is None or fits(view.limits, ask.quantity):
             return None
-        metrics.unleased_from_memory.labels("denied").inc()
+        metrics.lease_consumes.labels("denied").inc()
         return msgspec.structs.replace(view, admitted=False, lease_id="")
 
     def _optimistic(self, tenant_id: str, ask: QuotaAsk) -> QuotaUsage | None:
@@ -83,7 +83,7 @@ class ByMode(NothingLeased):
         since.tokens += ask.quantity
         # Has it refreshed for the next ones, where it is time.
         self._views.view(tenant_id, ask, None)
-        metrics.unleased_from_memory.labels("optimistic").inc()
+        metrics.lease_consumes.labels("optimistic").inc()
         return msgspec.structs.replace(_with_pending(view, ask, since.tokens), admitted=True)
 
     def _since_look(self, key: _Key, view: QuotaUsage) -> _SinceLook:
