@@ -12,7 +12,7 @@ from entitlement_sidecar.sidecar.usage.outbox import Outbox
 from entitlement_sidecar.testing import FakeClock
 from entitlement_sidecar.testing.memory_outbox import MemoryOutbox
 
-MAX_BYTES = 500_000
+MAX_BYTES = 520_000
 
 
 @pytest.fixture

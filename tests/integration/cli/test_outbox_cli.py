@@ -300,7 +300,7 @@ async def test_leases_that_are_not_settled(folder: Path, outbox: Run) -> None:
     assert "leases\n" in outbox("inspect").out
     assert outbox("verify").code == 0
     # When its account is changed
-    change(folder, "UPDATE leases SET used = 1")
+    change(folder, "UPDATE lease_uses SET used = 1")
     # Then the events say otherwise
     [finding] = outbox("verify", "--output", "json").json
     problem = "says that 1 were used, but events that wait used 2"

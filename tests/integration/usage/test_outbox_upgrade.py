@@ -134,6 +134,7 @@ async def of_version_2(opened: Opener, folder: Path) -> None:
     await opened().close()
     with closing(sqlite3.connect(folder / FILE_NAME)) as database, database:
         database.execute("DROP TABLE leases")
+        database.execute("DROP TABLE lease_uses")
         database.execute("ALTER TABLE instance DROP COLUMN home")
         database.execute("PRAGMA user_version = 2")
 

@@ -64,16 +64,20 @@ CREATE TABLE declared (
   last_place INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE leases (
-  lease_id TEXT PRIMARY KEY,
+  number INTEGER PRIMARY KEY,
+  lease_id TEXT NOT NULL UNIQUE,
   holder TEXT NOT NULL,
   tenant_id TEXT NOT NULL,
   feature TEXT NOT NULL,
   ends_at INTEGER,
   block TEXT NOT NULL,
-  used INTEGER NOT NULL DEFAULT 0,
   boot TEXT NOT NULL,
   proved INTEGER NOT NULL DEFAULT 1
-) STRICT, WITHOUT ROWID;
+) STRICT;
+CREATE TABLE lease_uses (
+  number INTEGER PRIMARY KEY,
+  used INTEGER NOT NULL
+) STRICT;
 
 -- name: schema_2
 -- From version 1 of the file to version 2. What it holds stays as it is: its records share one lane.
@@ -112,16 +116,20 @@ DROP TABLE former_records;
 CREATE UNIQUE INDEX identities ON records (tenant_id, event_id) WHERE digest <> x'';
 ALTER TABLE instance ADD COLUMN home TEXT NOT NULL DEFAULT '';
 CREATE TABLE leases (
-  lease_id TEXT PRIMARY KEY,
+  number INTEGER PRIMARY KEY,
+  lease_id TEXT NOT NULL UNIQUE,
   holder TEXT NOT NULL,
   tenant_id TEXT NOT NULL,
   feature TEXT NOT NULL,
   ends_at INTEGER,
   block TEXT NOT NULL,
-  used INTEGER NOT NULL DEFAULT 0,
   boot TEXT NOT NULL,
   proved INTEGER NOT NULL DEFAULT 1
-) STRICT, WITHOUT ROWID;
+) STRICT;
+CREATE TABLE lease_uses (
+  number INTEGER PRIMARY KEY,
+  used INTEGER NOT NULL
+) STRICT;
 
 -- name: new_instance
 -- The identity of this file, for as long as it lives.
@@ -366,13 +374,14 @@ FROM (
 WHERE epoch = held.of;
 
 -- name: open_lease
--- Keeps an account before anything of it is used; says by its row count whether it was new.
+-- Keeps an account before anything of it is used; answers its number where it is new.
 INSERT OR IGNORE INTO leases (lease_id, holder, tenant_id, feature, ends_at, block, boot)
-VALUES (?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING number;
 
 -- name: use_leases
--- What events used of accounts: a JSON list of [lease, quantity].
-UPDATE leases SET used = used + (one.value ->> 1) FROM json_each(?) AS one WHERE lease_id = one.value ->> 0;
+-- Adds what events used of accounts. These rows change with each commit, so they are small and lie together.
+INSERT INTO lease_uses (number, used) VALUES {rows}
+ON CONFLICT (number) DO UPDATE SET used = used + excluded.used;
 
 -- name: risk_leases
 -- From here on uses of a JSON list of leases may be lost with this boot of the machine.
@@ -386,10 +395,21 @@ UPDATE leases SET proved = proved AND ?2 AND boot IN ('', ?1), boot = '' WHERE b
 -- All that was used is on disk.
 UPDATE leases SET boot = '' WHERE boot <> '';
 
+-- name: forget_uses
+-- Forgets what was used of a JSON list of leases.
+DELETE FROM lease_uses WHERE number IN (
+  SELECT number FROM leases WHERE lease_id IN (SELECT value FROM json_each(?))
+);
+
 -- name: close_leases
--- Forgets a JSON list of leases.
+-- Forgets a JSON list of leases, of which `forget_uses` has forgotten the uses.
 DELETE FROM leases WHERE lease_id IN (SELECT value FROM json_each(?));
 
 -- name: leases
 -- All accounts.
-SELECT lease_id, tenant_id, feature, holder, ends_at, block, used, proved FROM leases ORDER BY lease_id;
+SELECT lease_id, tenant_id, feature, holder, ends_at, block, coalesce(used, 0), proved
+FROM leases LEFT JOIN lease_uses USING (number) ORDER BY lease_id;
+
+-- name: numbers
+-- The number of each account.
+SELECT lease_id, number FROM leases;

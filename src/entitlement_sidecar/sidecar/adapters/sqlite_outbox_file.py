@@ -126,8 +126,8 @@ class OutboxFile(OutboxDatabase):
         with self.transaction(durable=durable or bool(unmarked)):
             self._write(placed)
             if uses:
-                count_uses(self, uses, unmarked)
-        self._leases.put(unmarked, at_risk=True)
+                count_uses(self, self._leases.numbered(uses), unmarked)
+        self._leases.mark(unmarked)
         self._placing.keep(placed)
         self.accepted += len(placed.records)
         self.merged += placed.merged

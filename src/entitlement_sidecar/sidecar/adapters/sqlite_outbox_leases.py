@@ -46,6 +46,7 @@ class OpenLeases:
 
     def __init__(self) -> None:
         self._at_risk: dict[str, bool] = {}
+        self._numbers: dict[str, int] = {}
 
     def __contains__(self, lease_id: object) -> bool:
         return lease_id in self._at_risk
@@ -68,19 +69,30 @@ class OpenLeases:
         """Those of which the file does not say yet that they are at risk."""
         return [lease_id for lease_id in uses if not self._at_risk[lease_id]]
 
-    def put(self, lease_ids: Iterable[str], *, at_risk: bool) -> None:
-        """The file has these accounts, at risk or not."""
-        self._at_risk.update(dict.fromkeys(lease_ids, at_risk))
+    def numbered(self, uses: dict[str, int]) -> list[tuple[int, int]]:
+        """What is used of each account, by its number in the file."""
+        return [(self._numbers[lease_id], used) for lease_id, used in uses.items()]
+
+    def add(self, lease_id: str, number: int, *, at_risk: bool) -> None:
+        """The file has this account."""
+        self._numbers[lease_id] = number
+        self._at_risk[lease_id] = at_risk
+
+    def mark(self, lease_ids: Iterable[str]) -> None:
+        """The file says that these are at risk."""
+        self._at_risk.update(dict.fromkeys(lease_ids, True))
 
     def forget(self, lease_ids: Iterable[str]) -> None:
         """These were closed."""
         for lease_id in lease_ids:
             self._at_risk.pop(lease_id, None)
+            self._numbers.pop(lease_id, None)
 
     def found_in(self, file: OutboxDatabase) -> None:
         """A file was opened, and what it has was forced to disk; what it lacks is not journalled any more."""
-        held = {row[0] for row in file.run("leases")}
-        self._at_risk = {lease_id: False for lease_id in self._at_risk if lease_id in held}
+        held = dict(file.run("numbers"))
+        self._numbers = {lease_id: held[lease_id] for lease_id in self._at_risk if lease_id in held}
+        self._at_risk = dict.fromkeys(self._numbers, False)
 
 
 class SqliteJournal:
@@ -153,15 +165,18 @@ def open_lease(file: OutboxDatabase, leases: OpenLeases, account: LeaseAccount, 
     ends_at = None if account.ends_at is None else microseconds(account.ends_at)
     row = (account.lease_id, account.holder, account.tenant_id, account.feature, ends_at, account.block)
     with file.transaction(durable=durable):
-        if not file.change("open_lease", *row, _ON_DISK if durable else boot_id()):
+        numbers = file.run("open_lease", *row, _ON_DISK if durable else boot_id())
+        if not numbers:
             raise ValueError(f"lease {account.lease_id!r} is of an earlier start: nothing of it may be used")
-    leases.put([account.lease_id], at_risk=not durable)
+    leases.add(account.lease_id, numbers[0][0], at_risk=not durable)
 
 
 def close_leases(file: OutboxDatabase, leases: OpenLeases, lease_ids: Sequence[str]) -> None:
     """Forgets accounts of any start."""
     with file.transaction(durable=False):
-        file.run("close_leases", encode(lease_ids).decode())
+        encoded = encode(lease_ids).decode()
+        file.run("forget_uses", encoded)
+        file.run("close_leases", encoded)
     leases.forget(lease_ids)
 
 
@@ -177,9 +192,9 @@ def account_of(row: Lease) -> LeaseAccount:
     return LeaseAccount(lease_id, tenant_id, feature, holder, end, block, used, bool(proved))
 
 
-def count_uses(file: OutboxDatabase, uses: dict[str, int], unmarked: Sequence[str]) -> None:
-    """Adds what was used, inside the transaction that keeps the events."""
-    file.run("use_leases", encode(list(uses.items())).decode())
+def count_uses(file: OutboxDatabase, uses: Sequence[tuple[int, int]], unmarked: Sequence[str]) -> None:
+    """Adds what was used, by number of the account, inside the transaction that keeps the events."""
+    file.insert("use_leases", uses)
     if unmarked:
         file.run("risk_leases", boot_id(), encode(unmarked).decode())
 

@@ -11,9 +11,10 @@ CREATE TEMP VIEW declared AS SELECT 0 AS first_place, 0 AS last_place WHERE 0;
 -- name: as_version_3
 -- A file of version 2 as one of version 3: it knows no leases.
 CREATE TEMP VIEW leases AS
-SELECT '' AS lease_id, '' AS tenant_id, '' AS feature, '' AS holder, NULL AS ends_at, '' AS block,
-       0 AS used, 0 AS proved
+SELECT 0 AS number, '' AS lease_id, '' AS tenant_id, '' AS feature, '' AS holder, NULL AS ends_at, '' AS block,
+       0 AS proved
 WHERE 0;
+CREATE TEMP VIEW lease_uses AS SELECT 0 AS number, 0 AS used WHERE 0;
 
 -- name: instance
 -- The identity of the file.
@@ -53,7 +54,8 @@ SELECT count(*) FROM consumptions;
 
 -- name: leases
 -- Accounts of leases, the most used first.
-SELECT lease_id, tenant_id, feature, holder, ends_at, block, used, proved FROM leases ORDER BY used DESC, lease_id;
+SELECT lease_id, tenant_id, feature, holder, ends_at, block, coalesce(used, 0), proved
+FROM leases LEFT JOIN lease_uses USING (number) ORDER BY used DESC, lease_id;
 
 -- name: live_pages
 -- Pages that hold something, and their size.
