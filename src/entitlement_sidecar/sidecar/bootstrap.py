@@ -175,10 +175,7 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
             "shipper": shipper.run,
             "files of the listener": front_files.run,
         }
-        if upstream.leases is not None:
-            loops["leases"] = upstream.leases.run
-        if upstream.learn_keys is not None and not keyring.pinned:
-            loops["keys"] = partial(learn_again, upstream.learn_keys)
+        loops |= _loops_of(upstream, keyring)
         return Sidecar(
             front=front,
             http=http,
@@ -193,6 +190,16 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
             close=stack.pop_all().aclose,
         )
     raise AssertionError("unreachable")
+
+
+def _loops_of(upstream: _Upstream, keyring: KeyRing) -> dict[str, Loop]:
+    """What runs beside the calls because of what stands behind the sidecar."""
+    loops: dict[str, Loop] = {}
+    if upstream.leases is not None:
+        loops["leases"] = upstream.leases.run
+    if upstream.learn_keys is not None and not keyring.pinned:
+        loops["keys"] = partial(learn_again, upstream.learn_keys)
+    return loops
 
 
 def _last_known(config: SidecarConfig, keyring: KeyRing, stack: AsyncExitStack) -> LastKnown:
