@@ -134,7 +134,7 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
         told = Told(request.sequence, request.used, request.returned)
         with self._quotas.database.writing() as session:
             row = self._mine(session, request.lease_id, request.holder)
-            now = self._in_force(session, row.tenant_id, row.feature)
+            now = self._still_in_force(session, row)
             wants = self._fair(session, now.allowance, request)
             granted = self._quotas.accounts.grant(session, row.id, told, wants, now.allowance)
             view = self._view(session, now.view)
@@ -205,6 +205,13 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
             raise InvalidInputError.of("feature", f"{feature!r} is seats: take them one by one, with Consume")
         view = Admission.of(tenant_id, held.feature, held.resolution, 0, "")
         return _InForce(Allowance(tenant_id, feature, view.limits, view.buckets), view, held.snapshot_version)
+
+    def _still_in_force(self, session: Session, row: QuotaAccountRow) -> _InForce:
+        """Of a lease: nothing, where its feature is of another kind by now."""
+        try:
+            return self._in_force(session, row.tenant_id, row.feature)
+        except InvalidInputError:
+            return _InForce(None, None, 0)
 
     def _view(self, session: Session, view: Admission | None) -> QuotaUsage:
         return QuotaUsage() if view is None else self._quotas.authority.admit(session, view)

@@ -23,6 +23,7 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local found = redis.call('HGETALL', KEYS[1])
 local lost = {}
+local DAY = 86400000000
 local closed, forfeited, reclaimed, live, back = 0, 0, 0, 0, 0
 for i = 1, #found, 2 do
   if found[i] == 'back' then
@@ -34,6 +35,9 @@ for i = 1, #found, 2 do
     end
     if a[6] == 1 and a[1] > a[2] + a[3] + a[7] and #lost < 100 then
       lost[#lost + 1] = string.sub(found[i], 3)
+    elseif a[6] == 1 and now > a[5] + DAY and a[1] <= a[2] + a[3] + a[7] then
+      -- Settled long ago: no message of it is under way any more.
+      redis.call('HDEL', KEYS[1], found[i])
     elseif a[6] == 0 and now < a[5] + tonumber(ARGV[3]) then
       live = live + 1
     elseif a[6] == 0 then

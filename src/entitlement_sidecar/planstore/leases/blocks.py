@@ -11,12 +11,13 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime
 
+import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from uuid6 import uuid7
 
 from entitlement_sidecar.domain.lease import OnHolderLoss, Told
-from entitlement_sidecar.planstore.db import Database, QuotaAccountRow
+from entitlement_sidecar.planstore.db import Database, QuotaAccountRow, TenantSnapshotRow
 from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Lost, Place, RedisBlocks
 from entitlement_sidecar.planstore.leases.sizes import goal, resized
 from entitlement_sidecar.planstore.leases.standing import Standing, next_window, standing_of
@@ -32,6 +33,14 @@ LARGEST = 2**53 - 1
 """What a block may be granted in all: the scripts count to it exactly."""
 
 _log = logging.getLogger(__name__)
+
+
+class OpenBlock(msgspec.Struct, frozen=True):
+    """A block that is not closed, and the version of its tenant's snapshot, which says what holds for it."""
+
+    id: str
+    place: Place
+    snapshot_version: int | None
 
 
 class Blocks:
@@ -76,18 +85,21 @@ class Blocks:
         state = self._redis.read(_place_of(row))
         return 0 if _estranged(row, state) else min(state.free, account_of(row).outstanding)
 
-    def open_blocks(self, after: str, count: int) -> list[tuple[str, Place]]:
-        """Blocks that are not closed: id and place, in the order of ids."""
-        row = QuotaAccountRow
+    def open_blocks(self, after: str, count: int) -> list[OpenBlock]:
+        """Blocks that are not closed, in the order of ids."""
+        row, snapshot = QuotaAccountRow, TenantSnapshotRow
         query = (
-            select(row.id, row.tenant_id, row.feature, row.ends_at)
+            select(row.id, row.tenant_id, row.feature, row.ends_at, snapshot.version)
+            .outerjoin(snapshot, snapshot.tenant_id == row.tenant_id)
             .where(row.run_id != "", row.closed.is_(False), row.id > after)
             .order_by(row.id)
             .limit(count)
         )
         with self._database.reading() as session:
             rows = session.execute(query).all()
-        return [(id_, Place(tenant_id, feature, ends_at)) for id_, tenant_id, feature, ends_at in rows]
+        return [
+            OpenBlock(one.id, Place(one.tenant_id, one.feature, one.ends_at), one.version) for one in rows
+        ]
 
     def _look(self, tenant_id: str, feature: str) -> tuple[datetime, list[QuotaAccountRow]]:
         """The database's clock, and the blocks that are not closed."""
@@ -115,12 +127,23 @@ class Blocks:
         self._note_lost(row, lost)
         if lost.holders:
             self._account_for(row, lost.holders)
-        standing = self._standing_of(row, now)
-        if standing is None:
-            self._close(row, place)
-        else:
+        # Once it closes it does not open again: its holders give back what they have.
+        standing = None if state.closing else self._standing_of(row, now)
+        if standing is not None:
             self._resize(row, place, standing)
+        if standing is None or self._is_beyond(row, now, standing):
+            self._close(row, place)
         return state.given > 0
+
+    def _is_beyond(self, row: QuotaAccountRow, now: datetime, before: Standing) -> bool:
+        """Whether more is out than there is, also now that the block has given up what was free in it.
+
+        The limit was lowered, then, or passed by usage that nobody admitted: its holders are to give back.
+        """
+        if before.rest >= 0:
+            return False
+        after = self._standing_of(row, now)
+        return after is not None and after.rest < 0
 
     def _account_for(self, row: QuotaAccountRow, holders: Sequence[str]) -> None:
         """Settles for those of its lost holders whose events are all here."""

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.planstore.db import QuotaAccountRow
-from entitlement_sidecar.planstore.leases.blocks import Blocks, open_of
-from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Place, RedisBlocks
+from entitlement_sidecar.planstore.leases.blocks import Blocks, OpenBlock, open_of
+from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, RedisBlocks
 from entitlement_sidecar.planstore.usage.account_rows import places_of
 from entitlement_sidecar.planstore.usage.counters import Place as CounterPlace
 
@@ -34,7 +34,7 @@ AT_ONCE = 100
 """Blocks of a round that one step looks at, so that wishes do not wait for the whole of it."""
 
 IDLE = 30.0
-"""Seconds between two visits to a block of which nothing changes: limits and windows change seldom."""
+"""Seconds between two visits to a block of which nothing changes, nor of its tenant."""
 
 MAX_SEEN = 100_000
 """Blocks at most whose last state is remembered; of others every round is a visit."""
@@ -60,8 +60,8 @@ class Delegation:
         self._waiting: set[tuple[str, str]] = set()
         # When (monotonic) features were last visited for a wish.
         self._fulfilled: dict[tuple[str, str], float] = {}
-        # What each block was when it was last visited, and when (monotonic).
-        self._seen: dict[str, tuple[BlockState, float]] = {}
+        # What each block was when it was last visited, by which snapshot, and when (monotonic).
+        self._seen: dict[str, tuple[tuple[BlockState, int | None], float]] = {}
 
     def recall(self, tenant_id: str, feature: str, quantity: int) -> int:
         """Has blocks give up to `quantity` back to the root, in transactions of its own; says how much came.
@@ -121,17 +121,17 @@ class Delegation:
 
     def _go_on(self, cursor: str) -> None:
         found = self._blocks.open_blocks(cursor, AT_ONCE)
-        self._cursor = found[-1][0] if len(found) == AT_ONCE else None
-        due = [place for id_, place in found if self._is_due(id_, place)]
+        self._cursor = found[-1].id if len(found) == AT_ONCE else None
+        due = [block.place for block in found if self._is_due(block)]
         for tenant_id, feature in dict.fromkeys((place.tenant_id, place.feature) for place in due):
             self._visit(tenant_id, feature)
 
-    def _is_due(self, id_: str, place: Place) -> bool:
-        """Whether anything has changed in a block, or it was not visited for long. Costs one look."""
-        state, now = self._redis.read(place), self._clock.monotonic()
-        seen = self._seen.pop(id_, None)
+    def _is_due(self, block: OpenBlock) -> bool:
+        """Whether it, or what its tenant has, changed, or it was not visited for long. Costs one look."""
+        state, now = (self._redis.read(block.place), block.snapshot_version), self._clock.monotonic()
+        seen = self._seen.pop(block.id, None)
         idle = seen is not None and seen[0] == state and now - seen[1] < IDLE
-        self._seen[id_] = seen if seen is not None and idle else (state, now)
+        self._seen[block.id] = seen if seen is not None and idle else (state, now)
         while len(self._seen) > MAX_SEEN:
             del self._seen[next(iter(self._seen))]
         return not idle

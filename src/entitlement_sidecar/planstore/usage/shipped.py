@@ -20,15 +20,16 @@ SKEW = timedelta(days=1)
 
 
 def shipped_in_full(session: Session, holders: Iterable[str]) -> set[str]:
-    """Those of some holders, `<instance>:<epoch>`, whose events are all in the ledger: none can follow.
+    """Those of some holders whose events are all in the ledger: none can follow.
 
-    Not one of which anything was quarantined, refused or declared lost: that may have been used as well.
+    They are `<instance>:<epoch>`; what follows a `#` tells accounts of one holder apart. Not one of which
+    anything was quarantined, refused or declared lost: that may have been used as well.
     """
-    sources = {source: holder for holder in holders for source in _source(holder)}
-    newest = _newest(session, {instance for instance, _ in sources})
-    over = {one: holder for one, holder in sources.items() if newest.get(one[0], 0) > one[1]}
-    unfinished = _unfinished(session, over)
-    return {holder for one, holder in over.items() if one not in unfinished}
+    sources = {holder: source for holder in holders for source in _source(holder)}
+    newest = _newest(session, {instance for instance, _ in sources.values()})
+    over = {holder: one for holder, one in sources.items() if newest.get(one[0], 0) > one[1]}
+    unfinished = _unfinished(session, over.values())
+    return {holder for holder, one in over.items() if one not in unfinished}
 
 
 def used_by_events(session: Session, account: QuotaAccountRow, holder: str = "") -> int:
@@ -53,7 +54,7 @@ def used_by_events(session: Session, account: QuotaAccountRow, holder: str = "")
 
 def _source(holder: str) -> Iterator[tuple[str, int]]:
     """Instance and epoch; nothing for a name of another form."""
-    instance, _, epoch = holder.rpartition(":")
+    instance, _, epoch = holder.partition("#")[0].rpartition(":")
     if instance and epoch.isdecimal():
         yield instance, int(epoch)
 
@@ -69,7 +70,7 @@ def _unfinished(session: Session, sources: Iterable[tuple[str, int]]) -> set[tup
     """Those of which something did not come, or did not count. One that never delivered had nothing."""
     row = UsageSourceRow
     query = select(row.instance, row.epoch).where(
-        tuple_(row.instance, row.epoch).in_(list(sources)),
+        tuple_(row.instance, row.epoch).in_(set(sources)),
         row.accepted_total != row.stored + row.duplicates,
     )
     return {(instance, epoch) for instance, epoch in session.execute(query)}
