@@ -35,7 +35,6 @@ class ReservationRoot(Protocol):
         Raises:
             InvalidInputError: Of this feature nothing can be held.
             IdempotencyConflictError: The reservation's id came before with other content.
-            TenantUnknownError: There is no such tenant.
         """
         ...
 
