@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from entitlement_sidecar.domain.decision import Decision
 from entitlement_sidecar.domain.errors import DrainingError, EntitlementsError
@@ -37,6 +38,9 @@ class AnsweringSidecar(decision_pb2_grpc.EntitlementServiceServicer, usage_pb2_g
         self.events: list[usage_pb2.UsageEvent] = []
         self.tasks: list[usage_pb2.RecordTaskRequest] = []
         self.corrections: list[usage_pb2.CorrectUsageRequest] = []
+        self.reservations: list[usage_pb2.ReserveRequest] = []
+        self.settlements: list[usage_pb2.SettleRequest] = []
+        self.releases: list[usage_pb2.ReleaseRequest] = []
         self.target = ""
         self.steps: list[Step] = []
         self.states: list[decision_pb2.WatchEntitlementsResponse] = []
@@ -100,6 +104,38 @@ class AnsweringSidecar(decision_pb2_grpc.EntitlementServiceServicer, usage_pb2_g
         self.corrections.append(request)
         accepted = UsageResult(request.request_id, UsageOutcome.ACCEPTED)
         return usage_pb2.CorrectUsageResponse(result=result_to_proto(accepted))
+
+    def Reserve(  # noqa: N802
+        self, request: usage_pb2.ReserveRequest, context: grpc.ServicerContext
+    ) -> usage_pb2.ReserveResponse:
+        """Answers as a check of the feature."""
+        del context
+        self.reservations.append(request)
+        check = decision_pb2.CheckEntitlementRequest(tenant_id=request.tenant_id, feature=request.feature)
+        decision = self.judge(check)
+        return usage_pb2.ReserveResponse(
+            held=decision.allowed,
+            expires_at=Timestamp(seconds=1_800_000_000) if decision.allowed else None,
+            remaining=decision.remaining or 0,
+            decision=decision_to_proto(decision),
+        )
+
+    def Settle(  # noqa: N802
+        self, request: usage_pb2.SettleRequest, context: grpc.ServicerContext
+    ) -> usage_pb2.SettleResponse:
+        """Accepts a settlement; one came back."""
+        del context
+        self.settlements.append(request)
+        accepted = UsageResult(f"s-{request.reservation_id}", UsageOutcome.ACCEPTED)
+        return usage_pb2.SettleResponse(result=result_to_proto(accepted), returned=1)
+
+    def Release(  # noqa: N802
+        self, request: usage_pb2.ReleaseRequest, context: grpc.ServicerContext
+    ) -> usage_pb2.ReleaseResponse:
+        """Gives one back."""
+        del context
+        self.releases.append(request)
+        return usage_pb2.ReleaseResponse(returned=1)
 
 
 def _step(step: Step) -> decision_pb2.ResolutionStep:
