@@ -156,8 +156,7 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         decisions = Decisions(knowing, upstream.authority, consumptions)
         stack.push_async_callback(decisions.finish)
         atomic = AtomicBatches(decisions, knowing, upstream.authority, consumptions)
-        corrections = taking.corrections if upstream.shipper else None
-        reservations = Reservations(upstream.reservations, outbox, corrections, clock, stats.instance)
+        reservations = _reservations(upstream, taking, outbox, stats.instance)
         serve = _serving(decisions, atomic, Watching(decisions, knowing), taking, reservations)
         front, front_files = _front(config, serve)
         health = UsageHealth(outbox, upstream.shipper.state if upstream.shipper else None)
@@ -289,6 +288,13 @@ def _taking(
         return UsageTaking(UsageReporter(*means), tasks, corrections, clock)
     pseudonyms = Pseudonyms.of_file(config.subject_key_file, "--subject-key-file")
     return UsageTaking(PseudonymousReporter(pseudonyms, *means), tasks, corrections, clock, pseudonyms)
+
+
+def _reservations(
+    upstream: _Upstream, taking: UsageTaking, outbox: SqliteOutbox, instance: str
+) -> Reservations:
+    corrections = taking.corrections if upstream.shipper else None
+    return Reservations(upstream.reservations, outbox, corrections, taking.clock, instance)
 
 
 async def _hold_everything(store: SnapshotStore, file: FileSnapshots) -> None:
