@@ -265,9 +265,9 @@ class LeaseBook:
             _log.error("a request for leases failed unexpectedly", exc_info=error)
 
     async def _get_more(self, slot: Slot) -> None:
-        now, wall = self._clock.monotonic(), self._clock.now()
-        self._give_back(slot.drop(lambda lease: _is_over(lease, now, wall)))
+        self._drop_over(slot)
         await self._asking.more(slot)
+        self._drop_over(slot)
         key = (slot.tenant_id, slot.feature.key)
         if key in self._slots:
             self._slots.move_to_end(key)
@@ -275,6 +275,7 @@ class LeaseBook:
 
     async def _renew(self, slot: Slot, leases: Sequence[Lease]) -> None:
         await self._asking.renew(slot, leases)
+        self._drop_over(slot)
         await self._look(slot)
 
     async def _look(self, slot: Slot) -> None:
@@ -316,8 +317,7 @@ class LeaseBook:
 
     def _see_to(self, slot: Slot, now: float) -> None:
         """What a slot needs now: over, idle, or to be renewed."""
-        wall = self._clock.now()
-        self._give_back(slot.drop(lambda lease: _is_over(lease, now, wall)))
+        self._drop_over(slot)
         if slot.asking is None:
             self._give_back(slot.drop(lambda lease: _is_idle(lease, now)))
             due = [lease for lease in slot.leases if not lease.closed and now - lease.asked_at >= RENEW_AFTER]
@@ -330,6 +330,10 @@ class LeaseBook:
 
     def _see_to_at(self, slot: Slot, at: float) -> None:
         heappush(self._due, (at, next(self._numbers), slot))
+
+    def _drop_over(self, slot: Slot) -> None:
+        now, wall = self._clock.monotonic(), self._clock.now()
+        self._give_back(slot.drop(lambda lease: _is_over(lease, now, wall)))
 
     def _give_back(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
