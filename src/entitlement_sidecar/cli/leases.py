@@ -9,7 +9,18 @@ import click
 from entitlement_sidecar.cli.output import output_option, print_record, print_records
 from entitlement_sidecar.cli.targets import Whole, connect, pages, planstore_options, why_option
 
-COLUMNS = ("id", "kind", "feature", "holder", "granted", "used", "outstanding", "state", "expires_at")
+COLUMNS = (
+    "id",
+    "kind",
+    "feature",
+    "holder",
+    "granted",
+    "used",
+    "outstanding",
+    "state",
+    "strict",
+    "expires_at",
+)
 
 _FEATURE = click.option("--feature", default="", metavar="KEY", help="Only of this feature.")
 

@@ -43,14 +43,16 @@ def reconcile(
     asked = None if at is None else instant_of(at, "--at").isoformat()
     path = organization(tenant, "usage/reconciliation")
     lines = connect(planstore, token_file).get(path, feature=feature, at=asked)["lines"]
-    shown = [line for line in lines if everything or line["difference"]]
+    shown = [line for line in lines if everything or line["difference"] or line["strict"]]
     print_records([_flat(line) for line in shown], COLUMNS, output)
     if any(line["unexplained"] for line in lines):
         click.get_current_context().exit(1)
 
 
 def _flat(line: dict[str, Any]) -> dict[str, Any]:
-    return line | {"cause": "; ".join(_told(one) for one in line["explained"])}
+    causes = [_told(one) for one in line["explained"]]
+    strict = ["strict: so much is lost that no leases are granted"] if line["strict"] else []
+    return line | {"cause": "; ".join(causes + strict)}
 
 
 def _told(one: dict[str, Any]) -> str:

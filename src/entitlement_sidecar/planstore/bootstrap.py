@@ -42,6 +42,7 @@ from entitlement_sidecar.planstore.db import Database, OrganizationRow, create_e
 from entitlement_sidecar.planstore.db.away import AWAY, MISNAMED, told
 from entitlement_sidecar.planstore.db.migrate import is_current
 from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
+from entitlement_sidecar.planstore.leases import strictness
 from entitlement_sidecar.planstore.leases.blocks import Blocks
 from entitlement_sidecar.planstore.leases.recall import InBlocks
 from entitlement_sidecar.planstore.leases.redis_blocks import RedisBlocks
@@ -276,6 +277,7 @@ def _workers(
         Worker("usage windows", closing.Closer(database, clock).close_due, closing.EVERY),
         Worker("reservations", expiring.ExpiredReservations(database, database.now).step, expiring.EVERY),
         Worker("lost holders", _closing(database).step, lost_holders.EVERY),
+        Worker("strictness", strictness.Strictness(database, clock).step, strictness.EVERY),
         Worker("usage retention", retention.Retaining(database, clock).step, retention.EVERY),
     )
 

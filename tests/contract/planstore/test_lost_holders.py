@@ -10,6 +10,7 @@ from sqlalchemy import select
 from entitlement_sidecar.domain.lease import DRIFT, TTL
 from entitlement_sidecar.planstore.db import AuditRow, QuotaAccountRow, QuotaCounterRow
 from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
+from entitlement_sidecar.planstore.leases.strictness import Strictness
 from entitlement_sidecar.planstore.snapshots import limits_of
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.planstore.usage.lost_holders import EVERY, KEPT, PROVED_EVERY, LostHolders
@@ -271,16 +272,46 @@ def test_an_open_lease_is_not_released(plenty: Shop, sidecar: Sidecar) -> None:
 
 
 def test_a_limit_that_lost_much_is_strict(plenty: Shop, sidecar: Sidecar) -> None:
-    """No lease any more: each use is admitted by itself, until it is released."""
-    sidecar.acquire(11)
+    """No lease any more, which operators see: each use is admitted by itself, until it is released."""
+    sidecar.acquire(10)
     plenty.clock.advance(TTL)
     look(plenty)
+    assert seen_as_strict(plenty) == (0.0, False, False)
+    sidecar.acquire(1, "one more")
+    plenty.clock.advance(TTL)
+    look(plenty)
+    assert seen_as_strict(plenty) == (1.0, True, True)
 
     assert not sidecar.acquire(1, "again").HasField("lease")
     response, _, _ = sidecar.call("Consume", tenant_id="acme", feature="calls", quantity=1, request_id="c-1")
     assert response.admitted
     release(plenty)
     assert sidecar.acquire(1, "again").HasField("lease")
+    assert seen_as_strict(plenty) == (0.0, False, False)
+
+
+def test_a_limit_is_strict_until_its_window_ends(plenty: Shop, sidecar: Sidecar) -> None:
+    """The next day's has lost nothing."""
+    sidecar.acquire(11)
+    plenty.clock.advance(TTL)
+    look(plenty)
+    assert not sidecar.acquire(1, "again").HasField("lease")
+
+    plenty.clock.advance(12 * 3600)
+
+    assert sidecar.acquire(1, "tomorrow").lease.granted == 1
+    assert seen_as_strict(plenty) == (0.0, False, False)
+
+
+def seen_as_strict(shop: Shop) -> tuple[float, bool, bool]:
+    """What the metric, the list of leases and reconciling say."""
+    Strictness(shop.database, shop.clock).step()
+    gauge = REGISTRY.get_sample_value("entitlement_quota_strict_features") or 0.0
+    listed = shop.rest.get(LEASES).json()["leases"]
+    lines = shop.rest.get("/api/billing/organizations/acme/usage/reconciliation").json()["lines"]
+    strict = {line["column"] for line in lines if line["strict"]}
+    assert strict <= {"forfeited"}
+    return gauge, any(one["strict"] for one in listed), bool(strict)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from entitlement_sidecar.planstore.api.forms import ORGANIZATION, TEXT, Body, Te
 from entitlement_sidecar.planstore.api.pages import Cursor, PageSize, cursor_of, page_of, place_of
 from entitlement_sidecar.planstore.audit import because
 from entitlement_sidecar.planstore.db import QuotaAccountRow
+from entitlement_sidecar.planstore.leases.strictness import strict_features
 from entitlement_sidecar.planstore.subscriptions import find_organization
 from entitlement_sidecar.planstore.usage.account_rows import AccountId, account_of
 from entitlement_sidecar.planstore.usage.leases_held import LeaseQuery, leases_held, release_forfeited
@@ -36,6 +38,10 @@ class LeaseView(View):
     outstanding: int = Field(description="What the holder may be using.", examples=[60])
     state: str = Field(
         description="`open`, or `forfeited`: its holder is lost, and this stays spent.", examples=["open"]
+    )
+    strict: bool = Field(
+        description="So much of the limit was lost with its holders that it grants no leases now.",
+        examples=[False],
     )
     opened_at: datetime
     expires_at: datetime
@@ -88,8 +94,10 @@ def leases(dependencies: ApiDependencies) -> APIRouter:
             find_organization(session, tenant_id)
             found = leases_held(session, wanted, after.id if after else "", limit + 1)
             page, last = page_of(found, limit)
+            features = [row.feature for row in page]
+            strict = strict_features(session, tenant_id, features, dependencies.clock.now())
         return LeasesView(
-            leases=[_view(row) for row in page],
+            leases=[_view(row, strict) for row in page],
             next_cursor=cursor_of(AccountId(last.id)) if last is not None else None,
         )
 
@@ -114,7 +122,7 @@ def _checked(feature: str) -> str:
     return feature
 
 
-def _view(row: QuotaAccountRow) -> LeaseView:
+def _view(row: QuotaAccountRow, strict: Collection[str]) -> LeaseView:
     return LeaseView(
         id=row.id,
         kind="block" if row.run_id else "lease",
@@ -125,6 +133,7 @@ def _view(row: QuotaAccountRow) -> LeaseView:
         returned=row.returned,
         outstanding=account_of(row).outstanding,
         state="forfeited" if row.closed else "open",
+        strict=row.feature in strict,
         opened_at=row.opened_at,
         expires_at=row.expires_at,
         ends_at=row.ends_at,

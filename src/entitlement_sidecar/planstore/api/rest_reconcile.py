@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from entitlement_sidecar.domain.errors import InvalidInputError
 from entitlement_sidecar.planstore.api.dependencies import ApiDependencies
 from entitlement_sidecar.planstore.api.forms import ORGANIZATION, Instant, Tenant, View
 from entitlement_sidecar.planstore.catalogue import current_document
+from entitlement_sidecar.planstore.leases.strictness import strict_features
 from entitlement_sidecar.planstore.subscriptions import find_organization
 from entitlement_sidecar.planstore.usage.reconcile import Explained, Line, ReconcileAsk, reconcile
 from entitlement_sidecar.wire.fields import KEY_FORM, expected, is_key
@@ -43,6 +45,10 @@ class DifferenceView(View):
     )
     difference: int = Field(examples=[2])
     unexplained: int = Field(description="The part of the difference that has no cause.", examples=[0])
+    strict: bool = Field(
+        description="Of forfeited: it is so much that the feature grants no leases at this instant.",
+        examples=[False],
+    )
     explained: list[ExplainedView]
 
 
@@ -66,13 +72,19 @@ def usage_reconciliation(dependencies: ApiDependencies) -> APIRouter:
         with dependencies.database.reading() as session:
             find_organization(session, tenant_id)
             asked = ReconcileAsk(tenant_id, instant, feature)
-            lines = [_view(line) for line in reconcile(session, asked, current_document(session))]
-        return ReconciliationView(at=instant, lines=lines)
+            lines = list(reconcile(session, asked, current_document(session)))
+            losing = [line.feature for line in lines if _is_lost(line)]
+            strict = strict_features(session, tenant_id, losing, instant)
+        return ReconciliationView(at=instant, lines=[_view(line, strict) for line in lines])
 
     return router
 
 
-def _view(line: Line) -> DifferenceView:
+def _is_lost(line: Line) -> bool:
+    return line.column == "forfeited" and line.authority > 0
+
+
+def _view(line: Line, strict: Collection[str]) -> DifferenceView:
     return DifferenceView(
         feature=line.feature,
         limit=line.limit_key,
@@ -83,6 +95,7 @@ def _view(line: Line) -> DifferenceView:
         ledger=line.ledger,
         difference=line.difference,
         unexplained=line.unexplained,
+        strict=_is_lost(line) and line.feature in strict,
         explained=[_part(one) for one in line.explained],
     )
 
