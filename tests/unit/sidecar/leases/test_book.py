@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
+import pytest
+from msgspec import structs
+
+from entitlement_sidecar.domain.catalogue import Durability, LimitMode
+from entitlement_sidecar.domain.errors import OutboxFullError
 from entitlement_sidecar.domain.quota import QuotaUsage
+from entitlement_sidecar.domain.window import WindowUnit
+from entitlement_sidecar.sidecar.leases import book
+from entitlement_sidecar.sidecar.leases.journal import LeaseAccount
 from entitlement_sidecar.testing.builders import limit
+from entitlement_sidecar.testing.memory_journal import MemoryJournal
 from support.leased_books import TENANT, Sidecar, Site, ask_for
 
 
@@ -257,3 +267,124 @@ async def test_a_batch_takes_from_leases_all_or_nothing() -> None:
     last = sidecar.take()
     assert isinstance(last, QuotaUsage)
     assert last.held == held - 1
+
+
+async def test_a_lease_ends_with_its_window() -> None:
+    """Given a window that ends, then nothing more is used of its lease, and the next window has its own."""
+    site = Site(100)
+    sidecar = Sidecar(site)
+    site.root.ends_at = site.clock.now() + timedelta(seconds=5)
+    first = await sidecar.consume()
+
+    site.clock.advance(6)
+    site.root.ends_at = None
+    second = await sidecar.consume()
+
+    assert second.admitted
+    assert second.lease_id != first.lease_id
+
+
+async def test_a_clock_that_is_set_back_does_not_prolong() -> None:
+    """Given a wall clock that goes back an hour, then the lease is over all the same."""
+    site = Site(100)
+    sidecar = Sidecar(site)
+    await sidecar.consume()
+    site.root.away = site.away = True
+
+    site.clock.jump(-3600)
+    site.clock.advance(28)
+
+    assert (await sidecar.consume()).unavailable
+
+
+async def test_the_root_stands_in_for_a_block_that_is_away() -> None:
+    """Given Redis away, then the root grants, and Redis is left alone for a moment."""
+    site = Site(100, block=50)
+    assert site.block is not None
+    site.block.away = True
+    sidecar = Sidecar(site)
+
+    first = await sidecar.consume()
+    await sidecar.consume(20)
+
+    assert first.admitted
+    assert not first.lease_id.startswith("block1/")
+    assert site.block.calls == 1
+
+
+async def test_the_last_tokens_are_asked_for_one_by_one() -> None:
+    """Given a request for more than half of what is left, then the authority has the last word."""
+    site = Site(10)
+    sidecar = Sidecar(site)
+    await sidecar.consume()
+    calls = site.root.calls
+
+    usage = await sidecar.consume(5)
+
+    assert (usage.admitted, usage.lease_id) == (True, "admission")
+    assert (site.root.calls, site.consumed) == (calls, 1)
+
+
+async def test_strict_limits_are_never_leased() -> None:
+    """Given a strict limit beside a leased one, then each use is asked for."""
+    site = Site(100)
+    sidecar = Sidecar(site)
+    strict = structs.replace(limit(100), mode=LimitMode.STRICT)
+
+    for _ in range(3):
+        await sidecar.consume(ask=ask_for(1, strict, limit(1000, WindowUnit.YEAR)))
+
+    assert (site.consumed, site.root.calls) == (3, 0)
+
+
+async def test_the_oldest_leases_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given more tenants' features than are held at most, then the oldest is given back."""
+    monkeypatch.setattr(book, "MAX_SLOTS", 2)
+    site = Site(100)
+    sidecar = Sidecar(site)
+
+    for tenant in ("one", "two", "three"):
+        outcome = sidecar.book.consume(tenant, ask_for(1), f"of {tenant}")
+        usage = outcome if isinstance(outcome, QuotaUsage) else await outcome
+        sidecar.keep(usage.lease_id, 1)
+    await sidecar.settled()
+
+    assert {one.tenant_id for one in sidecar.journal.accounts.values()} == {"two", "three"}
+
+
+async def test_a_lease_that_is_wanted_back_is_replaced() -> None:
+    """Given a grantor that closed the lease, then what is left goes back, and another one is opened."""
+    site = Site(100)
+    sidecar = Sidecar(site)
+    first = await sidecar.consume()
+    account = site.root.accounts[first.lease_id]
+    site.root.accounts[first.lease_id] = structs.replace(account, closed=True)
+
+    for _ in range(20):
+        assert (await sidecar.consume()).admitted
+        await sidecar.settled()
+    await sidecar.pass_time(30)
+
+    assert site.root.used == 21
+    assert site.root.free == 79
+
+
+async def test_nothing_is_used_of_what_the_journal_could_not_keep() -> None:
+    """Given a journal that cannot be written, then no token of a grant is used: the authority admits."""
+    site = Site(100)
+    sidecar = Sidecar(site, journal=_FullJournal())
+
+    usage = await sidecar.consume()
+    await sidecar.settled()
+
+    assert (usage.admitted, usage.lease_id) == (True, "admission")
+    assert site.root.free == 99
+
+
+class _FullJournal(MemoryJournal):
+    """A journal on a disk that is full."""
+
+    async def open(self, account: LeaseAccount, durability: Durability = Durability.DURABLE) -> None:
+        """Refuses."""
+        del account, durability
+        raise OutboxFullError("full", 1.0)
