@@ -134,8 +134,7 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
     Raises:
         ConfigurationError: A setting is wrong; nothing is left open.
     """
-    config = config.checked()
-    clock = clock or SystemClock()
+    config, clock = config.checked(), clock or SystemClock()
     async with AsyncExitStack() as stack:
         outbox = SqliteOutbox(config.state_dir, max_bytes=config.max_outbox_bytes)
         stack.push_async_callback(outbox.close)
