@@ -10,17 +10,8 @@ from entitlement_sidecar.cli.output import output_option, print_record, print_re
 from entitlement_sidecar.cli.targets import Whole, connect, pages, planstore_options, why_option
 
 COLUMNS = (
-    "id",
-    "kind",
-    "feature",
-    "holder",
-    "granted",
-    "used",
-    "outstanding",
-    "state",
-    "strict",
-    "expires_at",
-)
+    "id", "kind", "feature", "holder", "granted", "used", "outstanding", "state", "strict", "expires_at",
+)  # fmt: skip
 
 _FEATURE = click.option("--feature", default="", metavar="KEY", help="Only of this feature.")
 

@@ -1,7 +1,7 @@
 """Which features grant no leases any more because too much of a limit was lost with those who held it.
 
-More than a tenth: from then on each use is admitted alone, until less is forfeited (what is lost was settled, or
-released by hand), or the window ends.
+More than a tenth: each use is admitted alone then, until less is forfeited (it was settled, or released
+by hand), or the window ends.
 """
 
 from __future__ import annotations
