@@ -316,10 +316,10 @@ async def test_the_last_tokens_are_asked_for_one_by_one() -> None:
     """Given a request for more than half of what is left, then the authority has the last word."""
     site = Site(10)
     sidecar = Sidecar(site)
-    await sidecar.consume()
+    await sidecar.consume(ask=ask_for(1, limit(10)))
     calls = site.root.calls
 
-    usage = await sidecar.consume(5)
+    usage = await sidecar.consume(ask=ask_for(5, limit(10)))
 
     assert (usage.admitted, usage.lease_id) == (True, "admission")
     assert (site.root.calls, site.consumed) == (calls, 1)
