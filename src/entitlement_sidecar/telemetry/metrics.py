@@ -23,7 +23,7 @@ decisions = Counter(
 )
 memo_lookups = Counter(
     "entitlement_memo_lookups",
-    "Checks looked up among kept answers, by outcome: hit or miss.",
+    "Checks answered at once, by outcome: hit (a kept answer), or miss (made anew).",
     ["outcome"],
     registry=REGISTRY,
 )

@@ -1,4 +1,4 @@
-"""CONSUMEs that are ready: everything but the tokens is prepared from the last one of its kind (ADR 17).
+"""CONSUMEs that are ready: everything but the tokens is prepared from the last one of its kind (ADR 18).
 
 A CONSUME without a request id, of a feature that this sidecar holds a lease of, differs from the one before
 in its identity, its instant and what is left. What they have in common is serialised once, as answer and as
