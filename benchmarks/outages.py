@@ -64,7 +64,7 @@ class Site(msgspec.Struct, frozen=True):
         ]
 
 
-def build(folder: Path, cores: Cores, stack: ExitStack) -> Site:
+def build(folder: Path, cores: Cores, stack: ExitStack, tenants: int = TENANTS) -> Site:
     """A plan store on SQLite whose tenants are in Redis."""
     folder.mkdir()
     catalogue = folder / "catalogue.yaml"
@@ -78,7 +78,7 @@ def build(folder: Path, cores: Cores, stack: ExitStack) -> Site:
     finally:
         os.sched_setaffinity(0, {cores.client})
     with closing(Caller(store)) as caller:
-        caller.subscribe(map(tenant_name, range(TENANTS)), PLAN)
+        caller.subscribe(map(tenant_name, range(tenants)), PLAN)
     for process in psutil.Process().children():
         if process not in before:
             _give_way(process)

@@ -141,7 +141,7 @@ def _outages(options: Options, folder: Path, cores: Cores) -> Iterator[Row]:
         yield from outages.cold_starts(site, front, options.rounds)
         yield from outages.rows(site, front, max(options.rounds, _OUTAGES), options.seconds * 2)
         yield from beside_usage.rows(site, front, max(options.rounds, _OUTAGES), options.seconds * 2)
-        yield from leases.rows(site, front, options.rounds, options.seconds)
+        yield from leases.rows(folder / "leases", front, options.rounds, options.seconds)
         yield from memory.rows(site, front, folder)
 
 

@@ -170,9 +170,9 @@ def metric(server: Server, name: str) -> float:
     return _value(found[0])
 
 
-def metric_sum(server: Server, name: str) -> float:
-    """The sum of a metric of a sidecar over its labels; 0 as long as there are none."""
-    return sum(_value(line) for line in _metrics(server) if line.startswith(f"{name}{{"))
+def metric_sum(server: Server, name: str, labels: str = "") -> float:
+    """The sum of a metric of a sidecar over its labels, or those that begin so; 0 where there are none."""
+    return sum(_value(line) for line in _metrics(server) if line.startswith(f"{name}{{{labels}"))
 
 
 def _value(line: str) -> float:
