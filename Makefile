@@ -40,7 +40,7 @@ soak: $(VENV)/.installed-dev ## Run the tests that grow with time, at full lengt
 	@SOAK=1 BULK_TENANTS=10000 KILLS=60 $(BIN)/pytest --timeout 1800 tests/contract/planstore/test_scale.py \
 	  tests/contract/planstore/test_snapshots_bulk.py tests/e2e/test_plan_store_crash.py tests/e2e/test_convergence.py \
 	  tests/e2e/test_backlog.py tests/contract/usage/test_outbox_faults.py \
-	  tests/e2e/test_usage_kills.py tests/contract/usage/test_pipeline_machine.py
+	  tests/e2e/test_usage_kills.py tests/e2e/test_lease_hammer.py tests/contract/usage/test_pipeline_machine.py
 
 clean: ## Remove what the other verbs made.
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
