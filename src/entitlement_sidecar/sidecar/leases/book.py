@@ -59,8 +59,9 @@ NEAR = 2
 VIEW_WITHIN = 0.1
 """Seconds that the first use of a lease waits for a view of usage that its answer can tell."""
 
-VIEW_AFTER = 1.0
-"""Seconds after which a view is older than one that is told with new tokens."""
+VIEW_AFTER = 10.0
+"""Seconds after which new tokens that came without a view of usage have one asked for: nobody hangs on it. Who
+looks (PEEK) has a younger one, and so has who asks near the limit."""
 
 _Key = tuple[str, str]
 
