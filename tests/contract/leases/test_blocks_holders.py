@@ -62,6 +62,25 @@ def test_a_lost_holder_of_a_block_is_settled_by_its_events(store: BlockStore, po
     assert store.counters() == [(4, 46, 0)]
 
 
+def test_a_settled_holder_is_forgotten_after_a_day(store: BlockStore, port: int) -> None:
+    """Given one that gave back all it had, and one that is lost with tokens, then only this one is kept."""
+    store.visit()
+    one, two = Sidecar("one", port), Sidecar("two", port)
+    one.ask(10)
+    two.ask(10)
+    one.give_up()
+    one.settle()
+    is_over(store.client, one.holder)
+    is_over(store.client, two.holder)
+
+    store.visit(wanted=False)
+    store.visit(wanted=False)
+
+    assert not store.client.hexists(PLACE.key, f"a:{one.holder}")
+    assert store.client.hexists(PLACE.key, f"a:{two.holder}")
+    assert store.redis.read(PLACE).free == 40
+
+
 def test_what_a_holder_tells_after_its_events_did_is_counted_again(store: BlockStore, port: int) -> None:
     """Given a holder that had used more than its events say, then that is counted beyond what it had."""
     store.visit()

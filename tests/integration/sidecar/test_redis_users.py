@@ -169,6 +169,7 @@ async def test_the_rules_are_enough_for_leases(as_user: AsUser, stack: AsyncExit
     settled = await leases.settle(there, one, "one:1", Told(1, 4, 6))
     assert settled.free == 46
     assert blocks.lose(place, one, OnHolderLoss.FORFEIT).accounts == 0
+    assert blocks.account_for(place, one, "one:1", 4) == 0
     assert blocks.shrink(place, one, 0) == (Status.OK, 46)
     assert blocks.remove(place, one) == (4, 46)
 
