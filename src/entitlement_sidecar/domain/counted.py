@@ -94,7 +94,7 @@ def _with_usage(case: Case, reason: Reason, resolution: Resolution, usage: Quota
     if resolution.buckets:
         return _with_credits(case, decision, usage)
     quantity = wanted(case.feature, case.request)
-    tight = _tightest(usage.limits, quantity, denied=not decision.allowed)
+    tight = tightest(usage.limits, quantity, denied=not decision.allowed)
     return msgspec.structs.replace(
         decision,
         limit=tight.whole,
@@ -140,7 +140,7 @@ def _with_credits(case: Case, decision: Decision, usage: QuotaUsage) -> Decision
     )
 
 
-def _tightest(limits: Sequence[LimitUsage], quantity: int, *, denied: bool) -> LimitUsage:
+def tightest(limits: Sequence[LimitUsage], quantity: int, *, denied: bool) -> LimitUsage:
     """The limit that a decision's numbers describe.
 
     Of those that denied, the last to reset (before it, trying again is vain); else the one with least left.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from entitlement_sidecar.domain.evaluate import evaluate
 from entitlement_sidecar.domain.explain import Question, Step, explain
 from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
+from entitlement_sidecar.sidecar.decisions.alike import Consumed
 from entitlement_sidecar.sidecar.decisions.basis import Basis, basis_of, count_of
 from entitlement_sidecar.sidecar.decisions.consumption import Claim, Consumptions
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing
@@ -42,9 +44,10 @@ RECORDED = frozenset({FeatureKind.METERED, FeatureKind.CREDITS})
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """What a CONSUME may be answered with; `usage` is empty where nothing had to be admitted."""
+    """What a CONSUME may be answered with; `usage` is empty where nothing had to be admitted, at `since`."""
 
     claim: Claim
+    since: datetime
     usage: QuotaUsage = QuotaUsage()
 
 
@@ -177,13 +180,14 @@ class Decisions:
         if is_recorded(outcome) and not await self._consumptions.has_room(held.catalogue, [request.feature]):
             return await self._unmetered(request, held)
         if isinstance(outcome, Decision):
-            return await self._keep(request, held, outcome, Admitted(claim))
+            return await self._keep(request, held, outcome, Admitted(claim, self._clock.now()))
         try:
             usage = await self._admitted(request, outcome, claim.event_id)
         except TenantUnknownError:
             return self._tenant_unknown(request)
+        since = self._clock.now()
         held, outcome = await self._judged(request, held, usage, claim)
-        return await self._keep(request, held, outcome, Admitted(claim, usage))
+        return await self._keep(request, held, outcome, Admitted(claim, since, usage))
 
     async def _judged(
         self, request: CheckRequest, held: Held, usage: QuotaUsage, claim: Claim
@@ -206,7 +210,7 @@ class Decisions:
             return outcome
         lease_id = usage.lease_id or admission_of(outcome) or ""
         answer = await self._consumptions.keep(request, held.catalogue, outcome, admitted.claim, lease_id)
-        self.ready.learn(request, answer, usage)
+        self.ready.learn(Consumed(request, answer, held, usage, admitted.since))
         return answer
 
     async def _unmetered(self, request: CheckRequest, held: Held) -> Decision:

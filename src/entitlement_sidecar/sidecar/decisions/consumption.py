@@ -66,7 +66,8 @@ class Consumptions:
         self.reporter = reporter
         self._authority = authority
         self._turns: dict[str, _Turn] = {}
-        self._full_until = 0.0
+        # By the event loop's clock; 0 where everything could be written.
+        self.full_until = 0.0
 
     @asynccontextmanager
     async def claim(self, request: CheckRequest) -> AsyncIterator[Claim]:
@@ -101,9 +102,10 @@ class Consumptions:
         billable = any(metric.classification is Classification.BILLABLE for metric in metrics)
 
         async def attempt() -> None:
-            left = self._full_until - asyncio.get_running_loop().time()
+            left = self.full_until - asyncio.get_running_loop().time()
             if left > 0:
                 raise OutboxFullError("the disk of the outbox is full or failing", left)
+            self.full_until = 0.0
             await self.outbox.require_room(len(features), billable=billable)
 
         try:
@@ -113,6 +115,10 @@ class Consumptions:
                 raise
             return False
         return True
+
+    def note_full(self) -> None:
+        """Something admitted could not be written. There was room a moment ago: the disk itself has none."""
+        self.full_until = asyncio.get_running_loop().time() + _FULL_FOR
 
     def unmetered(self, catalogue: CatalogueDocument, feature: str, decision: Decision) -> Decision:
         """An allowed decision whose use is not recorded: it says so, and is counted as such."""
@@ -156,15 +162,16 @@ class Consumptions:
         if not consumed:
             return []
         try:
-            answers, is_kept = await self._kept(catalogue, consumed)
+            answers, outcomes = await self._kept(catalogue, consumed)
         except BaseException:
             self.void(consumed)
             raise
-        if not is_kept:
-            self.void(consumed)
-            return answers
-        for one in consumed:
-            self._authority.kept(one.lease_id, one.request.quantity)
+        for one, outcome in zip(consumed, outcomes, strict=True):
+            if outcome is UsageOutcome.ACCEPTED:
+                self._authority.kept(one.lease_id, one.request.quantity)
+            else:
+                # Its event was there already, and used what its own admission took.
+                self.void([one])
         return answers
 
     def void(self, admitted: Sequence[Kept]) -> None:
@@ -174,8 +181,8 @@ class Consumptions:
 
     async def _kept(
         self, catalogue: CatalogueDocument, consumed: Sequence[Kept]
-    ) -> tuple[list[Decision], bool]:
-        """The answers, and whether their events are kept."""
+    ) -> tuple[list[Decision], list[UsageOutcome]]:
+        """The answers, and what became of their events; INVALID where none is kept."""
         metrics = [metric_of(catalogue, one.request.feature) for one in consumed]
         answers = [
             msgspec.structs.replace(one.decision, consumption_id=one.claim.event_id) for one in consumed
@@ -184,15 +191,15 @@ class Consumptions:
         try:
             results = await self._append(records, metrics)
         except OutboxFullError:
-            # There was room a moment ago: the disk itself has none.
-            self._full_until = asyncio.get_running_loop().time() + _FULL_FOR
+            self.note_full()
             if not may_go_unmetered(metrics):
                 raise
-            return [self.unmetered(catalogue, one.request.feature, one.decision) for one in consumed], False
+            unmetered = [self.unmetered(catalogue, one.request.feature, one.decision) for one in consumed]
+            return unmetered, [UsageOutcome.INVALID] * len(consumed)
         for one, result in zip(consumed, results, strict=True):
             if result.outcome is UsageOutcome.CONFLICT:
                 raise IdempotencyConflictError(f"request_id {one.request.request_id!r}: {result.reason}")
-        return answers, True
+        return answers, [result.outcome for result in results]
 
     async def _append(self, records: list[OutboxRecord], metrics: Sequence[Metric]) -> list[UsageResult]:
         durability = min(metric.durability for metric in metrics)

@@ -16,19 +16,25 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from typing import cast
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import msgspec
 
-from entitlement_sidecar.domain.answer import ENDS_SOON
-from entitlement_sidecar.domain.catalogue import Classification, FeatureKind, Metric
-from entitlement_sidecar.domain.decision import CheckRequest, Decision, Degradation
+from entitlement_sidecar.domain.catalogue import Classification
+from entitlement_sidecar.domain.decision import Decision
+from entitlement_sidecar.domain.errors import OutboxFullError
 from entitlement_sidecar.domain.held import Held
-from entitlement_sidecar.domain.quota import LimitUsage, QuotaUsage
-from entitlement_sidecar.domain.registry import Granularity, WhenFull
-from entitlement_sidecar.domain.snapshot import Snapshot
+from entitlement_sidecar.domain.quota import LimitUsage
+from entitlement_sidecar.sidecar.decisions.alike import (
+    Consumed,
+    is_alike,
+    is_plain,
+    is_seen_by,
+    is_usual,
+    span_of,
+    until,
+)
 from entitlement_sidecar.sidecar.decisions.basis import counter
 from entitlement_sidecar.sidecar.decisions.consumption import Consumptions, metric_of
 from entitlement_sidecar.sidecar.decisions.knowing import Knowing
@@ -39,16 +45,10 @@ from entitlement_sidecar.sidecar.usage.identity import event_ids
 from entitlement_sidecar.sidecar.usage.outbox import PreparedRecord
 from entitlement_sidecar.sidecar.usage.window import lane_of
 from entitlement_sidecar.wire.codec import decision_to_proto, maybe_timestamp, microseconds, to_timestamp
-from entitlement_sidecar.wire.fields import MAX_NAME, is_text
 from entitlement_sidecar.wire.v1 import decision_pb2, frames_pb2, usage_pb2
 
 MAX_READY = 32_768
 """Kept ready at most, each of one tenant's feature; the one made ready longest ago goes first."""
-
-_PLENTY = 1 << 62
-"""More tokens than are ever taken."""
-
-_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class _Ready(msgspec.Struct):
@@ -58,6 +58,7 @@ class _Ready(msgspec.Struct):
         held: What is known of the tenant; it may be confirmed again.
         grip: What the tokens come from.
         view: What `grip` was seen by.
+        since: When the first of them was decided; the clock may be set back.
         until: When something else is resolved, or a window ends.
         count: Counts decisions like it.
         common: The decision, serialised, without `as_of` and without what `_response` adds.
@@ -67,12 +68,14 @@ class _Ready(msgspec.Struct):
         lane: Its lane in the outbox.
         used: What the decision said, without what was pending.
         remaining: As `used`.
-        most: What may be pending while the answer says the same otherwise.
+        least: What has to be pending, and
+        most: what may be pending, while the answer says the same otherwise.
     """
 
     held: Held
     grip: Grip
     view: Sequence[LimitUsage]
+    since: datetime
     until: datetime
     count: Callable[[float], None]
     common: bytes
@@ -82,6 +85,7 @@ class _Ready(msgspec.Struct):
     lane: int
     used: int
     remaining: int
+    least: int
     most: int
 
 
@@ -126,7 +130,7 @@ class _Taken(Promise):
             self._maker.kept(self._admission, self._ready)
             self.keep(self._prepared)
         else:
-            self._maker.void(self._admission)
+            self._maker.void(self._admission, error)
             self.keep(None, error)
 
 
@@ -145,6 +149,7 @@ class ReadyConsumptions:
         self._knowing = knowing
         self._clock = knowing.clock
         self._authority = authority
+        self._consumptions = consumptions
         self._reporter = consumptions.reporter
         self._outbox = consumptions.outbox
         self._gathering = Gathering(consumptions.outbox)
@@ -163,20 +168,26 @@ class ReadyConsumptions:
         """
         key = message.tenant_id, message.feature
         ready = self._entries.get(key)
-        if ready is None or not _is_plain(message):
+        if ready is None or not is_plain(message):
             return None
         moment = self._moment or self._begun()
-        if not self._holds(ready, message.tenant_id, moment):
+        if not self._holds(ready, key, moment):
             del self._entries[key]
             return None
-        quantity, grip = message.quantity if message.HasField("quantity") else 1, ready.grip
-        if not 0 < quantity <= ready.most - grip.pending or not self._outbox.has_room(
-            billable=ready.keeping[1]
-        ):
+        quantity = message.quantity if message.HasField("quantity") else 1
+        if quantity <= 0 or not self._may_take(ready, ready.grip.pending + quantity):
             return None
-        lease_id = grip.take(quantity, moment.now)
+        lease_id = ready.grip.take(quantity, moment.now)
         return (
             self._taken(ready, message, _Admission(key[0], lease_id, quantity), moment) if lease_id else None
+        )
+
+    def _may_take(self, ready: _Ready, pending: int) -> bool:
+        """Whether the answer would say the same with so much pending, and its event can be kept."""
+        return (
+            ready.least <= pending <= ready.most
+            and not self._consumptions.full_until
+            and self._outbox.has_room(billable=ready.keeping[1])
         )
 
     def kept(self, admission: _Admission, ready: _Ready) -> None:
@@ -186,8 +197,10 @@ class ReadyConsumptions:
             get_running_loop().call_soon(self._count)
         self._counted[ready.count] = self._counted.get(ready.count, 0) + 1
 
-    def void(self, admission: _Admission) -> None:
+    def void(self, admission: _Admission, error: BaseException) -> None:
         """What was taken is not used."""
+        if isinstance(error, OutboxFullError):
+            self._consumptions.note_full()
         self._authority.void(admission.tenant_id, admission.lease_id, admission.quantity)
 
     def _begun(self) -> _Moment:
@@ -206,17 +219,17 @@ class ReadyConsumptions:
         for count, decisions in counted.items():
             count(decisions)
 
-    def _holds(self, ready: _Ready, tenant_id: str, moment: _Moment) -> bool:
+    def _holds(self, ready: _Ready, key: tuple[str, str], moment: _Moment) -> bool:
         """Whether the answer would be the same, but for what is left, and a younger `as_of`."""
-        if ready.grip.view is not ready.view or moment.now >= ready.until:
+        if ready.grip.view is not ready.view or not ready.since <= moment.now < ready.until:
             return False
-        before = ready.held
+        tenant_id, before = key[0], ready.held
         if self._knowing.is_still(tenant_id, before, moment.generation):
             return True
         held = self._knowing.in_memory(tenant_id)
         if held is before:
             return True
-        if held is None or not _is_alike(held, before):
+        if held is None or not is_alike(held, before, key[1]):
             return False
         ready.held, ready.answer = held, ready.common + _as_of(held)
         return True
@@ -260,36 +273,32 @@ class ReadyConsumptions:
         self._frame.decision = ready.answer + numbers.SerializeToString()
         return self._frame.SerializeToString()
 
-    def learn(self, request: CheckRequest, decision: Decision, usage: QuotaUsage) -> None:
+    def learn(self, consumed: Consumed) -> None:
         """Makes CONSUMEs like this one ready, if it was allowed from a lease and others will be like it."""
-        held = self._knowing.in_memory(request.tenant_id)
-        if held is None or held.stale or held.snapshot is None or held.catalogue.break_glass:
+        key = consumed.request.tenant_id, consumed.request.feature
+        grip, held = self._authority.grip(*key), self._knowing.in_memory(key[0])
+        if grip is None or held is None or self._is_ready(key, grip):
             return
-        metric = metric_of(held.catalogue, request.feature)
-        grip = self._authority.grip(request.tenant_id, request.feature)
-        if grip is None or not _is_usual(decision, metric) or not _is_seen_by(grip, decision, usage):
+        # It took a while to keep it: something else may be known by now, and another usage be seen.
+        if not is_alike(held, consumed.held, key[1]) or not is_seen_by(grip, consumed.usage):
             return
-        until = _until(held, request.feature, usage, self._clock.now())
-        event = self._reporter.consume_alike(request, metric)
-        if event is None:
+        metric = metric_of(held.catalogue, key[1])
+        if held.catalogue.break_glass or not is_usual(consumed.decision, metric):
             return
-        common = _common(decision, held)
-        ready = _Ready(
-            held=held,
-            grip=grip,
-            view=grip.view,
-            until=until,
-            count=counter(decision.reason, decision.degradation),
-            common=common,
-            answer=common + _as_of(held),
-            event=event,
-            keeping=(metric.durability, metric.classification is Classification.BILLABLE),
-            lane=lane_of(request.tenant_id, metric.key),
-            used=(decision.used or 0) - usage.pending,
-            remaining=(decision.remaining or 0) + usage.pending,
-            most=usage.pending + _unchanged_for(usage.limits),
+        event = self._reporter.consume_alike(consumed.request, metric)
+        if event is not None:
+            keeping = metric.durability, metric.classification is Classification.BILLABLE
+            self._put(key, _made(consumed, held, grip, (event, keeping, lane_of(key[0], metric.key))))
+
+    def _is_ready(self, key: tuple[str, str], grip: Grip) -> bool:
+        """Whether there is nothing to learn."""
+        ready = self._entries.get(key)
+        return (
+            ready is not None
+            and ready.grip is grip
+            and ready.least <= grip.pending <= ready.most
+            and self._holds(ready, key, self._moment or self._begun())
         )
-        self._put((request.tenant_id, request.feature), ready)
 
     def _put(self, key: tuple[str, str], ready: _Ready) -> None:
         self._entries.pop(key, None)
@@ -298,72 +307,27 @@ class ReadyConsumptions:
             self._entries.popitem(last=False)
 
 
-def _is_plain(message: decision_pb2.CheckEntitlementRequest) -> bool:
-    """Whether it says nothing that needs more than tokens, and is well formed otherwise."""
-    return (
-        message.mode == decision_pb2.CHECK_MODE_CONSUME
-        and not message.request_id
-        and not message.min_snapshot_version
-        and not message.HasField("max_staleness")
-        and not message.HasField("requested_value_json")
-        and not message.dimensions
-        and is_text(message.correlation_id, MAX_NAME)
-        and is_text(message.subject, MAX_NAME)
+def _made(consumed: Consumed, held: Held, grip: Grip, kept: tuple[bytes, Keeping, int]) -> _Ready:
+    """What is ready after a decision. `kept` is what becomes of events like its own."""
+    decision, span = consumed.decision, span_of(consumed.usage)
+    common = _common(decision, held)
+    return _Ready(
+        held=held,
+        grip=grip,
+        view=grip.view,
+        since=consumed.since,
+        until=until(consumed),
+        count=counter(decision.reason, decision.degradation),
+        common=common,
+        answer=common + _as_of(held),
+        event=kept[0],
+        keeping=kept[1],
+        lane=kept[2],
+        used=span.used,
+        remaining=span.remaining,
+        least=span.least,
+        most=span.most,
     )
-
-
-def _is_usual(decision: Decision, metric: Metric) -> bool:
-    """Whether the next decision of its kind says the same, but for numbers, and is kept alike."""
-    return (
-        decision.allowed
-        and decision.kind == FeatureKind.METERED
-        and decision.degradation is Degradation.NONE
-        and decision.used is not None
-        and decision.remaining is not None
-        and not decision.overage
-        and metric.granularity is Granularity.EVENT
-        and metric.when_full is WhenFull.REFUSE
-    )
-
-
-def _is_seen_by(grip: Grip, decision: Decision, usage: QuotaUsage) -> bool:
-    """Whether the decision was made by the view that the grip has still."""
-    return any(limit.used + usage.pending == decision.used for limit in grip.view)
-
-
-def _is_alike(held: Held, before: Held) -> bool:
-    """Whether the same is known of a tenant, but for when it was confirmed."""
-    return (
-        held.snapshot is before.snapshot
-        and held.catalogue is before.catalogue
-        and held.source is before.source
-        and not held.stale
-    )
-
-
-def _until(held: Held, feature: str, usage: QuotaUsage, now: datetime) -> datetime:
-    """When the feature resolves otherwise, when it ends soon, or when the first window ends."""
-    resolution = held.resolve(cast("Snapshot", held.snapshot), held.catalogue.features[feature], now)
-    ends = [limit.reset_at for limit in usage.limits]
-    if resolution.ends_at is not None and resolution.ends_at - ENDS_SOON > now:
-        ends.append(resolution.ends_at - ENDS_SOON)
-    return min((end for end in (*ends, resolution.valid_until) if end is not None), default=_NEVER)
-
-
-def _unchanged_for(limits: Sequence[LimitUsage]) -> int:
-    """Tokens that may still be taken before an answer says that a limit is near, or passed."""
-    return min(
-        (next_step - limit.used - 1 for limit in limits for next_step in _steps(limit)), default=_PLENTY
-    )
-
-
-def _steps(limit: LimitUsage) -> Iterator[int]:
-    """Usage from which on something else is said of a limit."""
-    whole = limit.whole
-    if whole is None:
-        return
-    steps = (-(-whole * 8 // 10), -(-whole * 9 // 10), *((whole + 1,) if limit.soft else ()))
-    yield from (step for step in steps if step > limit.used)
 
 
 def _common(decision: Decision, held: Held) -> bytes:

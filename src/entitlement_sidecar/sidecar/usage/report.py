@@ -34,6 +34,9 @@ MAX_EVENTS = 1000
 _OWN = ("id", "value", "occurred_at", "recorded_at", "correlation_id", "subject", "dimensions")
 """Fields in which consumptions of one feature differ."""
 
+_ANY = "any"
+"""Stands for the identity of an event that is told apart from none."""
+
 _STRETCH = 20
 """Events to judge before checks get their turn on the event loop: less than half a millisecond."""
 
@@ -96,7 +99,8 @@ class UsageReporter:
         registry = self._registry()
         if not registry.judges_alike(metric.key):
             return None
-        event = event_to_proto(self.consume(request, metric, "", ""))
+        # Named for a moment: without any correlation it would be judged as uncorrelated.
+        event = event_to_proto(self.consume(request, metric, _ANY, ""))
         for field in _OWN:
             event.ClearField(field)
         event.id_generated = True
