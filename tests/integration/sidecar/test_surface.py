@@ -1,4 +1,4 @@
-"""What stands around the calls: what is not built, health, reflection, probes and metrics."""
+"""What stands around the calls: every RPC, health, reflection, probes and metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from entitlement_sidecar.wire.v1 import decision_pb2, usage_pb2
+from entitlement_sidecar.wire.v1 import decision_pb2, usage_pb2, usage_pb2_grpc
 from support.failures import failure
 from support.processes import Sidecar
 from support.waiting import until
@@ -19,21 +19,16 @@ SERVICES = [
     decision_pb2.DESCRIPTOR.services_by_name["EntitlementService"],
     usage_pb2.DESCRIPTOR.services_by_name["UsageService"],
 ]
-BUILT = {
-    *("CheckEntitlement", "BatchCheckEntitlements", "ListEntitlements", "ExplainEntitlement"),
-    *("WatchEntitlements", "ReportUsage", "RecordTask", "CorrectUsage"),
-}
-LATER = [
+RPCS = [
     pytest.param(f"/{service.full_name}/{method.name}", method.server_streaming, id=method.name)
     for service in SERVICES
     for method in service.methods
-    if method.name not in BUILT
 ]
 
 
-@pytest.mark.parametrize(("path", "streams"), LATER)
-def test_what_is_not_built_says_so(beside: Sidecar, path: str, streams: bool) -> None:
-    """UNIMPLEMENTED with the RPC's name: never an empty answer."""
+@pytest.mark.parametrize(("path", "streams"), RPCS)
+def test_every_rpc_of_the_contract_is_built(beside: Sidecar, path: str, streams: bool) -> None:
+    """Asked nothing at all, it names what is wrong: never an empty answer."""
 
     def call() -> list[bytes]:
         if streams:
@@ -41,8 +36,18 @@ def test_what_is_not_built_says_so(beside: Sidecar, path: str, streams: bool) ->
         return [beside.channel.unary_unary(path)(b"", timeout=10)]
 
     failed = failure(call)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_INPUT")
+
+
+def test_reservations_need_a_plan_store(beside: Sidecar) -> None:
+    """A sidecar that runs from a file says so, instead of holding what nobody else would know of."""
+    stub = usage_pb2_grpc.UsageServiceStub(beside.channel)
+    asked = usage_pb2.ReserveRequest(tenant_id="t0", feature="tasks", reservation_id="r", quantity=1)
+
+    failed = failure(lambda: stub.Reserve(asked, timeout=10))
+
     assert (failed.code, failed.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED")
-    assert failed.message == f"{path} is not available in this version of the sidecar"
+    assert "--planstore" in failed.message
 
 
 def test_what_nobody_knows_is_answered_with_what_is_served(beside: Sidecar) -> None:
