@@ -60,8 +60,8 @@ VIEW_WITHIN = 0.1
 """Seconds that the first use of a lease waits for a view of usage that its answer can tell."""
 
 VIEW_AFTER = 10.0
-"""Seconds after which new tokens that came without a view of usage have one asked for. Nobody hangs on it: who
-looks (PEEK) has a younger one, and so has who asks near the limit."""
+"""Seconds after which new tokens that came without a view of usage have one asked for. Nobody hangs on it:
+who looks (PEEK) has a younger one, and so has who asks near the limit."""
 
 _Key = tuple[str, str]
 
