@@ -17,6 +17,7 @@ LEASE = {
     "returned": 0,
     "outstanding": 60,
     "state": "forfeited",
+    "strict": True,
     "opened_at": "2026-01-31T12:00:00Z",
     "expires_at": "2026-01-31T12:00:30Z",
     "ends_at": None,
@@ -35,6 +36,7 @@ def line(difference: int, unexplained: int, *explained: dict[str, Any]) -> dict[
         "ledger": 40,
         "difference": difference,
         "unexplained": unexplained,
+        "strict": False,
         "explained": list(explained),
     }
 
@@ -89,6 +91,21 @@ def test_differences_are_shown_with_their_cause(
     )
     assert "at=2026-01-31T12%3A00%3A00" in planstore.calls[0].path
     assert len(everything.json) == 2
+
+
+def test_a_limit_that_is_strict_is_shown(
+    entitlements: Run, planstore: AnsweringPlanstore, at: list[str]
+) -> None:
+    """Although nothing differs."""
+    forfeited = {**line(0, 0), "column": "forfeited", "strict": True}
+    planstore.reply((200, {"at": "2026-01-31T12:00:00Z", "lines": [line(0, 0), forfeited]}))
+
+    result = entitlements("usage", "reconcile", "acme", *at, "-o", "json")
+
+    assert (result.code, [one["cause"] for one in result.json]) == (
+        0,
+        ["strict: so much is lost that no leases are granted"],
+    )
 
 
 def test_what_has_no_cause_is_a_failure(
