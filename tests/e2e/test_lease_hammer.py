@@ -41,14 +41,12 @@ HAMMERED = LIMIT * ROUNDS
 SHARED = 4_000
 SIDECARS, CALLERS = 8, 8
 
-PACE = 0.1
-"""Seconds that a modest caller rests after each token."""
+GREEDY, MODEST = 0.02, 0.1
+"""Seconds that a caller of the greedy sidecar, and of a modest one, rests after each token."""
 
-HELD_BY_MODEST = round(AHEAD / PACE) + 1
-"""Tokens that its sidecar holds at most, whatever the machine: it never uses more than one in PACE."""
-
-HELD_BY_GREEDY = SHARED // (2 * SIDECARS)
-"""Tokens that a sidecar is granted at most at once while eight hold leases."""
+HELD_BY_GREEDY = round(AHEAD * CALLERS / GREEDY) + CALLERS
+HELD_BY_MODEST = round(AHEAD / MODEST) + 1
+"""Tokens that a sidecar holds at most, whatever the machine: its callers never use more in five seconds."""
 
 CALLS = (40, 120)
 """How many there are from one fault to the next."""
@@ -99,7 +97,7 @@ def test_all_of_it_is_admitted_and_not_more(site: LeasedSite) -> None:
     """Given no faults, then callers are allowed the limit to the token, and the ledger has just that."""
     tenant = site.tenant(LIMIT)
     with places(tenant, site.sidecars, [site.store]) as where:
-        hammer = Hammer(where, CALLERS, SEED)
+        hammer = Hammer(where, CALLERS, SEED, again=True)
         with hammer.running(most=20):
             pass
         # What one sidecar has, another one's callers do not get until it is given back.
@@ -196,7 +194,7 @@ def test_nobody_starves(site: LeasedSite) -> None:
     """Given one sidecar that takes all it can, then nobody is refused before others hold all that is left."""
     tenant, takers = site.tenant(SHARED), Takers(SHARED)
     with places(tenant, site.sidecars) as (greedy, *modest):
-        takers.take([*[(greedy, 0.0)] * CALLERS, *[(one, PACE) for one in modest]])
+        takers.take([*[(greedy, GREEDY)] * CALLERS, *[(one, MODEST) for one in modest]])
     print(f"left at each refusal: {takers.left} of {SHARED}")  # noqa: T201 - the measure that the page tells
     assert min(takers.had) > 0
     assert max(takers.left) <= (SIDECARS - 1) * HELD_BY_MODEST + HELD_BY_GREEDY

@@ -131,15 +131,18 @@ class AtPlanstore:
 class Caller:
     """Asks for more and less, one call after the other, until it hears that not even one is left.
 
-    `allowed` and `unanswered` are quantities by the id of their usage event.
+    `allowed` and `unanswered` are quantities by the id of their usage event. One that asks `again` repeats
+    what nobody could say, until somebody does: it may have been admitted.
     """
 
-    def __init__(self, name: str, place: Place, permits: Permits, dice: random.Random) -> None:
+    def __init__(self, name: str, place: Place, permits: Permits, *, again: bool) -> None:
         self.allowed: dict[str, int] = {}
         self.unanswered: dict[str, int] = {}
-        self.denied: dict[Reason, int] = {}
-        self._name, self._place, self._permits, self._dice = name, place, permits, dice
+        self._name, self._place, self._permits = name, place, permits
+        self._dice = random.Random(name)  # noqa: S311 - a test's dice
+        self._again = again
         self._made = 0
+        self._open: tuple[str, int] | None = None
 
     def run(self, most: int, *, over: threading.Event) -> None:
         """Works until there are no permits, or until the limit is spent once it is `over`.
@@ -150,7 +153,7 @@ class Caller:
         """
         at_most = most
         while self._permits.take():
-            quantity = self._dice.randint(1, at_most)
+            quantity = self._open[1] if self._open else self._dice.randint(1, at_most)
             refused = self.ask(quantity)
             if refused is Reason.QUOTA_EXCEEDED and quantity == 1 and over.is_set():
                 return
@@ -159,31 +162,39 @@ class Caller:
                 time.sleep(_BREATH)
 
     def ask(self, quantity: int) -> Reason | None:
-        """One call, and what is known of it then; None where it was allowed."""
-        self._made += 1
-        request_id = f"{self._name}-{self._made}"
+        """One call, of this or of what is asked again, and what is known of it then; None: it was allowed."""
+        if self._open is None:
+            self._made += 1
+            self._open = (f"{self._name}-{self._made}", quantity)
+        request_id, quantity = self._open
+        refused = self._answer(request_id, quantity)
+        if refused is not Reason.UNDETERMINED or not self._again:
+            self._open = None
+        return refused
+
+    def _answer(self, request_id: str, quantity: int) -> Reason | None:
+        event_id = self._place.event_id(request_id)
         try:
             refused = self._place.consume(quantity, request_id)
         except NobodyAnsweredError:
-            self.unanswered[self._place.event_id(request_id)] = quantity
+            self.unanswered[event_id] = quantity
             return Reason.UNDETERMINED
         if refused is None:
-            self.allowed[self._place.event_id(request_id)] = quantity
-        else:
-            self.denied[refused] = self.denied.get(refused, 0) + 1
+            self.allowed[event_id] = quantity
+            self.unanswered.pop(event_id, None)
         return refused
 
 
 class Hammer:
-    """Callers at places, several at each, all at once."""
+    """Callers at places, several at each, all at once; whether they ask `again`, see there."""
 
-    def __init__(self, places: Sequence[Place], each: int, seed: int) -> None:
+    def __init__(self, places: Sequence[Place], each: int, seed: int, *, again: bool = False) -> None:
         self._each = each
         self._permits = Permits()
         self._over = threading.Event()
         self._working: list[Future[None]] = []
         self.callers = [
-            Caller(f"h{seed}p{place}c{number}", at, self._permits, random.Random(f"{seed}/{place}/{number}"))  # noqa: S311 - a test's dice
+            Caller(f"h{seed}p{place}c{number}", at, self._permits, again=again)
             for place, at in enumerate(places)
             for number in range(each)
         ]
