@@ -21,6 +21,7 @@ from entitlement_sidecar.planstore.leases import worker
 from entitlement_sidecar.planstore.leases.recall import InBlocks
 from entitlement_sidecar.planstore.leases.redis_blocks import Place
 from entitlement_sidecar.planstore.leases.worker import Delegation
+from entitlement_sidecar.planstore.usage.account_rows import places_of
 from entitlement_sidecar.sidecar.adapters.redis_leases import RedisLeases
 from entitlement_sidecar.testing.clock import FakeClock
 from entitlement_sidecar.wire.redis_keys import TENDING_KEY, WANTED_KEY
@@ -131,22 +132,24 @@ def test_a_round_looks_after_every_block(
 def test_blocks_of_which_nothing_changes_are_visited_seldom(
     store: BlockStore, delegation: Delegation, redis_server: RedisServer, steady: FakeClock
 ) -> None:
-    """Given a limit that was raised, then a block in use follows at once, an idle one after a while."""
+    """Given that more is left at the root, then an idle block follows after a while, one in use at once."""
+    assert store.consume(60, "first")
     store.visit()
     round_of(store, delegation)
     round_of(store, delegation)
-    store.limit("{amount: 1000, window: lifetime}")
+    (place,) = places_of(store.block())
+    with store.database.writing() as session:
+        store.allowance(session).counters.give_back(session, place, 60)
 
     round_of(store, delegation)
-    assert store.redis.read(PLACE).free == 50
+    assert store.redis.read(PLACE).free == 20
     steady.advance(worker.IDLE)
     round_of(store, delegation)
-    assert store.redis.read(PLACE).free == 500
+    assert store.redis.read(PLACE).free == 50
 
-    store.limit("{amount: 4000, window: lifetime}")
-    Sidecar("one", redis_server.port).ask(10)
+    Sidecar("one", redis_server.port).ask(45, least=45)
     round_of(store, delegation)
-    assert store.redis.read(PLACE).free > 500
+    assert store.redis.read(PLACE).free == 27
 
 
 def round_of(store: BlockStore, delegation: Delegation) -> None:
