@@ -245,7 +245,9 @@ async def test_a_file_that_is_opened_again_goes_on(opened: Opener, folder: Path)
 
     assert await found(outbox) == []
     with closing(sqlite3.connect(folder / FILE_NAME)) as database:
-        assert database.execute("SELECT used, boot FROM leases JOIN lease_uses USING (number)").fetchall() == [(2, "first")]
+        assert database.execute(
+            "SELECT used, boot FROM leases JOIN lease_uses USING (number)"
+        ).fetchall() == [(2, "first")]
 
 
 async def test_a_lease_of_an_earlier_start_is_not_opened_again(opened: Opener) -> None:
