@@ -56,13 +56,17 @@ class LeasedSite:
         self.ending = ExitStack()
         self._folder = folder
         self.store = Planstore(folder / "planstore", database=database, redis=redis)
-        self.ending.callback(self.store.kill)
-        self.store.start()
-        catalogue = folder / "leased.yaml"
-        catalogue.write_text(CATALOGUE + "".join(PLAN.format(limit=limit) for limit in limits))
-        self.store.apply(catalogue)
         self.database = Database(create_engine_for(database))
         self.ending.callback(self.database.close)
+        self.ending.callback(self.store.kill)
+        self._limits = limits
+
+    def begin(self) -> None:
+        """Starts the plan store."""
+        self.store.start()
+        catalogue = self._folder / "leased.yaml"
+        catalogue.write_text(CATALOGUE + "".join(PLAN.format(limit=limit) for limit in self._limits))
+        self.store.apply(catalogue)
         self.to_store = self.proxy(self.store.grpc_port)
 
     def proxy(self, port: int) -> FaultProxy:
@@ -130,4 +134,5 @@ def leased_site(folder: Path, database: str, redis: str, limits: Collection[int]
     """A site that ends with the block; it has no sidecars yet. Its tenants have limits out of these."""
     site = LeasedSite(folder, database, redis, limits)
     with site.ending:
+        site.begin()
         yield site
