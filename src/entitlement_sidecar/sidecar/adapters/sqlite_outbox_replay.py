@@ -13,7 +13,7 @@ from entitlement_sidecar.domain.errors import ConfigurationError, OutboxFullErro
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome
 from entitlement_sidecar.sidecar.adapters.sqlite_files import is_corrupt
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_file import OutboxFile
-from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Call, kept
+from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Call, kept_apart
 from entitlement_sidecar.sidecar.adapters.state_folder import StateFolder
 from entitlement_sidecar.sidecar.usage.outbox import OutboxRecord
 
@@ -61,7 +61,7 @@ class StoppedOutbox:
         """Queues events; after each page that is on disk, what became of it."""
         waiting = iter(events)
         while page := list(islice(waiting, _PAGE)):
-            rows = [kept(OutboxRecord(event)) for event in page]
+            rows = [kept_apart(OutboxRecord(event)) for event in page]
             [results] = self._file.append([Call(rows)], durable=True)
             if self._file.wal_bytes > _LOG_BYTES:
                 self._file.checkpoint(truncate=False)

@@ -67,6 +67,12 @@ def kept(record: OutboxRecord) -> Kept:
     event = record.event
     if event.id_generated and record.consumption is None and not record.rollup:
         return _named_here(event)
+    return kept_apart(record)
+
+
+def kept_apart(record: OutboxRecord) -> Kept:
+    """As `kept`, of a record that may come again, whoever named its event."""
+    event = record.event
     rollup = event if record.rollup and rolls_up(record) else None
     return Kept(
         event.tenant_id,
