@@ -22,7 +22,7 @@ from entitlement_sidecar.planstore.api.calls import answering
 from entitlement_sidecar.planstore.db import Database, QuotaAccountRow
 from entitlement_sidecar.planstore.leases.recall import InBlocks, without_free
 from entitlement_sidecar.planstore.snapshots import in_force, limits_of
-from entitlement_sidecar.planstore.usage.account_rows import Opening
+from entitlement_sidecar.planstore.usage.account_rows import Opening, places_of
 from entitlement_sidecar.planstore.usage.accounts import Accounts, Granted
 from entitlement_sidecar.planstore.usage.allowances import Allowance
 from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
@@ -126,7 +126,7 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
         if granted is None:
             return quota_pb2.AcquireLeaseResponse(usage=usage, snapshot_version=now.snapshot_version)
         return quota_pb2.AcquireLeaseResponse(
-            lease=_lease(granted, request.wants, usage), snapshot_version=now.snapshot_version
+            lease=_lease(granted, request.wants, usage, now.allowance), snapshot_version=now.snapshot_version
         )
 
     def _renew(self, request: quota_pb2.RenewLeaseRequest) -> quota_pb2.RenewLeaseResponse:
@@ -139,7 +139,7 @@ class LeaseServicer(quota_pb2_grpc.QuotaServiceServicer):
             granted = self._quotas.accounts.grant(session, row.id, told, wants, now.allowance)
             view = self._view(session, now.view)
         usage = self._quotas.seen(view, row.tenant_id, row.feature)
-        return quota_pb2.RenewLeaseResponse(lease=_lease(granted, request.wants, usage))
+        return quota_pb2.RenewLeaseResponse(lease=_lease(granted, request.wants, usage, now.allowance))
 
     def _fair(
         self,
@@ -246,7 +246,9 @@ def _opening(request: quota_pb2.AcquireLeaseRequest) -> Opening:
     return Opening(id=f"lease:{name}", holder=holder, epoch=request.holder.epoch)
 
 
-def _lease(granted: Granted, wants: int, usage: list[quota_pb2.LimitUsage]) -> quota_pb2.Lease:
+def _lease(
+    granted: Granted, wants: int, usage: list[quota_pb2.LimitUsage], allowance: Allowance | None
+) -> quota_pb2.Lease:
     ends_at = granted.row.ends_at
     return quota_pb2.Lease(
         id=granted.row.id,
@@ -258,7 +260,14 @@ def _lease(granted: Granted, wants: int, usage: list[quota_pb2.LimitUsage]) -> q
         usage=usage,
         sequence=granted.terms.sequence,
         closed=granted.terms.closed,
+        credit_grant=_credit_grant(granted.row, allowance),
     )
+
+
+def _credit_grant(row: QuotaAccountRow, allowance: Allowance | None) -> str:
+    """The credit grant that a lease is of; empty: it is of limits."""
+    keys = set() if allowance is None else {bucket.key for bucket in allowance.buckets}
+    return next((key for key, _ in places_of(row) if key in keys), "")
 
 
 def _instant(request: quota_pb2.ReportUnadmittedRequest) -> datetime:

@@ -127,6 +127,7 @@ def _heard(lease: quota_pb2.Lease) -> Heard:
         terms=Terms(lease.granted, lease.sequence, lease.closed),
         ends_at=from_timestamp(lease.ends_at) if lease.HasField("ends_at") else None,
         usage=tuple(usage_from_proto(one) for one in lease.usage),
+        credit_grant=lease.credit_grant,
     )
 
 

@@ -26,6 +26,9 @@ from entitlement_sidecar.telemetry import metrics
 DRY_FOR = 1.0
 """Seconds that nobody is asked for more where nothing came; each use goes to the authority then."""
 
+GRANTS = 2
+"""Credit grants that are asked for in one go: the one in use, and the one that burns next."""
+
 REST = 1.0
 """Seconds that a grantor is not asked after it did not answer."""
 
@@ -59,7 +62,7 @@ class Asking:
         needs = min(slot.waiting, MAX_LEASE)
         size = max(needs, slot.size(self._clock.monotonic()))
         brought = 0
-        for grantor in self._means.grantors:
+        for grantor in self._grantors(slot):
             brought += await self._ask(slot, grantor, max(needs, size - slot.held), needs)
             if brought and brought >= needs:
                 break
@@ -76,6 +79,10 @@ class Asking:
         for lease in leases:
             if await self._ask_for(slot, lease, max(0, size - slot.held), 0):
                 slot.forgive()
+
+    def _grantors(self, slot: Slot) -> Sequence[Grantor]:
+        """Who is asked in turn. Of credits the root alone: where a grant is burnt up, for the next one."""
+        return self._means.grantors if slot.burning is None else (self._means.root,) * GRANTS
 
     async def _ask(self, slot: Slot, grantor: Grantor, wants: int, needs: int) -> int:
         if self._clock.monotonic() < self._resting.get(grantor.source, float("-inf")):
@@ -101,6 +108,8 @@ class Asking:
         finally:
             lease.busy = False
         metrics.lease_requests.labels(grantor.source, "granted" if brought else "nothing").inc()
+        if slot.burning is not None and wants:
+            lease.burnt_up = brought < max(1, needs)
         return brought
 
     async def _take_over(self, slot: Slot, lease: Lease, heard: Heard, told: int) -> int:
@@ -114,6 +123,11 @@ class Asking:
             return 0
         if not lease.id:
             await self._open(lease, heard)
+        lease.credit_grant = lease.credit_grant or heard.credit_grant
+        if slot.burning is not None and not slot.burning.knows(lease):
+            # Not a grant that this sidecar knows (yet): it could not say what was burnt. It is given back.
+            lease.holding = msgspec.structs.replace(lease.holding, closed=True)
+            return 0
         brought = lease.hear(heard.terms, heard.ends_at, told)
         slot.learn(heard.usage, self._clock.now(), self._clock.monotonic())
         return brought

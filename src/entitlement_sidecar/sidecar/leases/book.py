@@ -5,7 +5,7 @@
                      └─ still not: the authority behind, one by one
 
 Wraps an authority, which has the last word where no lease can be had: near the limit, for large requests, and
-for what is never leased (seats, credits, limits of another mode). One loop, `run`, renews what is used, gives
+for what is never leased (seats, limits of another mode). One loop, `run`, renews what is used, gives
 back what is not, and tells of what is over.
 """
 
@@ -62,6 +62,9 @@ VIEW_WITHIN = 0.1
 VIEW_AFTER = 10.0
 """Seconds after which new tokens that came without a view of usage have one asked for. Nobody hangs on it:
 who looks (PEEK) has a younger one, and so has who asks near the limit."""
+
+BACK_WITHIN = 0.1
+"""Seconds that a use of several credit grants waits for what is left of one here to be back."""
 
 _Key = tuple[str, str]
 
@@ -141,11 +144,11 @@ class LeaseBook:
         lease = self._named.get(lease_id)
         if lease is None:
             return
-        lease.void(quantity)
         slot = self._slots.get((tenant_id, lease.opening.feature))
-        if slot is not None and lease in slot.leases:
-            slot.taken -= quantity
-            slot.forgive()
+        if slot is None:
+            lease.void(quantity)
+        else:
+            slot.void(lease, quantity)
 
     async def run(self) -> None:
         """Renews, gives back and tells, until it is cancelled; first of all for earlier starts."""
@@ -226,19 +229,35 @@ class LeaseBook:
         """Whether no lease can be had that holds so much."""
         if self._closing or ask.quantity > MAX_LEASE or self._clock.monotonic() < slot.dry_until:
             return True
+        if slot.splits(ask.quantity):
+            return True
         there = slot.remaining
-        return there is not None and there < NEAR * ask.quantity
+        if there is None or there >= NEAR * ask.quantity:
+            return False
+        # The authority has it alone, or nobody has; else what is left there does together with what is here.
+        return not there < ask.quantity <= there + slot.held
 
     async def _at_authority(self, slot: Slot, ask: QuotaAsk, request_id: str) -> QuotaUsage:
         self._tally.direct += 1
+        if leftovers := slot.leftovers(ask.quantity):
+            self._give_back(leftovers)
+            await self._endings.soon(BACK_WITHIN)
         outcome = self._behind.consume(slot.tenant_id, ask, request_id)
         usage = outcome if isinstance(outcome, QuotaUsage) else await outcome
+        if not usage.admitted and (taken := await self._come_meanwhile(slot, ask)) is not None:
+            return taken
         now = self._clock.monotonic()
         if not usage.unavailable:
             slot.learn(usage.limits, usage.as_of, now)
         if usage.admitted is False and not usage.unavailable:
             slot.refuse(ask.quantity, usage, now)
         return usage
+
+    async def _come_meanwhile(self, slot: Slot, ask: QuotaAsk) -> QuotaUsage | None:
+        """What the authority did not have may be what this sidecar itself was granted just now."""
+        if slot.asking is not None:
+            await asyncio.wait([slot.asking])
+        return self._taken(slot, ask)
 
     def _refill(self, slot: Slot) -> None:
         """Asks for more in the background, before it is missed."""
@@ -269,6 +288,7 @@ class LeaseBook:
         self._drop_over(slot)
         await self._asking.more(slot)
         self._drop_over(slot)
+        slot.order()
         key = (slot.tenant_id, slot.feature.key)
         if key in self._slots:
             self._slots.move_to_end(key)
@@ -277,6 +297,7 @@ class LeaseBook:
     async def _renew(self, slot: Slot, leases: Sequence[Lease]) -> None:
         await self._asking.renew(slot, leases)
         self._drop_over(slot)
+        slot.order()
         await self._look(slot)
 
     async def _look(self, slot: Slot) -> None:
@@ -348,9 +369,9 @@ class LeaseBook:
 
 
 def _is_leased(ask: QuotaAsk) -> bool:
-    """Whether a lease can be had of it: it is metered, with a limit, and no limit forbids it."""
+    """Whether a lease can be had of it: credits, or metered with a limit, and no limit forbids it."""
     limits = ask.resolution.limits
-    return (
+    return bool(ask.resolution.buckets) or (
         ask.feature.kind is FeatureKind.METERED
         and any(limit.amount is not None for limit in limits)
         and mode_of(limits) is LimitMode.LEASED

@@ -91,6 +91,12 @@ class Endings:
         for one in waiting:
             self._push(one, LOOK)
 
+    async def soon(self, within: float) -> None:
+        """Tells what is due, and waits so many seconds for it at most."""
+        self.tick()
+        if self._telling:
+            await asyncio.wait(set(self._telling), timeout=within)
+
     async def drain(self, within: float) -> None:
         """Tells all of it, as far as it can be told in so many seconds."""
         try:

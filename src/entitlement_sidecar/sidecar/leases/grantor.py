@@ -41,7 +41,8 @@ class Heard(msgspec.Struct, frozen=True):
 
     `lease_id` names the lease to everybody else, '' where there is none: nothing was granted. `gone`: the
     grantor is not the one any more that granted it; from now on the root is told of it (`Root.adopt`).
-    `usage` is a view of the limits, where one came along.
+    `usage` is a view of the limits, where one came along. `credit_grant`: of credits, the key of the bucket
+    that all of it is of.
     """
 
     lease_id: str = ""
@@ -49,6 +50,7 @@ class Heard(msgspec.Struct, frozen=True):
     ends_at: datetime | None = None
     usage: tuple[LimitUsage, ...] = ()
     gone: bool = False
+    credit_grant: str = ""
 
 
 class Grantor(Protocol):

@@ -24,7 +24,9 @@ class Lease:
 
     __slots__ = (
         "asked_at",
+        "burnt_up",
         "busy",
+        "credit_grant",
         "ends_at",
         "estranged",
         "grantor",
@@ -63,6 +65,9 @@ class Lease:
         self.known = 0
         # The block that granted it is gone.
         self.estranged = False
+        # Of credits: the grant that it is of, and whether this has nothing more for anybody.
+        self.credit_grant = ""
+        self.burnt_up = False
 
     @property
     def under_way(self) -> int:

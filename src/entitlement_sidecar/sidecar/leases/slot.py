@@ -10,9 +10,10 @@ import msgspec
 
 from entitlement_sidecar.domain.catalogue import Limit
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage
+from entitlement_sidecar.domain.quota import LimitUsage, QuotaAsk, QuotaUsage, bucket_usage
 from entitlement_sidecar.domain.resolve import Resolution
 from entitlement_sidecar.domain.window import window_at
+from entitlement_sidecar.sidecar.leases.burning import Burning
 from entitlement_sidecar.sidecar.leases.grantor import Grantor
 from entitlement_sidecar.sidecar.leases.lease import Lease
 from entitlement_sidecar.sidecar.leases.sizing import LOW_WATER, Rate
@@ -52,6 +53,7 @@ class Slot:
         "_seen",
         "_tally",
         "asking",
+        "burning",
         "current",
         "dry_until",
         "feature",
@@ -76,6 +78,8 @@ class Slot:
         self.tenant_id = tenant_id
         self.feature = ask.feature
         self.resolution = ask.resolution
+        # Of credits.
+        self.burning = Burning(ask.resolution.buckets) if ask.resolution.buckets else None
         self.leases: list[Lease] = []
         self.current: Lease | None = None
         # Below this much left more is asked for.
@@ -112,6 +116,8 @@ class Slot:
         lease.taken += quantity
         self.taken += quantity
         self._tally.leased += 1
+        if self.burning is not None:
+            self.burning.take(lease, quantity)
         if lease.left < self.low:
             self._refill(self)
         return lease.id
@@ -123,7 +129,18 @@ class Slot:
         lease_id = self.take(ask.quantity, wall)
         if not lease_id:
             return None
-        return QuotaUsage(self._limits(), True, self._as_of, 0, lease_id, self.left, self.pending)
+        limits = self._limits(ask.quantity)
+        return QuotaUsage(limits, True, self._as_of, 0, lease_id, self.left, self.pending)
+
+    def void(self, lease: Lease, quantity: int) -> None:
+        """What was taken of a lease is left again."""
+        lease.void(quantity)
+        if lease not in self.leases:
+            return
+        self.taken -= quantity
+        if self.burning is not None:
+            self.burning.take(lease, -quantity)
+        self.forgive()
 
     @property
     def left(self) -> int:
@@ -139,14 +156,33 @@ class Slot:
         """Makes a lease that has so much the one at hand."""
         now = self._monotonic()
         for lease in self.leases:
-            if quantity <= lease.left and now < lease.until and wall < lease.ends_at:
+            if now >= lease.until or wall >= lease.ends_at:
+                continue
+            if quantity <= lease.left:
                 self.current = lease
                 return True
+            if self.burning is not None and lease.left:
+                # What burns first is used first.
+                return False
         return False
+
+    def order(self) -> None:
+        """Of credits: what burns first is used first."""
+        if self.burning is not None:
+            self.burning.sort(self.leases)
+            self.current = next((lease for lease in self.leases if lease.left), self.current)
+
+    def splits(self, quantity: int) -> bool:
+        """Whether that is more than what is left of a credit grant that has no more for anybody."""
+        return any(_is_too_little(lease, quantity) for lease in self.leases)
+
+    def leftovers(self, quantity: int) -> list[Lease]:
+        """Takes out the leases because of which a quantity `splits`."""
+        return self.drop(lambda lease: _is_too_little(lease, quantity))
 
     def accepts(self, resolution: Resolution) -> bool:
         """Whether the leases hold by another resolution too: the same limits, or more of the same."""
-        if resolution.buckets or self.resolution.buckets or not _is_no_less(self.resolution, resolution):
+        if resolution.buckets != self.resolution.buckets or not _is_no_less(self.resolution, resolution):
             return False
         self.resolution = resolution
         return True
@@ -169,7 +205,8 @@ class Slot:
     def remaining(self) -> int | None:
         """What others may have of every hard limit, by the last view; None: unknown, or no end of it."""
         left = [one.remaining for one in self._base if not one.soft and one.remaining is not None]
-        return min(left) - self.pending - self.held if left else None
+        there = min if self.burning is None else sum
+        return there(left) - self.pending - self.held if left else None
 
     @property
     def question(self) -> QuotaAsk:
@@ -178,7 +215,8 @@ class Slot:
 
     def lease_of(self, grantor: Grantor) -> Lease | None:
         """The lease of a grantor that can still bring something."""
-        return next((one for one in self.leases if one.grantor is grantor and not one.closed), None)
+        mine = (one for one in self.leases if one.grantor is grantor)
+        return next((one for one in mine if not one.closed and not one.burnt_up), None)
 
     @property
     def view(self) -> tuple[LimitUsage, ...]:
@@ -196,7 +234,10 @@ class Slot:
             return
         known = sum(lease.known for lease in self.leases)
         self.told = self.taken - sum(lease.taken - lease.told for lease in self.leases)
-        self._base = tuple(_without(limit, known) for limit in limits)
+        if self.burning is None:
+            self._base = tuple(_without(limit, known) for limit in limits)
+        else:
+            self._base = self.burning.learn(limits, self.leases)
         self._as_of, self.viewed_at = as_of, now
 
     def learn_nothing(self, wall: datetime) -> None:
@@ -205,6 +246,8 @@ class Slot:
             self.told = self.taken - sum(lease.taken for lease in self.leases)
             self._as_of = wall
             self._base = tuple(_unseen(self.resolution, wall))
+            if self.burning is not None:
+                self.burning.learn_nothing(self.leases)
 
     def seen(self, view: QuotaUsage, now: float) -> QuotaUsage:
         """A view as this sidecar gives it; the very same one while nothing has changed."""
@@ -251,7 +294,10 @@ class Slot:
             self.current = self.leases[0] if self.leases else None
         return dropped
 
-    def _limits(self) -> tuple[LimitUsage, ...]:
+    def _limits(self, quantity: int = 0) -> tuple[LimitUsage, ...]:
+        """Usage with what is pending; of credits, `quantity` was taken from the lease at hand just now."""
+        if self.burning is not None:
+            return self.burning.burn(self._base, self.current, quantity)
         pending = self.taken - self.told
         if not pending:
             return self._base
@@ -272,12 +318,16 @@ class Slot:
         )
 
 
+def _is_too_little(lease: Lease, quantity: int) -> bool:
+    return lease.burnt_up and not lease.busy and 0 < lease.left < quantity
+
+
 def _without(limit: LimitUsage, known: int) -> LimitUsage:
     return msgspec.structs.replace(limit, outstanding=max(0, limit.outstanding - known), taken=0)
 
 
 def _unseen(resolution: Resolution, wall: datetime) -> list[LimitUsage]:
-    found = []
+    found = [bucket_usage(bucket, used=0) for bucket in resolution.buckets]
     for limit in resolution.limits:
         window = window_at(limit.window, wall)
         found.append(LimitUsage(limit.key, limit.amount, limit.soft, window.start, window.end, used=0))

@@ -95,7 +95,7 @@ class ConsumeAllResponse(_message.Message):
     def __init__(self, admitted: _Optional[bool] = ..., results: _Optional[_Iterable[_Union[ConsumeResponse, _Mapping]]] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("id", "granted", "wants", "ttl", "refresh_after", "ends_at", "usage", "sequence", "closed")
+    __slots__ = ("id", "granted", "wants", "ttl", "refresh_after", "ends_at", "usage", "sequence", "closed", "credit_grant")
     ID_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,7 @@ class Lease(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     CLOSED_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_GRANT_FIELD_NUMBER: _ClassVar[int]
     id: str
     granted: int
     wants: int
@@ -114,7 +115,8 @@ class Lease(_message.Message):
     usage: _containers.RepeatedCompositeFieldContainer[LimitUsage]
     sequence: int
     closed: bool
-    def __init__(self, id: _Optional[str] = ..., granted: _Optional[int] = ..., wants: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., refresh_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ..., sequence: _Optional[int] = ..., closed: _Optional[bool] = ...) -> None: ...
+    credit_grant: str
+    def __init__(self, id: _Optional[str] = ..., granted: _Optional[int] = ..., wants: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., refresh_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Iterable[_Union[LimitUsage, _Mapping]]] = ..., sequence: _Optional[int] = ..., closed: _Optional[bool] = ..., credit_grant: _Optional[str] = ...) -> None: ...
 
 class AcquireLeaseRequest(_message.Message):
     __slots__ = ("tenant_id", "feature", "wants", "holder", "request_id", "needs")
