@@ -1,4 +1,4 @@
-"""Events whose identity was made here are not kept apart on disk: the ledger does that, and nothing is lost."""
+"""Events whose identity was made here are not kept apart on disk: the ledger does so, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -91,6 +91,8 @@ class FastFront:
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._behind = _Behind(methods, exposure.door, max_in_flight)
         self._running: _Running | None = None
+        # What still takes answers: a little longer than `_running` takes calls.
+        self._native: NativeGrpcFront | None = None
 
     async def start(self) -> str:
         """See `Front`."""
@@ -105,6 +107,7 @@ class FastFront:
             raise
         native.set_fallback(socket)
         native.start()
+        self._native = native
         self._running = _Running(native, listener.bound(native.bound_port), self._take)
         return str(self._running.listener)
 
@@ -127,6 +130,7 @@ class FastFront:
             answer.cancel()
         # The cancelled ones are answered by their callbacks, and answers leave through native queues.
         await asyncio.sleep(_FLUSH)
+        self._native = None
         await running.close()
         await self._behind.stop()
 
@@ -170,8 +174,8 @@ class FastFront:
     ) -> None:
         """A promise was kept. Whoever has left by then is not there to be answered."""
         self._admission.leave()
-        if self._running is None or self._running.native is not native:
-            return
+        if self._native is not native:
+            return  # its connections are cut
         if error is None:
             native.respond(call_id, answer or b"")
         else:
