@@ -240,7 +240,7 @@ class MemoryOutbox:
 
     def _load(self, stored: _StoredBatch) -> Batch:
         places = sorted(stored.places & set(self._queued))
-        events = tuple(SequencedEvent(place, self._queued[place]) for place in places)
+        events = tuple(SequencedEvent.of(place, self._queued[place]) for place in places)
         return Batch(self._instance, 1, stored.batch_id, events, self._accepted, len(self.dead))
 
     async def settle(self, batch: Batch, results: Sequence[UsageResult]) -> None:

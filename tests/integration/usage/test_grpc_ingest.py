@@ -26,7 +26,7 @@ from entitlement_sidecar.wire.status import grpc_code, to_status, trailing_metad
 from entitlement_sidecar.wire.v1 import usage_pb2, usage_pb2_grpc
 from support.usage import event
 
-BATCH = Batch("i-1", 2, 3, (SequencedEvent(7, event("a")), SequencedEvent(8, event("b"))), 8)
+BATCH = Batch("i-1", 2, 3, (SequencedEvent.of(7, event("a")), SequencedEvent.of(8, event("b"))), 8)
 
 Answer = Callable[[usage_pb2.IngestBatchRequest], usage_pb2.IngestBatchResponse]
 
@@ -235,7 +235,7 @@ async def test_totals_and_places_travel_both_ways(server: Server, sink: PlanStor
 
 async def test_batches_are_compressed(server: Server) -> None:
     """Usage is alike: a batch takes a small part of its size on the wire."""
-    events = tuple(SequencedEvent(number, event(f"e{number}")) for number in range(1, 501))
+    events = tuple(SequencedEvent.of(number, event(f"e{number}")) for number in range(1, 501))
     batch = msgspec.structs.replace(BATCH, events=events)
 
     async with (

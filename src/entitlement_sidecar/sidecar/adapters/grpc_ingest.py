@@ -12,7 +12,7 @@ from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 from entitlement_sidecar.sidecar.usage.delivery import Receipt
 from entitlement_sidecar.sidecar.usage.outbox import Batch, SequenceRange
-from entitlement_sidecar.wire.codec import event_to_proto, from_duration, result_from_proto
+from entitlement_sidecar.wire.codec import from_duration, result_from_proto
 from entitlement_sidecar.wire.status import from_rpc_error
 from entitlement_sidecar.wire.v1 import types_pb2, usage_pb2, usage_pb2_grpc
 
@@ -56,14 +56,14 @@ async def _request(batch: Batch) -> usage_pb2.IngestBatchRequest:
         declared=[usage_pb2.SequenceRange(first=one.first, last=one.last) for one in batch.declared],
     )
     for number, one in enumerate(batch.events, 1):
-        request.events.add(sequence=one.sequence, event=event_to_proto(one.event))
+        request.events.add(sequence=one.sequence, event=one.message)
         if number % _STRETCH == 0:
             await asyncio.sleep(0)
     return request
 
 
 async def _receipt(batch: Batch, response: usage_pb2.IngestBatchResponse) -> Receipt:
-    if [result.id for result in response.results] != [one.event.id for one in batch.events]:
+    if [result.id for result in response.results] != [one.message.id for one in batch.events]:
         raise SourceUnavailableError("the plan store answered for other events than were sent")
     results = []
     for number, result in enumerate(response.results, 1):

@@ -54,6 +54,17 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     value: int | None
     count: int | None
 
+    def message(self) -> usage_pb2.UsageEvent:
+        """The event as it travels."""
+        message = _parse(self.payload)
+        if self.value is not None and self.count is not None:
+            # As `rolled_up`.
+            message.id = message.correlation_id = self.event_id
+            message.value = self.value
+            message.count = self.count if self.count != 1 else 0
+            message.id_generated = False
+        return message
+
     def event(self) -> UsageEvent:
         """The event."""
         event = event_from_proto(_parse(self.payload))

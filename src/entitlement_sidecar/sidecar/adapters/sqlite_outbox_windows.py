@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from google.protobuf.message import DecodeError
 
-from entitlement_sidecar.domain.usage import UsageEvent
 from entitlement_sidecar.sidecar.adapters.sqlite_files import CorruptFileError
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import (
     OutboxDatabase,
@@ -17,6 +16,7 @@ from entitlement_sidecar.sidecar.adapters.sqlite_outbox_database import (
 from entitlement_sidecar.sidecar.adapters.sqlite_outbox_rows import Row
 from entitlement_sidecar.sidecar.usage.outbox import Batch, SequencedEvent
 from entitlement_sidecar.sidecar.usage.window import LANES, Waiting, cut
+from entitlement_sidecar.wire.v1 import usage_pb2
 
 
 def next_batches(
@@ -61,20 +61,20 @@ def _load(file: OutboxDatabase, instance: str, stored: tuple[int, int, int, int 
     [(accepted, dead)] = file.run("totals_of", epoch)
     rows = zip(places.split(","), payloads.split(","), sums.split(","), strict=True)
     events = tuple(
-        SequencedEvent(sequence_of(int(place)), _event(payload, total)) for place, payload, total in rows
+        SequencedEvent(sequence_of(int(place)), _message(payload, total)) for place, payload, total in rows
     )
     return Batch(instance, epoch, batch_id, events, accepted, dead)
 
 
-def _event(payload: str, total: str) -> UsageEvent:
+def _message(payload: str, total: str) -> usage_pb2.UsageEvent:
     """An event that waits.
 
     Raises:
         CorruptFileError: Its bytes are no event, though pages of the file looked well: the file is damaged.
     """
     try:
-        return _row(payload, total).event()
-    except (DecodeError, ValueError, OverflowError) as error:
+        return _row(payload, total).message()
+    except (DecodeError, ValueError) as error:
         raise CorruptFileError("an event cannot be read") from error
 
 

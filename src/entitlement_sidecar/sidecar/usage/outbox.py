@@ -11,6 +11,8 @@ import msgspec
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.errors import OutboxStoppedError
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, UsageResult
+from entitlement_sidecar.wire.codec import event_from_proto, event_to_proto
+from entitlement_sidecar.wire.v1 import usage_pb2
 
 KEEP_CONSUMPTIONS = 60.0
 """Seconds that the first answer of a CONSUME is kept after its event was settled, at least."""
@@ -107,10 +109,20 @@ def not_kept(event_id: str) -> UsageResult:
 
 
 class SequencedEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event and its place, contiguous inside (instance, epoch)."""
+    """An event and its place, contiguous inside (instance, epoch). It travels as it was kept, unopened."""
 
     sequence: int
-    event: UsageEvent
+    message: usage_pb2.UsageEvent
+
+    @classmethod
+    def of(cls, sequence: int, event: UsageEvent) -> SequencedEvent:
+        """An event at a place."""
+        return cls(sequence, event_to_proto(event))
+
+    @property
+    def event(self) -> UsageEvent:
+        """The event, opened."""
+        return event_from_proto(self.message)
 
 
 class SequenceRange(msgspec.Struct, frozen=True):

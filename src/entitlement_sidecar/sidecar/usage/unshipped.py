@@ -10,11 +10,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import EntitlementsError
 from entitlement_sidecar.domain.usage import UsageOutcome, UsageResult
 from entitlement_sidecar.sidecar.usage.outbox import KEEP_CONSUMPTIONS, Batch, Outbox
 from entitlement_sidecar.sidecar.usage.shipper import MAX_BYTES, MAX_EVENTS
+from entitlement_sidecar.wire.codec import from_timestamp
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at an outbox that was empty."""
@@ -55,7 +58,7 @@ class UnshippedUsage:
             batches = await self._outbox.next_batches(MAX_EVENTS, MAX_BYTES)
             for batch in batches:
                 await self._sleep(self._too_young_for(batch))
-                await self._outbox.settle(batch, [_let_go(one.event.id) for one in batch.events])
+                await self._outbox.settle(batch, [_let_go(one.message.id) for one in batch.events])
         except EntitlementsError as error:
             _log.warning("usage stays in the outbox for now: %s", error)
             return False
@@ -63,9 +66,13 @@ class UnshippedUsage:
 
     def _too_young_for(self, batch: Batch) -> float:
         """Seconds until the youngest of its events is old enough, whatever the wall clock was set to."""
-        youngest = max(one.event.recorded_at for one in batch.events)
+        youngest = from_timestamp(max((one.message.recorded_at for one in batch.events), key=_instant))
         age = (self._clock.now() - youngest).total_seconds()
         return min(max(0.0, KEEP_CONSUMPTIONS - age), KEEP_CONSUMPTIONS)
+
+
+def _instant(stamp: Timestamp) -> tuple[int, int]:
+    return stamp.seconds, stamp.nanos
 
 
 def _let_go(event_id: str) -> UsageResult:
