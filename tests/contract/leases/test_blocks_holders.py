@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import redis
 
 from entitlement_sidecar.domain.clock import SystemClock
+from entitlement_sidecar.domain.lease import Terms
 from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
 from entitlement_sidecar.planstore.leases.redis_blocks import Place
 from entitlement_sidecar.planstore.snapshots import limits_of
@@ -79,6 +80,29 @@ def test_a_settled_holder_is_forgotten_after_a_day(store: BlockStore, port: int)
     assert not store.client.hexists(PLACE.key, f"a:{one.holder}")
     assert store.client.hexists(PLACE.key, f"a:{two.holder}")
     assert store.redis.read(PLACE).free == 40
+
+
+def test_a_settled_lease_is_forgotten_and_not_opened_again(store: BlockStore, port: int) -> None:
+    """Given leases that a sidecar numbers, then one that ended is gone, and its request again gets nothing."""
+    store.visit()
+    one, two = Sidecar("one", port), Sidecar("one", port)
+    one.holder, two.holder = "one:1#1", "one:1#2"
+    one.ask(10)
+    assert one.use(4)
+    one.give_up()
+    one.settle()
+    is_over(store.client, one.holder)
+    store.visit(wanted=False)
+    store.visit(wanted=False)
+    assert not store.client.hexists(PLACE.key, f"a:{one.holder}")
+    free = store.redis.read(PLACE).free
+
+    one.start_anew()
+    late, next_ = one.ask(10), two.ask(3)
+
+    assert (late.terms, late.free) == (Terms(0, 0, closed=True), free)
+    assert next_.terms.granted == 3
+    assert store.redis.read(PLACE).used == 4
 
 
 def test_what_a_holder_tells_after_its_events_did_is_counted_again(store: BlockStore, port: int) -> None:

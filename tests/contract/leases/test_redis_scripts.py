@@ -35,7 +35,7 @@ from entitlement_sidecar.sidecar.adapters.redis_leases import (
     RedisLeases,
 )
 
-HOLDERS = ("one:1", "two:1", "two:2")
+HOLDERS = ("one:1", "two:1", "two:2", "three:1#1", "three:1#2", "three:1#3")
 PAST, FUTURE, NOW = 0.0, 1e12, 1000.0
 """Seconds on the clock of the functions: a grant's end, and when accounts are closed."""
 
@@ -112,11 +112,19 @@ class Model:
         self.accounts: dict[str, Account] = {}
         self.granted = self.returned = self.overdrawn = self.used = 0
         self.holders = 0
+        # Accounts that are settled and forgotten, and of those that are numbered the last number.
+        self.forgotten: list[Account] = []
+        self.last: dict[str, int] = {}
 
     @property
     def free(self) -> int:
         """What it may still grant."""
-        return self.granted - self.returned - sum(account.held for account in self.accounts.values())
+        return self.granted - self.returned - sum(account.held for account in self.all)
+
+    @property
+    def all(self) -> list[Account]:
+        """Also those that are forgotten."""
+        return [*self.accounts.values(), *self.forgotten]
 
     def apply(self, step: Step) -> tuple[Account, int] | None:
         """One step; an account after it, and what is free then."""
@@ -149,13 +157,15 @@ class Model:
                 self.returned += max(0, self.free - keep)
 
     def _ask(self, ask: Ask) -> tuple[Account, int]:
+        if ask.holder not in self.accounts and self._is_forgotten(ask.holder):
+            return Account(closed=True), self.free
         account = self.accounts.get(ask.holder, Account())
         heard = absorb(account, ask.told)
         granting = not account.closed and ask.told.sequence > account.sequence
         self.holders += granting and ask.holder not in self.accounts
         free = self.free + heard.freed
         share = max(1, ask.least, free // (2 * max(1, self.holders)))
-        given_in_all = sum(one.granted for one in self.accounts.values())
+        given_in_all = sum(one.granted for one in self.all)
         wants = min(ask.wants, share, LARGEST - given_in_all)
         until = PAST if ask.late else FUTURE
         if not granting and ask.holder not in self.accounts:
@@ -163,7 +173,21 @@ class Model:
         self._keep(ask.holder, grant(account, ask.told, wants, self.free, until))
         return self.accounts[ask.holder], self.free
 
+    def _is_forgotten(self, holder: str) -> bool:
+        name, _, number = holder.partition("#")
+        return bool(number) and int(number) <= self.last.get(name, 0)
+
+    def _forget(self) -> None:
+        """Numbered accounts that no message can change any more."""
+        for holder, account in list(self.accounts.items()):
+            name, _, number = holder.partition("#")
+            settled = account.closed and account.granted == account.used + account.returned
+            if number and settled and not account.reclaimed:
+                self.forgotten.append(self.accounts.pop(holder))
+                self.last[name] = max(self.last.get(name, 0), int(number))
+
     def _lose(self, on_loss: OnHolderLoss) -> None:
+        self._forget()
         for holder, account in self.accounts.items():
             self.accounts[holder] = lose(account, NOW, on_loss).account
         self.holders = sum(not account.closed for account in self.accounts.values())

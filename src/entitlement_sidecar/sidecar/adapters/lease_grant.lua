@@ -4,7 +4,8 @@
 -- returned. A request that was granted anything is known by its number, in the account itself: the same one
 -- again, or one before it, is granted nothing. Nothing is granted by a server that is not the very one that
 -- the block was delegated to, nor outside its window, nor once it is closing; what the holder says is taken
--- over then still, unless the server or the block is another. Every number is a whole one below 2^53.
+-- over then still, unless the server or the block is another. An account that was settled and forgotten (see
+-- block_lose.lua) is not opened again: it is closed. Every number is a whole one below 2^53.
 --
 -- KEYS[1]  block (hash)
 -- ARGV[1]  id of the block, or '' for the one that is there     ARGV[2]  holder
@@ -26,6 +27,13 @@ if held[2] ~= run then
 end
 if ARGV[1] ~= '' and ARGV[1] ~= held[1] then
   return {'another_block', held[1], '0', '0', '0', '0', '0'}
+end
+local of, n = string.match(ARGV[2], '^(.*)#(%d+)$')
+local forgotten = not held[12] and of and redis.call('HGET', KEYS[1], 't:' .. of)
+if forgotten and tonumber(n) <= tonumber(string.match(forgotten, '^%d+')) then
+  local all = tonumber(held[6]) - tonumber(held[7])
+  local free = all - tonumber(held[8]) + tonumber(held[9])
+  return {'ok', held[1], '0', '0', '1', string.format('%.0f', free), string.format('%.0f', all)}
 end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
