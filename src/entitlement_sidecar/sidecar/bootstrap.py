@@ -11,7 +11,7 @@ from typing import cast
 import grpc.aio
 import msgspec
 
-from entitlement_sidecar.domain.catalogue import CatalogueDocument
+from entitlement_sidecar.domain.catalogue import CatalogueDocument, Durability, Feature
 from entitlement_sidecar.domain.clock import Clock, SystemClock
 from entitlement_sidecar.sidecar.adapters.file_snapshots import FileSnapshots
 from entitlement_sidecar.sidecar.adapters.grpc_authority import PlanStoreAuthority
@@ -109,6 +109,12 @@ class _Means(msgspec.Struct, frozen=True):
     last_known: LastKnown
     outbox: SqliteOutbox
     clock: Clock
+    store: SnapshotStore
+
+    def durability(self, feature: Feature) -> Durability:
+        """How the usage of a feature is kept; of one whose metric is not known, as well as can be."""
+        metric = self.store.catalogue.metric_of(feature)
+        return metric.durability if metric else Durability.DURABLE
 
 
 class _Upstream(msgspec.Struct, frozen=True):
@@ -141,8 +147,8 @@ async def build(config: SidecarConfig, clock: Clock | None = None) -> Sidecar:
         stats = await outbox.stats()
         keyring = KeyRing.load(config.trusted_keys) if config.trusted_keys else KeyRing()
         last_known = _last_known(config, keyring, stack)
-        upstream = await _upstream(config, _Means(keyring, last_known, outbox, clock), stack)
         store = SnapshotStore(config.max_snapshot_bytes, last_known, Freezing(clock))
+        upstream = await _upstream(config, _Means(keyring, last_known, outbox, clock, store), stack)
         freshness = Freshness(clock)
         loader = Loader(
             store, upstream.sources, clock, upstream.planstore if config.redis else None, last_known
@@ -224,7 +230,7 @@ def _with_leases(upstream: _Upstream, means: _Means) -> _Upstream:
     """Consumption from leases, in front of the authority that grants them."""
     if upstream.root is None:
         return upstream
-    leasing = LeaseMeans(upstream.root, upstream.block, means.outbox.leases, means.clock)
+    leasing = LeaseMeans(upstream.root, upstream.block, means.outbox.leases, means.clock, means.durability)
     book = LeaseBook(upstream.authority, leasing)
     return msgspec.structs.replace(upstream, authority=book, leases=book)
 

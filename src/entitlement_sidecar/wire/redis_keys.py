@@ -18,8 +18,8 @@ server that it belongs to, with that of its data), `starts_at`, `ends_at`, `clos
 and the totals `granted` and `returned` (between the database and the block), `given`, `back` and `used`
 (between the block and its holders). What is free is granted - returned - given + back. `a:<holder>` is the
 account of a holder: granted, used, returned, number of the last request that was granted anything, expiry in
-microseconds, whether it is closed, reclaimed. `t:<holder>`: of its accounts `<holder>#<n>`, the highest n that
-is settled and forgotten, and when it was, in microseconds.
+microseconds, whether it is closed, reclaimed. `t:<holder>`: of its accounts `<holder>#<n>`, the highest n
+that is settled and forgotten, and when it was, in microseconds.
 """
 
 from __future__ import annotations

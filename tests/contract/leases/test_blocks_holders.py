@@ -83,7 +83,7 @@ def test_a_settled_holder_is_forgotten_after_a_day(store: BlockStore, port: int)
 
 
 def test_a_settled_lease_is_forgotten_and_not_opened_again(store: BlockStore, port: int) -> None:
-    """Given leases that a sidecar numbers, then one that ended is gone, and its request again gets nothing."""
+    """Given leases that a sidecar numbers, then one that ended is gone, and a late request gets nothing."""
     store.visit()
     one, two = Sidecar("one", port), Sidecar("one", port)
     one.holder, two.holder = "one:1#1", "one:1#2"

@@ -13,6 +13,7 @@ from itertools import count
 
 import msgspec
 
+from entitlement_sidecar.domain.catalogue import Durability, Feature
 from entitlement_sidecar.domain.clock import Clock
 from entitlement_sidecar.domain.errors import EntitlementsError, SourceUnavailableError
 from entitlement_sidecar.domain.window import window_at
@@ -33,13 +34,22 @@ REST = 1.0
 """Seconds that a grantor is not asked after it did not answer."""
 
 
+def _durable(feature: Feature) -> Durability:  # noqa: ARG001 - whatever it is
+    return Durability.DURABLE
+
+
 class Means(msgspec.Struct, frozen=True):
-    """What leases are made of. `block` None: there is no Redis."""
+    """What leases are made of. `block` None: there is no Redis.
+
+    `durability` is that of a feature's usage events: whether the journal is to prove uses of its leases also
+    after the machine was lost.
+    """
 
     root: Root
     block: Grantor | None
     journal: LeaseJournal
     clock: Clock
+    durability: Callable[[Feature], Durability] = _durable
 
     @property
     def grantors(self) -> Sequence[Grantor]:
@@ -122,7 +132,7 @@ class Asking:
             slot.learn(heard.usage, self._clock.now(), self._clock.monotonic())
             return 0
         if not lease.id:
-            await self._open(lease, heard)
+            await self._open(slot, lease, heard)
         lease.credit_grant = lease.credit_grant or heard.credit_grant
         if slot.burning is not None and not slot.burning.knows(lease):
             # Not a grant that this sidecar knows (yet): it could not say what was burnt. It is given back.
@@ -132,7 +142,7 @@ class Asking:
         slot.learn(heard.usage, self._clock.now(), self._clock.monotonic())
         return brought
 
-    async def _open(self, lease: Lease, heard: Heard) -> None:
+    async def _open(self, slot: Slot, lease: Lease, heard: Heard) -> None:
         """Writes it down before anything of it is used."""
         lease.id = heard.lease_id
         opening = lease.opening
@@ -141,7 +151,7 @@ class Asking:
             heard.lease_id, opening.tenant_id, opening.feature, opening.holder, heard.ends_at, block
         )
         try:
-            await self._means.journal.open(account)
+            await self._means.journal.open(account, self._means.durability(slot.feature))
         except EntitlementsError as error:
             # Nothing is used of what a restart would not know: it is given back.
             lease.holding = msgspec.structs.replace(lease.holding, closed=True)
