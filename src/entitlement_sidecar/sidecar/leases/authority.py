@@ -17,7 +17,7 @@ class Grip(Protocol):
 
     @property
     def view(self) -> Sequence[LimitUsage]:
-        """Usage without what is pending; another object once it is seen anew."""
+        """Usage without what is pending; another object once anything else is seen, or at another instant."""
         ...
 
     @property

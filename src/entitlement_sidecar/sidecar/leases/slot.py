@@ -235,9 +235,12 @@ class Slot:
         known = sum(lease.known for lease in self.leases)
         self.told = self.taken - sum(lease.taken - lease.told for lease in self.leases)
         if self.burning is None:
-            self._base = tuple(_without(limit, known) for limit in limits)
+            base = tuple(_without(limit, known) for limit in limits)
         else:
-            self._base = self.burning.learn(limits, self.leases)
+            base = self.burning.learn(limits, self.leases)
+        if base != self._base or as_of != self._as_of:
+            # Else it stays the very same one: consumptions that are ready rest on it.
+            self._base = base
         self._as_of, self.viewed_at = as_of, now
 
     def learn_nothing(self, wall: datetime) -> None:

@@ -438,6 +438,21 @@ async def test_a_duplicate_gives_its_tokens_back() -> None:
     assert used(twin) == before
 
 
+async def test_a_look_between_leaves_it_ready() -> None:
+    """Given looks that bring the same view again, then the CONSUME after each is ready still."""
+    twin = await made_ready()
+    await twin.ask(look())
+    await twin.ask(use())
+    taken = twin.taken
+    # The clock stands still, so a look sees nothing else.
+    for _ in range(3):
+        await twin.ask(look())
+        await twin.settled()
+        await twin.ask(use())
+        await twin.settled()
+    assert twin.taken == taken + 3
+
+
 async def test_a_batch_answers_from_what_is_ready() -> None:
     """Given a batch, then each of its CONSUMEs is answered as alone, ready or not."""
     twin = await made_ready()
