@@ -40,7 +40,7 @@ from entitlement_sidecar.sidecar.usage.room import RETRY_AFTER
 from entitlement_sidecar.telemetry import metrics
 
 _PURGE_EVERY = 1.0
-"""Seconds between two looks, without other work, for first answers whose time is over."""
+"""Seconds between two looks, without other work, for first answers whose time is over, or a log left over."""
 _QUIET = 0.1
 """Seconds without work that make a quiet moment."""
 _LARGEST_GROUP = 4096
@@ -205,7 +205,8 @@ class OutboxWriter:
                 return self._queue.get(timeout=patience)
             except Empty:
                 self._tidy()
-                patience = self._until_purge()
+                left_over = self._file_is_open and self.file.wal_bytes
+                patience = _PURGE_EVERY if left_over else self._until_purge()
 
     def _settle(self, batch: Batch, results: Sequence[UsageResult]) -> None:
         self._settlements += 1
