@@ -76,7 +76,6 @@ class Asking:
             brought += await self._ask(slot, grantor, max(needs, size - slot.held), needs)
             if brought and brought >= needs:
                 break
-        slot.refill(size)
         if brought:
             slot.forgive()
         else:
@@ -85,7 +84,6 @@ class Asking:
     async def renew(self, slot: Slot, leases: Sequence[Lease]) -> None:
         """Tells what was used, and prolongs."""
         size = slot.size(self._clock.monotonic())
-        slot.refill(size)
         for lease in leases:
             if await self._ask_for(slot, lease, max(0, size - slot.held), 0):
                 slot.forgive()

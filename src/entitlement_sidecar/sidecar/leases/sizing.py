@@ -7,8 +7,14 @@ import math
 AHEAD = 5.0
 """Seconds of use that a lease is to last."""
 
-LOW_WATER = 0.3
-"""Where less than this part is left, more is asked for in the background."""
+FAR_AHEAD = 10.0
+"""The same where plenty is left: half as many calls, and nobody misses what lies here meanwhile."""
+
+PLENTY = 100
+"""There is plenty where so many leases that last `FAR_AHEAD` are left."""
+
+LOW_WATER = 1.5
+"""Where less is left than is used in so many seconds, more is asked for in the background."""
 
 MAX_LEASE = 1_000_000
 """Tokens that one lease holds at most; more at once goes to the authority."""
@@ -36,6 +42,18 @@ class Rate:
         self._at = now
 
     @property
-    def size(self) -> int:
-        """Tokens that a lease is to have."""
-        return max(1, min(MAX_LEASE, math.ceil(self._used / (self._seconds + _SETTLING) * AHEAD)))
+    def low(self) -> int:
+        """Tokens below which more is asked for."""
+        return int(self._per_second * LOW_WATER)
+
+    def size(self, there: float) -> int:
+        """Tokens that a lease is to have where so many are there for others."""
+        far = self._lasting(FAR_AHEAD)
+        return far if there >= PLENTY * far else self._lasting(AHEAD)
+
+    @property
+    def _per_second(self) -> float:
+        return self._used / (self._seconds + _SETTLING)
+
+    def _lasting(self, seconds: float) -> int:
+        return max(1, min(MAX_LEASE, math.ceil(self._per_second * seconds)))

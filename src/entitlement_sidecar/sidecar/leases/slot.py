@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from datetime import datetime
 
@@ -16,7 +17,7 @@ from entitlement_sidecar.domain.window import window_at
 from entitlement_sidecar.sidecar.leases.burning import Burning
 from entitlement_sidecar.sidecar.leases.grantor import Grantor
 from entitlement_sidecar.sidecar.leases.lease import Lease
-from entitlement_sidecar.sidecar.leases.sizing import LOW_WATER, Rate
+from entitlement_sidecar.sidecar.leases.sizing import Rate
 from entitlement_sidecar.telemetry import metrics
 
 REFUSED_FOR = 0.1
@@ -191,11 +192,12 @@ class Slot:
         """How much a lease of this is to have now."""
         self.rate.add(max(0, self.taken - self.rated + self.waiting), now)
         self.rated = self.taken + self.waiting
-        return self.rate.size
-
-    def refill(self, size: int) -> None:
-        """Notes how much there is to be, and when that runs low."""
-        self.low = int(size * LOW_WATER)
+        self.low = self.rate.low
+        there = self.remaining
+        if there is None:
+            # No hard limit, or nobody knows.
+            return self.rate.size(math.inf if self._base else 0)
+        return self.rate.size(there)
 
     def sees(self, wall: datetime) -> bool:
         """Whether a view is known, of windows that have not ended."""
