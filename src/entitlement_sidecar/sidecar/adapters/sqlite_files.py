@@ -10,8 +10,10 @@ from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
-_BUSY_TIMEOUT = 1.0
-"""Seconds to wait for someone who looks into the file, such as an operator's shell."""
+BUSY_TIMEOUT_MS = 1000
+"""Milliseconds to wait for someone who looks into the file, such as an operator's shell."""
+_STATEMENTS = 512
+"""Prepared statements that are kept: inserts are prepared for each number of rows."""
 _READ_TIMEOUT = 0.1
 """Seconds that a read may wait for the file; the event loop may wait with it."""
 
@@ -37,7 +39,13 @@ def open_private(path: Path) -> sqlite3.Connection:
     """The connection that writes. A file that is made is for this user alone, with its companions."""
     # Before SQLite makes it: SQLite gives its companions the same mode.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT)
+    return sqlite3.connect(
+        path,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+        cached_statements=_STATEMENTS,
+    )
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

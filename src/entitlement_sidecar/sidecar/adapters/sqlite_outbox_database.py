@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import msgspec
 
 from entitlement_sidecar.domain.errors import ConfigurationError
 from entitlement_sidecar.sidecar.adapters.sqlite_files import (
+    BUSY_TIMEOUT_MS,
     CorruptFileError,
     load_statements,
     open_private,
@@ -28,6 +28,8 @@ APPLICATION_ID = 0x454E544F  # "ENTO"
 _SEQUENCE_BITS = 40
 _SEQUENCE_MASK = (1 << _SEQUENCE_BITS) - 1
 _LARGEST_INSERT = 512
+_ONE_STATEMENT = 64
+"""Rows up to which an insert is one statement, whatever their number: each takes the interpreter's lock."""
 _CHECK_UP_TO = 64 << 20
 """Bytes up to which a file is checked in full at the start; a larger one would delay it."""
 
@@ -63,13 +65,18 @@ def sequence_of(place: int) -> int:
 class OutboxDatabase:
     """An open file of the present schema. For one thread at a time; raises what `sqlite3` raises.
 
-    `bytes_used` is what it takes on disk, with its log, after the last commit.
+    `bytes_used` is what it takes on disk, with its log, after the last commit; what grew by less than
+    `measured_by` since it was measured is estimated.
     """
+
+    measured_by = 0
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._wal = path.with_name(path.name + "-wal")
         self.bytes_used = 0
+        self.wal_bytes = 0
+        self._unmeasured = 0
         self._db = open_private(path)
         try:
             self._prepare()
@@ -122,11 +129,10 @@ class OutboxDatabase:
         for statement in filter(str.strip, _SQL[name].split(";")):
             self._db.execute(statement)
 
-    @property
-    def wal_bytes(self) -> int:
+    def _log_size(self) -> int:
         """Size of the write-ahead log, in which commits wait for a checkpoint; 0 where nobody can say."""
         try:
-            return os.stat(self._wal).st_size  # noqa: PTH116 - called for every group
+            return self._wal.stat().st_size
         except OSError:
             return 0
 
@@ -135,26 +141,41 @@ class OutboxDatabase:
         self._run_text(f"PRAGMA wal_checkpoint({'TRUNCATE' if truncate else 'PASSIVE'})")
         self._measure()
 
+    def shorten_log(self) -> None:
+        """As `checkpoint` with `truncate`, but waits for nobody: the log may keep its space."""
+        self._pragma("busy_timeout", 0)
+        try:
+            self.checkpoint(truncate=True)
+        finally:
+            self._pragma("busy_timeout", BUSY_TIMEOUT_MS)
+
     def close(self) -> None:
         """Closes the file."""
         self._db.close()
 
     @contextmanager
-    def transaction(self, *, durable: bool) -> Iterator[None]:
-        """All of the block or nothing; with `durable` on disk when it ends."""
+    def transaction(self, *, durable: bool, grows: int = 0) -> Iterator[None]:
+        """All of the block or nothing; with `durable` on disk when it ends. It `grows` by bytes, roughly."""
         if durable != self._durable:
             # NORMAL leaves fsync to the next checkpoint: a killed process loses nothing, a lost machine may.
             self._pragma("synchronous", "FULL" if durable else "NORMAL")
             self._durable = durable
         with transaction(self._db):
             yield
-        self._measure()
+        if grows and self._unmeasured + grows < self.measured_by:
+            self._unmeasured += grows
+            self.bytes_used += grows
+            self.wal_bytes += grows
+        else:
+            self._measure()
 
     def _measure(self) -> None:
         # What is committed stays committed, whether or not its size can be told: the last one known stands.
         with suppress(sqlite3.Error):
             [(pages, size)] = self.run("live_pages")
+            self.wal_bytes = self._log_size()
             self.bytes_used = int(pages * size) + self.wal_bytes
+            self._unmeasured = 0
 
     def insert(self, name: str, values: Sequence[tuple[Any, ...]]) -> int:
         """Inserts rows with few statements, as `sqlite_outbox.sql` says why. How many were new."""
@@ -184,7 +205,11 @@ class OutboxDatabase:
 
 
 def _runs(count: int) -> Iterator[int]:
-    """Powers of two that add up to a count: few sizes, so that prepared statements are found again."""
+    """Sizes that add up to a count: few large ones, so that prepared statements are found again."""
+    if count <= _ONE_STATEMENT:
+        if count:
+            yield count
+        return
     size = _LARGEST_INSERT
     while count:
         while size > count:

@@ -40,6 +40,8 @@ from entitlement_sidecar.sidecar.usage.outbox import (
     check_dead_letters,
 )
 
+_ROW_BYTES = 600
+"""Bytes that a record takes beside its payload, in the file and in its log, roughly."""
 _LARGEST_PART = 500
 """Dead letters of one transaction at most."""
 
@@ -123,7 +125,8 @@ class OutboxFile(OutboxDatabase):
         placed = self._placing.place(rows)
         uses = self._leases.uses(rows)
         unmarked = [] if durable else self._leases.unmarked(uses)
-        with self.transaction(durable=durable or bool(unmarked)):
+        grows = sum(len(row.payload) for row in rows) + _ROW_BYTES * len(rows)
+        with self.transaction(durable=durable or bool(unmarked), grows=grows):
             self._write(placed)
             if uses:
                 count_uses(self, self._leases.numbered(uses), unmarked)

@@ -41,6 +41,10 @@ from entitlement_sidecar.telemetry import metrics
 
 _PURGE_EVERY = 1.0
 """Seconds between two looks, without other work, for first answers whose time is over, or a log left over."""
+_MEASURED_PART = 64
+"""What is appended is measured once it may have grown by one part in so many of where a checkpoint is due."""
+_SHORTEN_EVERY = 0.5
+"""Seconds between two attempts to give the log's space back while somebody reads it."""
 _QUIET = 0.1
 """Seconds without work that make a quiet moment."""
 _LARGEST_GROUP = 4096
@@ -99,12 +103,14 @@ class OutboxWriter:
         self._checkpoint_bytes = checkpoint_bytes
         self.leases = OpenLeases()
         self.file = _open(path, self.leases)
+        self.file.measured_by = checkpoint_bytes // _MEASURED_PART
         self.openings = 1
         self.waiting_bytes = 0
         self._file_is_open = True
         self._queue: SimpleQueue[_Append | _Call | None] = SimpleQueue()
         self._next_up: deque[_Append | _Call | None] = deque()
         self._settlements = 0
+        self._shorten_after = float("-inf")
         # What an earlier process settled counts as settled at this start.
         self._settled_at: deque[tuple[float, int]] = deque([(clock.monotonic(), 0)])
         self._ended = False
@@ -171,14 +177,25 @@ class OutboxWriter:
         answers: list[Any] = [SourceUnavailableError(_NO_WRITER)] * len(group)
         try:
             answers = self._results(group)
-            self._attempt(self._purge)
-            if self.file.wal_bytes > self._checkpoint_bytes:
-                self._checkpoint(truncate=False)
         except Exception:  # noqa: BLE001 - one call fails, the next one does not
             _log.exception("the outbox's writer failed; it opens the file again")
             self._close_file()
         finally:
             self._deliver([one.done for one in group], answers, sum(map(_waits_with, group)))
+        self._keep_up()
+
+    def _keep_up(self) -> None:
+        """What has to be done now and then, while nobody waits for it."""
+        self._attempt(self._purge)
+        if self.file.wal_bytes <= self._checkpoint_bytes or not self._file_is_open:
+            return
+        now = self._clock.monotonic()
+        if now >= self._shorten_after:
+            with suppress(sqlite3.Error, OSError):  # tried again soon
+                self.file.shorten_log()
+            if self.file.wal_bytes > self._checkpoint_bytes:
+                # A reader holds it: each attempt looks through all of it again.
+                self._shorten_after = now + _SHORTEN_EVERY
 
     def _results(self, group: Sequence[_Append | _Call]) -> list[Any]:
         appends = [one for one in group if isinstance(one, _Append)]
@@ -319,6 +336,7 @@ class OutboxWriter:
     def _reopen(self) -> None:
         try:
             self.file = OutboxFile(self._path, self.leases)
+            self.file.measured_by = self._checkpoint_bytes // _MEASURED_PART
         except (sqlite3.Error, ConfigurationError) as error:
             if is_corrupt(error):
                 raise
