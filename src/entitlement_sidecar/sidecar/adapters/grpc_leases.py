@@ -23,7 +23,12 @@ from entitlement_sidecar.wire.status import from_rpc_error
 from entitlement_sidecar.wire.v1 import quota_pb2, quota_pb2_grpc
 
 TIMEOUT = 1.0
-"""Seconds that one call may take. One that is given up and was heard is asked for again by the same name."""
+"""Seconds that a call may take for which somebody waits; then it is for the authority to admit.
+
+One that is given up and was heard is asked for again by the same name."""
+
+BACKGROUND_TIMEOUT = 5.0
+"""Seconds that any other call may take: what a busy plan store grants late is not left lying there."""
 
 _Answer = TypeVar("_Answer")
 
@@ -91,7 +96,9 @@ class RootGrantor:
             holder=_holder(opening.holder),
             request_id=opening.name,
         )
-        answer: quota_pb2.AcquireLeaseResponse = await self._call(self._stub.AcquireLease, acquiring)
+        answer: quota_pb2.AcquireLeaseResponse = await self._call(
+            self._stub.AcquireLease, acquiring, _patience(request)
+        )
         if not answer.HasField("lease"):
             usage = tuple(usage_from_proto(one) for one in answer.usage)
             return Heard(usage=usage)
@@ -108,17 +115,28 @@ class RootGrantor:
             sequence=told.sequence,
             holder=_holder(opening.holder),
         )
-        answer: quota_pb2.RenewLeaseResponse = await self._call(self._stub.RenewLease, renewing)
+        answer: quota_pb2.RenewLeaseResponse = await self._call(
+            self._stub.RenewLease, renewing, _patience(request)
+        )
         return _heard(answer.lease)
 
-    async def _call(self, method: Callable[..., Awaitable[_Answer]], request: Message) -> _Answer:
+    async def _call(
+        self,
+        method: Callable[..., Awaitable[_Answer]],
+        request: Message,
+        patience: float = BACKGROUND_TIMEOUT,
+    ) -> _Answer:
         try:
-            return await method(request, timeout=TIMEOUT, metadata=self._metadata)
+            return await method(request, timeout=patience, metadata=self._metadata)
         except grpc.RpcError as refused:
             error = from_rpc_error(refused)
             if isinstance(error, (*_UNKNOWN, SourceUnavailableError)):
                 raise error from refused
             raise SourceUnavailableError(str(error)) from refused
+
+
+def _patience(request: Request) -> float:
+    return TIMEOUT if request.needs else BACKGROUND_TIMEOUT
 
 
 def _heard(lease: quota_pb2.Lease) -> Heard:

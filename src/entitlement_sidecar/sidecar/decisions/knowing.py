@@ -51,6 +51,10 @@ class Knowing:
             return None
         return self._told(tenant, self.clock.now())
 
+    def holds(self, tenant_id: str) -> bool:
+        """Whether anything is held of a tenant."""
+        return tenant_id in self._store
+
     def generation(self, now: datetime) -> int | None:
         """Names what is confirmed now of everything that the feed covers; None: it is not confirmed."""
         current = self._store.catalogue_current and self._freshness.is_fresh(now)

@@ -48,7 +48,10 @@ from entitlement_sidecar.wire.codec import decision_to_proto, maybe_timestamp, m
 from entitlement_sidecar.wire.v1 import decision_pb2, frames_pb2, usage_pb2
 
 MAX_READY = 32_768
-"""Kept ready at most, each of one tenant's feature; the one made ready longest ago goes first."""
+"""Kept ready at most, each of one tenant's feature."""
+
+_SWEPT = 2
+"""Entries that are looked at for each that is made."""
 
 
 class _Ready(msgspec.Struct):
@@ -303,8 +306,14 @@ class ReadyConsumptions:
     def _put(self, key: tuple[str, str], ready: _Ready) -> None:
         self._entries.pop(key, None)
         self._entries[key] = ready
-        if len(self._entries) > MAX_READY:
-            self._entries.popitem(last=False)
+        for _ in range(_SWEPT):
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Looks at the entry looked at longest ago: it goes with its tenant, whose snapshot it keeps."""
+        key, ready = self._entries.popitem(last=False)
+        if len(self._entries) < MAX_READY and self._knowing.holds(key[0]):
+            self._entries[key] = ready
 
 
 def _made(consumed: Consumed, held: Held, grip: Grip, kept: tuple[bytes, Keeping, int]) -> _Ready:

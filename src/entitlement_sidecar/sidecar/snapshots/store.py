@@ -102,6 +102,9 @@ class SnapshotStore:
     def __len__(self) -> int:
         return len(self._tenants)
 
+    def __contains__(self, tenant_id: object) -> bool:
+        return tenant_id in self._tenants
+
     def get(self, tenant_id: str) -> HeldTenant | None:
         """What is held of a tenant, which counts as looked at."""
         held = self._tenants.get(tenant_id)
