@@ -129,6 +129,8 @@ def _kill_again_and_again(
         victims: list[Planstore | Sidecar] = [(store, beside)[kill % 2]]
         if dice.random() < 0.2:
             victims = [store, beside]
+        # Some calls are under way when it comes, however quick they are.
+        permits.grant(4 * SERVICES)
         for victim in victims:
             victim.kill()
         # They come back while calls are made, the plan store the later the longer the outbox has to wait.

@@ -122,7 +122,7 @@ def _limit_of(resolution: Resolution) -> int | None:
 
 def _with_credits(case: Case, decision: Decision, usage: QuotaUsage) -> Decision:
     """The waterfall: every credit grant in burn order, and all of them together."""
-    uses = tuple(CreditUse(u.key, u.amount or 0, u.used, u.taken, u.reset_at) for u in usage.limits)
+    uses = tuple(_credit_use(u) for u in usage.limits)
     amount, used = sum(use.amount for use in uses), sum(use.used for use in uses)
     total = LimitUsage("credits", amount, soft=False, window_start=case.now, reset_at=None, used=used)
     expiring = [use.expires_at for use in uses if use.expires_at is not None and use.remaining]
@@ -138,6 +138,10 @@ def _with_credits(case: Case, decision: Decision, usage: QuotaUsage) -> Decision
         warnings=tuple(dict.fromkeys([*decision.warnings, *_near([total]), *soonest])),
         credits=uses,
     )
+
+
+def _credit_use(limit: LimitUsage) -> CreditUse:
+    return CreditUse(limit.key, limit.amount or 0, limit.used, limit.taken, limit.reset_at, limit.outstanding)
 
 
 def tightest(limits: Sequence[LimitUsage], quantity: int, *, denied: bool) -> LimitUsage:

@@ -97,18 +97,22 @@ class DecisionWarning(msgspec.Struct, frozen=True, gc=False):
 
 
 class CreditUse(msgspec.Struct, frozen=True, gc=False):
-    """One credit grant in the order in which credits burn. `burnt` is what this call took of it."""
+    """One credit grant in the order in which credits burn. `burnt` is what this call took of it.
+
+    `outstanding` is what others hold of it and have not used yet.
+    """
 
     grant: str
     amount: int
     used: int
     burnt: int = 0
     expires_at: datetime | None = None
+    outstanding: int = 0
 
     @property
     def remaining(self) -> int:
         """What is left of it, 0 or more."""
-        return max(0, self.amount - self.used)
+        return max(0, self.amount - self.used - self.outstanding)
 
 
 class CheckRequest(msgspec.Struct, frozen=True, gc=False):

@@ -183,12 +183,13 @@ def _credit_to_proto(use: CreditUse) -> decision_pb2.CreditUse:
         used=use.used,
         burnt=use.burnt,
         expires_at=maybe_timestamp(use.expires_at),
+        outstanding=use.outstanding,
     )
 
 
 def _credit_from_proto(message: decision_pb2.CreditUse) -> CreditUse:
     expires = from_timestamp(message.expires_at) if message.HasField("expires_at") else None
-    return CreditUse(message.grant, message.amount, message.used, message.burnt, expires)
+    return CreditUse(message.grant, message.amount, message.used, message.burnt, expires, message.outstanding)
 
 
 _NO_QUOTA: dict[str, Any] = {}

@@ -249,6 +249,7 @@ class LeaseBook:
         now = self._clock.monotonic()
         if not usage.unavailable:
             slot.learn(usage.limits, usage.as_of, now)
+            usage = slot.as_used_here(usage)
         if usage.admitted is False and not usage.unavailable:
             slot.refuse(ask.quantity, usage, now)
         return usage

@@ -50,6 +50,22 @@ class Burning:
             for limit, key in self._named(limits)
         )
 
+    def as_used_here(self, limits: Sequence[LimitUsage], leases: Sequence[Lease]) -> tuple[LimitUsage, ...]:
+        """An authority's own answer, with what was used of the leases here and not told yet."""
+        known: dict[str, int] = {}
+        untold: dict[str, int] = {}
+        for lease in leases:
+            known[lease.credit_grant] = known.get(lease.credit_grant, 0) + lease.known
+            untold[lease.credit_grant] = untold.get(lease.credit_grant, 0) + lease.taken - lease.told
+        return tuple(
+            msgspec.structs.replace(
+                limit,
+                used=limit.used + untold.get(key, 0),
+                outstanding=max(0, limit.outstanding - known.get(key, 0)),
+            )
+            for limit, key in self._named(limits)
+        )
+
     def learn_nothing(self, leases: Sequence[Lease]) -> None:
         """No view could be had: all that was taken of the leases counts as not seen."""
         self._pending = {}

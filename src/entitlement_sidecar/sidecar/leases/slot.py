@@ -23,6 +23,9 @@ from entitlement_sidecar.telemetry import metrics
 REFUSED_FOR = 0.1
 """Seconds that a refusal is given again, for as much or more."""
 
+FEW = 3
+"""Refusals within `REFUSED_FOR` of each other after which that begins."""
+
 
 class Tally:
     """Counts in memory, by who decided; a counter of the metrics costs as much as the rest of a use."""
@@ -49,7 +52,9 @@ class Slot:
         "_monotonic",
         "_refill",
         "_refusal",
+        "_refusals",
         "_refused",
+        "_refused_at",
         "_refused_until",
         "_seen",
         "_tally",
@@ -101,7 +106,8 @@ class Slot:
         self._seen: tuple[QuotaUsage, tuple[int, int], QuotaUsage] | None = None
         self._refusal: QuotaUsage | None = None
         self._refused = 0
-        self._refused_until = float("-inf")
+        self._refused_until = self._refused_at = float("-inf")
+        self._refusals = 0
 
     def take(self, quantity: int, wall: datetime) -> str:
         """Takes from the lease at hand, and says its name; '' where that does not do."""
@@ -185,6 +191,10 @@ class Slot:
         """Whether the leases hold by another resolution too: the same limits, or more of the same."""
         if resolution.buckets != self.resolution.buckets or not _is_no_less(self.resolution, resolution):
             return False
+        if resolution.limits != self.resolution.limits:
+            # A raised limit may admit what was refused, and grant what was not there.
+            self.forgive()
+            self.dry_until = float("-inf")
         self.resolution = resolution
         return True
 
@@ -274,11 +284,35 @@ class Slot:
         self._seen = (view, state, told)
         return told
 
+    def as_used_here(self, usage: QuotaUsage) -> QuotaUsage:
+        """An authority's own answer, which does not know yet what was used of the leases here."""
+        if not self.leases or not usage.limits:
+            return usage
+        if self.burning is not None:
+            limits = self.burning.as_used_here(usage.limits, self.leases)
+        else:
+            known = sum(lease.known for lease in self.leases)
+            limits = tuple(_moved(limit, known, self._untold) for limit in usage.limits)
+        return msgspec.structs.replace(usage, limits=limits, held=self.held, pending=self._untold)
+
+    @property
+    def _untold(self) -> int:
+        """Taken of the leases, and not told to their grantors."""
+        return sum(lease.taken - lease.told for lease in self.leases)
+
     def refuse(self, quantity: int, usage: QuotaUsage, now: float) -> None:
-        """The authority refused so much: it is not asked again at once."""
-        if now >= self._refused_until or quantity < self._refused:
-            self._refused, self._refusal = quantity, usage
-            self._refused_until = now + REFUSED_FOR
+        """The authority refused so much: after a few refusals it is not asked again at once.
+
+        Who asks now and then hears what is true now; who keeps asking does not hammer the authority.
+        """
+        if now >= self._refused_at + REFUSED_FOR:
+            self._refusals = 0
+        self._refusals += 1
+        self._refused_at = now
+        if self._refusals < FEW or (now < self._refused_until and quantity >= self._refused):
+            return
+        self._refused, self._refusal = quantity, usage
+        self._refused_until = now + REFUSED_FOR
 
     def refused(self, ask: QuotaAsk, now: float) -> QuotaUsage | None:
         """The refusal that still holds, if there is one."""
@@ -325,6 +359,12 @@ class Slot:
 
 def _is_too_little(lease: Lease, quantity: int) -> bool:
     return lease.burnt_up and not lease.busy and 0 < lease.left < quantity
+
+
+def _moved(limit: LimitUsage, known: int, untold: int) -> LimitUsage:
+    """Usage of which a part was outstanding here and is used by now."""
+    outstanding = max(0, limit.outstanding - known)
+    return msgspec.structs.replace(limit, used=limit.used + untold, outstanding=outstanding)
 
 
 def _without(limit: LimitUsage, known: int) -> LimitUsage:

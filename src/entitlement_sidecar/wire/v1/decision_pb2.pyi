@@ -211,18 +211,20 @@ class Decision(_message.Message):
     def __init__(self, allowed: _Optional[bool] = ..., reason: _Optional[_Union[Reason, int, str]] = ..., kind: _Optional[_Union[_types_pb2.FeatureKind, int, str]] = ..., value_json: _Optional[str] = ..., limit: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., window_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reset_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage_as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., held: _Optional[int] = ..., pending: _Optional[int] = ..., soft: _Optional[bool] = ..., overage: _Optional[int] = ..., provenance: _Optional[_Iterable[_Union[_types_pb2.Provenance, _Mapping]]] = ..., degradation: _Optional[_Union[Degradation, int, str]] = ..., snapshot_version: _Optional[int] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[_Union[Source, int, str]] = ..., overshoot_bound: _Optional[int] = ..., retry_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., consumption_id: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., obligations: _Optional[_Union[_types_pb2.Obligations, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., credits: _Optional[_Iterable[_Union[CreditUse, _Mapping]]] = ...) -> None: ...
 
 class CreditUse(_message.Message):
-    __slots__ = ("grant", "amount", "used", "burnt", "expires_at")
+    __slots__ = ("grant", "amount", "used", "burnt", "expires_at", "outstanding")
     GRANT_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     BURNT_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
     grant: str
     amount: int
     used: int
     burnt: int
     expires_at: _timestamp_pb2.Timestamp
-    def __init__(self, grant: _Optional[str] = ..., amount: _Optional[int] = ..., used: _Optional[int] = ..., burnt: _Optional[int] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    outstanding: int
+    def __init__(self, grant: _Optional[str] = ..., amount: _Optional[int] = ..., used: _Optional[int] = ..., burnt: _Optional[int] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., outstanding: _Optional[int] = ...) -> None: ...
 
 class BatchCheckEntitlementsRequest(_message.Message):
     __slots__ = ("checks", "atomic")

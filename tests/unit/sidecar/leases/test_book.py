@@ -14,6 +14,7 @@ from entitlement_sidecar.domain.quota import QuotaUsage
 from entitlement_sidecar.domain.window import WindowUnit
 from entitlement_sidecar.sidecar.leases import book
 from entitlement_sidecar.sidecar.leases.journal import LeaseAccount
+from entitlement_sidecar.sidecar.leases.slot import FEW
 from entitlement_sidecar.testing.builders import limit
 from entitlement_sidecar.testing.memory_journal import MemoryJournal
 from support.leased_books import TENANT, Sidecar, Site, ask_for
@@ -67,8 +68,10 @@ async def test_a_refusal_is_remembered_for_a_moment() -> None:
     site = Site(1)
     sidecar = Sidecar(site)
     assert (await sidecar.consume()).admitted
-    assert (await sidecar.consume()).admitted is False
+    for _ in range(FEW):
+        assert (await sidecar.consume()).admitted is False
     consumed = site.consumed
+    assert consumed == FEW
 
     again = sidecar.take()
 
@@ -78,6 +81,30 @@ async def test_a_refusal_is_remembered_for_a_moment() -> None:
     sidecar.clock.advance(0.2)
     assert (await sidecar.consume()).admitted is False
     assert site.consumed == consumed + 1
+
+
+async def test_who_asks_now_and_then_hears_what_is_true() -> None:
+    """Given one refusal, when a raised limit has room at once, then the next use is admitted."""
+    site = Site(1)
+    sidecar = Sidecar(site)
+    await sidecar.consume()
+    assert (await sidecar.consume()).admitted is False
+
+    site.root.granted = 2
+
+    assert (await sidecar.consume()).admitted
+
+
+async def test_an_authoritys_answer_counts_what_was_used_here() -> None:
+    """Given a lease used up and not told yet, then a refusal says that all is used, nothing outstanding."""
+    site = Site(5)
+    sidecar = Sidecar(site)
+    await sidecar.consume(5)
+
+    refused = await sidecar.consume()
+
+    assert refused.admitted is False
+    assert [(one.used, one.outstanding) for one in refused.limits] == [(5, 0)]
 
 
 async def test_what_is_not_used_for_a_while_is_given_back() -> None:
