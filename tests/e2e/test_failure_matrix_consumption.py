@@ -19,7 +19,7 @@ import redis
 
 from entitlement_sidecar.domain.decision import Reason
 from entitlement_sidecar.testing.fault_proxy import FaultProxy
-from entitlement_sidecar.wire.redis_keys import block_key
+from entitlement_sidecar.wire.redis_keys import BlockPlace
 from entitlement_sidecar.wire.v1 import decision_pb2
 from support.faulty_site import PATIENCE, FaultySite
 from support.jumping_clock import JumpingClock
@@ -88,7 +88,7 @@ class Uses:
     def block(self) -> str:
         """The id of the tenant's block in Redis; '' where there is none."""
         with redis.Redis(port=self._site.redis.port, decode_responses=True) as client:
-            return str(client.hget(block_key(self.tenant, FEATURE, None), "id") or "")
+            return str(client.hget(BlockPlace(self.tenant, FEATURE, None).key, "id") or "")
 
 
 @pytest.fixture

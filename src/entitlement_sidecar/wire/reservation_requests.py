@@ -23,6 +23,7 @@ from entitlement_sidecar.wire.fields import (
     expected,
     is_key,
     is_tenant,
+    is_text,
 )
 from entitlement_sidecar.wire.v1 import usage_pb2
 
@@ -89,7 +90,7 @@ def identity_problems(tenant_id: str, field: str, identity: str) -> Iterator[Vio
     """What is wrong with a tenant and an id."""
     if not is_tenant(tenant_id):
         yield Violation("tenant_id", expected(TENANT_FORM, tenant_id))
-    if not (0 < len(identity) <= MAX_REQUEST_ID and identity.isprintable()):
+    if not (identity and is_text(identity, MAX_REQUEST_ID)):
         yield Violation(field, f"required: expected {_ID_FORM}")
 
 
@@ -112,7 +113,7 @@ def _reserving(message: usage_pb2.ReserveRequest) -> Iterator[Violation]:
     if message.HasField("ttl") and not SHORTEST_TTL <= from_duration(message.ttl) <= LONGEST_TTL:
         yield Violation("ttl", expected("1 s to 1 h", f"{from_duration(message.ttl):g} s"))
     for field, text in (("subject", message.subject), ("correlation_id", message.correlation_id)):
-        if not (len(text) <= MAX_NAME and text.isprintable()):
+        if not is_text(text, MAX_NAME):
             yield Violation(field, f"expected at most {MAX_NAME} printable characters")
 
 

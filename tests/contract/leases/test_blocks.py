@@ -10,13 +10,14 @@ import redis
 from entitlement_sidecar.domain.lease import Told
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.leases.blocks import Blocks
-from entitlement_sidecar.planstore.leases.redis_blocks import Place, RedisBlocks
+from entitlement_sidecar.planstore.leases.redis_blocks import RedisBlocks
 from entitlement_sidecar.planstore.usage.account_rows import account_of
 from entitlement_sidecar.sidecar.adapters.redis_leases import BlockStatus
+from entitlement_sidecar.wire.redis_keys import BlockPlace
 from support.blocks import BlockStore, Sidecar
 from support.shop import Shop
 
-PLACE = Place("acme", "calls", None)
+PLACE = BlockPlace("acme", "calls", None)
 
 
 def end_of_year() -> datetime:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 
 from entitlement_sidecar.planstore.leases import worker
-from entitlement_sidecar.planstore.leases.redis_blocks import Place
 from entitlement_sidecar.planstore.leases.worker import Delegation
 from entitlement_sidecar.planstore.subscriptions import Target
 from entitlement_sidecar.sidecar.adapters.redis_leases import BlockStatus
 from entitlement_sidecar.testing.clock import FakeClock
-from entitlement_sidecar.wire.redis_keys import TENDING_KEY
+from entitlement_sidecar.wire.redis_keys import TENDING_KEY, BlockPlace
 from support.blocks import CATALOGUE, HUNDRED, BlockStore, Sidecar
 
-PLACE = Place("acme", "calls", None)
+PLACE = BlockPlace("acme", "calls", None)
 ENTITLED = f"calls: {{limits: [{HUNDRED}]}}"
 
 

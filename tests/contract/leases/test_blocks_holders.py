@@ -9,15 +9,15 @@ import redis
 from entitlement_sidecar.domain.clock import SystemClock
 from entitlement_sidecar.domain.lease import Terms
 from entitlement_sidecar.planstore.ingest.servicer import UsageIngestServicer
-from entitlement_sidecar.planstore.leases.redis_blocks import Place
 from entitlement_sidecar.planstore.snapshots import limits_of
 from entitlement_sidecar.planstore.usage.ledger import Ledger
 from entitlement_sidecar.wire.codec import to_timestamp
+from entitlement_sidecar.wire.redis_keys import BlockPlace
 from entitlement_sidecar.wire.v1 import usage_pb2
 from support.blocks import BlockStore, Sidecar
 from support.ingesting import sent_event
 
-PLACE = Place("acme", "calls", None)
+PLACE = BlockPlace("acme", "calls", None)
 
 
 def is_over(client: redis.Redis, holder: str) -> None:

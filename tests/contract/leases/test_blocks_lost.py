@@ -12,9 +12,10 @@ import pytest
 import redis
 
 from entitlement_sidecar.planstore.db import Database
-from entitlement_sidecar.planstore.leases.redis_blocks import Place, Status
+from entitlement_sidecar.planstore.leases.redis_blocks import Status
 from entitlement_sidecar.planstore.snapshots import redis_client
 from entitlement_sidecar.sidecar.adapters.redis_leases import BlockStatus
+from entitlement_sidecar.wire.redis_keys import BlockPlace
 from entitlement_sidecar.wire.redis_target import redis_target
 from support.blocks import BlockStore, Sidecar
 from support.redis_server import RedisServer
@@ -22,7 +23,7 @@ from support.redis_servers import SentinelServers
 from support.shop import Shop
 from support.waiting import until
 
-PLACE = Place("acme", "calls", None)
+PLACE = BlockPlace("acme", "calls", None)
 
 
 @pytest.fixture
@@ -236,11 +237,7 @@ def test_a_replica_that_missed_grants_grants_none_of_them_again(
     database: Database, tmp_path: Path, stack: ExitStack
 ) -> None:
     """Given that a replica without the last grants takes over, then its block is refused, and one laid."""
-    folder = tmp_path / "sentinels"
-    folder.mkdir()
-    servers = SentinelServers(folder)
-    stack.callback(servers.stop)
-    servers.start()
+    servers = stack.enter_context(SentinelServers.running(tmp_path / "sentinels"))
     client = redis_client.connect(redis_target(servers.url))
     assert isinstance(client, redis.Redis)
     store = BlockStore(Shop(database), stack.enter_context(closing(client)))

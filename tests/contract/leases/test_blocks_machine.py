@@ -11,14 +11,14 @@ import pytest
 import redis
 
 from entitlement_sidecar.planstore.db import Database
-from entitlement_sidecar.planstore.leases.redis_blocks import Place
 from entitlement_sidecar.sidecar.adapters.redis_leases import BlockStatus
+from entitlement_sidecar.wire.redis_keys import BlockPlace
 from support.blocks import BlockStore, Sidecar
 from support.shop import Shop
 
 LIMIT = 100
 STEPS = 100
-PLACE = Place("acme", "calls", None)
+PLACE = BlockPlace("acme", "calls", None)
 
 
 class Story:

@@ -19,19 +19,18 @@ from entitlement_sidecar.planstore.api.rpc_quotas import QuotaServicer
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.leases import worker
 from entitlement_sidecar.planstore.leases.recall import InBlocks
-from entitlement_sidecar.planstore.leases.redis_blocks import Place
 from entitlement_sidecar.planstore.leases.worker import Delegation
 from entitlement_sidecar.planstore.usage.account_rows import places_of
 from entitlement_sidecar.sidecar.adapters.redis_leases import RedisLeases
 from entitlement_sidecar.testing.clock import FakeClock
-from entitlement_sidecar.wire.redis_keys import TENDING_KEY, WANTED_KEY
+from entitlement_sidecar.wire.redis_keys import TENDING_KEY, WANTED_KEY, BlockPlace
 from entitlement_sidecar.wire.v1 import quota_pb2
 from support.blocks import BlockStore, Sidecar
 from support.redis_server import RedisServer
 from support.shop import Shop
 
 SERVICE = quota_pb2.DESCRIPTOR.services_by_name["QuotaService"]
-PLACE = Place("acme", "calls", None)
+PLACE = BlockPlace("acme", "calls", None)
 
 
 @pytest.fixture

@@ -26,14 +26,14 @@ from entitlement_sidecar.domain.lease import (
     grant,
     lose,
 )
-from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Place, RedisBlocks, Status
+from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, RedisBlocks, Status
 from entitlement_sidecar.sidecar.adapters.redis_leases import (
     LARGEST,
     BlockAnswer,
-    BlockPlace,
     BlockStatus,
     RedisLeases,
 )
+from entitlement_sidecar.wire.redis_keys import BlockPlace
 
 HOLDERS = ("one:1", "two:1", "two:2", "three:1#1", "three:1#2", "three:1#3")
 PAST, FUTURE, NOW = 0.0, 1e12, 1000.0
@@ -203,11 +203,11 @@ class Block:
 
     def __init__(self, client: redis.Redis, url: str) -> None:
         now = datetime.now(UTC)
-        place = Place("acme", uuid.uuid4().hex, now + timedelta(days=1))
+        place = BlockPlace("acme", uuid.uuid4().hex, now + timedelta(days=1))
         self.blocks = RedisBlocks(client)
         self._url = url
         self.place = place
-        self._block_place = BlockPlace(*msgspec.structs.astuple(place))
+        self._block_place = place
         self._id = self.blocks.open(place, "b", self.state.run, now - timedelta(days=1)) or ""
 
     @property

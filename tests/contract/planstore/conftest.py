@@ -18,6 +18,7 @@ from entitlement_sidecar.planstore.db import (
     create_engine_for,
 )
 from entitlement_sidecar.planstore.db.migrate import migrate
+from support.leasing import PLENTY, Sidecar
 from support.shop import CATALOGUE, Shop
 
 
@@ -84,6 +85,20 @@ def shop(database: Database) -> Shop:
     shop = Shop(database)
     shop.apply()
     return shop
+
+
+@pytest.fixture
+def plenty(shop: Shop) -> Shop:
+    """A tenant with 100 calls a day."""
+    shop.apply(PLENTY)
+    shop.subscribe(plan="large")
+    return shop
+
+
+@pytest.fixture
+def sidecar(plenty: Shop) -> Sidecar:
+    """One that leases for it."""
+    return Sidecar(plenty)
 
 
 @pytest.fixture

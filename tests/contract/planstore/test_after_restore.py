@@ -24,7 +24,7 @@ from entitlement_sidecar.planstore.snapshots.after_restore import (
 )
 from entitlement_sidecar.planstore.snapshots.feed import Sequencer
 from entitlement_sidecar.wire.envelopes import open_catalogue
-from entitlement_sidecar.wire.redis_keys import CATALOGUE_KEY, block_key, snapshot_key
+from entitlement_sidecar.wire.redis_keys import CATALOGUE_KEY, BlockPlace, snapshot_key
 from support.population import name_of, populate
 from support.shop import NOW, Shop
 
@@ -102,8 +102,8 @@ def test_an_empty_database_has_nothing_to_lift(shop: Shop) -> None:
 def test_blocks_of_quota_leave_redis(redis_db: str) -> None:
     """Whatever they were delegated, the restored database may not know of it."""
     with redis.Redis.from_url(redis_db) as client:
-        client.hset(block_key("acme", "calls", None), "granted", 1)
-        client.hset(block_key("a/b:c", "reports", NOW), "granted", 1)
+        client.hset(BlockPlace("acme", "calls", None).key, "granted", 1)
+        client.hset(BlockPlace("a/b:c", "reports", NOW).key, "granted", 1)
         client.hset(snapshot_key("acme"), "version", 1)
         assert remove_blocks(client) == 2
         assert client.keys() == [snapshot_key("acme").encode()]

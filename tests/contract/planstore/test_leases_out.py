@@ -34,12 +34,6 @@ def plenty(shop: Shop) -> Shop:
     return shop
 
 
-@pytest.fixture
-def sidecar(plenty: Shop) -> Sidecar:
-    """The only one."""
-    return Sidecar(plenty)
-
-
 def cancel(shop: Shop) -> None:
     """The subscription ends."""
     with shop.database.writing() as session:

@@ -27,20 +27,6 @@ SOFT = PLENTY.replace(
 )
 
 
-@pytest.fixture
-def plenty(shop: Shop) -> Shop:
-    """A tenant with 100 calls a day."""
-    shop.apply(PLENTY)
-    shop.subscribe(plan="large")
-    return shop
-
-
-@pytest.fixture
-def sidecar(plenty: Shop) -> Sidecar:
-    """The only one."""
-    return Sidecar(plenty)
-
-
 def look(shop: Shop) -> float:
     """One look of the worker."""
     return LostHolders(shop.database, shop.accounts).step()

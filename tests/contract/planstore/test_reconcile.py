@@ -4,30 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from entitlement_sidecar.domain.lease import TTL
 from entitlement_sidecar.planstore.db import QuotaCounterRow
 from entitlement_sidecar.planstore.usage.lost_holders import LostHolders
 from entitlement_sidecar.wire.codec import to_timestamp
-from support.leasing import PLENTY, Sidecar, arrive
+from support.leasing import Sidecar, arrive
 from support.shop import Shop
 
 PATH = "/api/billing/organizations/acme/usage/reconciliation"
-
-
-@pytest.fixture
-def plenty(shop: Shop) -> Shop:
-    """A tenant with 100 calls a day."""
-    shop.apply(PLENTY)
-    shop.subscribe(plan="large")
-    return shop
-
-
-@pytest.fixture
-def sidecar(plenty: Shop) -> Sidecar:
-    """The only one."""
-    return Sidecar(plenty)
 
 
 def lines(shop: Shop, **asked: str) -> dict[str, dict[str, Any]]:

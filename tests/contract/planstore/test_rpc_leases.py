@@ -30,12 +30,6 @@ def plenty(shop: Shop) -> Shop:
     return shop
 
 
-@pytest.fixture
-def sidecar(plenty: Shop) -> Sidecar:
-    """The first one."""
-    return Sidecar(plenty)
-
-
 def test_a_lease_holds_tokens_of_every_limit(sidecar: Sidecar, plenty: Shop) -> None:
     """It names its totals, its end and what is used; its tokens are outstanding everywhere."""
     response = sidecar.acquire(10)

@@ -19,14 +19,8 @@ from support.transports import Reader, Store, ThroughRedis
 @pytest.fixture
 def sentinels(tmp_path: Path) -> Iterator[SentinelServers]:
     """A primary, its replica, and three sentinels."""
-    folder = tmp_path / "sentinels"
-    folder.mkdir()
-    servers = SentinelServers(folder)
-    try:
-        servers.start()
+    with SentinelServers.running(tmp_path / "sentinels") as servers:
         yield servers
-    finally:
-        servers.stop()
 
 
 async def hear_past(transport: ThroughRedis, reader: Reader, instant: datetime) -> None:

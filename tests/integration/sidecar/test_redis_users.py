@@ -16,16 +16,16 @@ from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.domain.lease import OnHolderLoss, Told
 from entitlement_sidecar.planstore.db import Database, create_engine_for
 from entitlement_sidecar.planstore.db.migrate import migrate
-from entitlement_sidecar.planstore.leases.redis_blocks import Place, RedisBlocks, Status
+from entitlement_sidecar.planstore.leases.redis_blocks import RedisBlocks, Status
 from entitlement_sidecar.planstore.snapshots import redis_client
 from entitlement_sidecar.planstore.snapshots.after_restore import remove_strangers
 from entitlement_sidecar.planstore.snapshots.verification import Verification
 from entitlement_sidecar.sidecar.adapters.redis_client import connect
 from entitlement_sidecar.sidecar.adapters.redis_feed import RedisFeed
-from entitlement_sidecar.sidecar.adapters.redis_leases import BlockPlace, RedisLeases
+from entitlement_sidecar.sidecar.adapters.redis_leases import RedisLeases
 from entitlement_sidecar.sidecar.adapters.redis_snapshots import RedisSnapshots
 from entitlement_sidecar.sidecar.snapshots.ports import Beat, Changed
-from entitlement_sidecar.wire.redis_keys import snapshot_key
+from entitlement_sidecar.wire.redis_keys import BlockPlace, snapshot_key
 from entitlement_sidecar.wire.redis_target import RedisTarget, redis_target
 from support.redis_server import RedisServer
 from support.redis_servers import RedisClusterServers
@@ -151,7 +151,7 @@ async def test_the_rules_are_enough(
 
 async def test_the_rules_are_enough_for_leases(as_user: AsUser, stack: AsyncExitStack) -> None:
     """Given both users, then a block is wished for, laid, granted from, looked after and taken away."""
-    place = Place("acme", "calls", datetime.now(UTC) + timedelta(days=1))
+    place = BlockPlace("acme", "calls", datetime.now(UTC) + timedelta(days=1))
     connected = redis_client.connect(as_user("entitlements-planstore"))
     blocks = RedisBlocks(stack.enter_context(closing(connected)))
     client = connect(as_user("entitlements-sidecar"), PATIENCE)

@@ -11,17 +11,16 @@ from uuid6 import uuid7
 
 from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Reason, Source
+from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Reason
 from entitlement_sidecar.domain.emergency import admission_of, made_by
 from entitlement_sidecar.domain.errors import IdempotencyConflictError, TenantUnknownError
 from entitlement_sidecar.domain.evaluate import evaluate
-from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk, QuotaUsage
 from entitlement_sidecar.domain.usage import UsageEvent, UsageOutcome, consumption_event_id
 from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import Database
 from entitlement_sidecar.planstore.leases.recall import InBlocks, without_free
-from entitlement_sidecar.planstore.snapshots import newest_snapshot
+from entitlement_sidecar.planstore.snapshots import held_now
 from entitlement_sidecar.planstore.usage.answers import first_answer, keep_answer
 from entitlement_sidecar.planstore.usage.arrival import Arrival
 from entitlement_sidecar.planstore.usage.authority import Admission, RootAuthority
@@ -87,7 +86,7 @@ class QuotaChecks:
             TenantUnknownError: There is no such tenant.
         """
         now = self._clock.now()
-        held = _held(session, tenant_id, now)
+        held = held_now(session, tenant_id, now)
         if held.snapshot is None:
             raise TenantUnknownError(tenant_id)
         looks = {key: CheckRequest(tenant_id, key) for key in sorted(held.catalogue.features)}
@@ -120,7 +119,7 @@ class QuotaChecks:
         return answer
 
     def _decide(self, session: Session, request: CheckRequest, now: datetime) -> tuple[Decision, QuotaUsage]:
-        held = _held(session, request.tenant_id, now)
+        held = held_now(session, request.tenant_id, now)
         usage = QuotaUsage()
         outcome = evaluate(held, request, None, now)
         if isinstance(outcome, QuotaAsk):
@@ -135,17 +134,6 @@ class QuotaChecks:
     def _seen(self, session: Session, usage: QuotaUsage, tenant_id: str, feature: str) -> QuotaUsage:
         """A view without what nobody holds. Only in what reads: it may wait for Redis."""
         return without_free(usage, partial(self._blocks.free, session, tenant_id, feature))
-
-
-def _held(session: Session, tenant_id: str, now: datetime) -> Held:
-    snapshot = newest_snapshot(session, tenant_id)
-    return Held(
-        catalogue=current_document(session),
-        snapshot=snapshot,
-        source=Source.PLAN_STORE,
-        as_of=now,
-        tenant_unknown=snapshot is None,
-    )
 
 
 def _admission(request: CheckRequest, ask: QuotaAsk) -> Admission:

@@ -8,10 +8,9 @@ from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Reason, Source
+from entitlement_sidecar.domain.decision import CheckMode, CheckRequest, Decision, Reason
 from entitlement_sidecar.domain.emergency import admission_of
 from entitlement_sidecar.domain.errors import (
-    IdempotencyConflictError,
     InvalidInputError,
     NotFoundError,
 )
@@ -20,10 +19,9 @@ from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.quota import QuotaAsk
 from entitlement_sidecar.domain.reservation import Reserved, Reserving, Settled, Settlement, State
 from entitlement_sidecar.domain.usage import UsageOutcome
-from entitlement_sidecar.planstore.catalogue import current_document
 from entitlement_sidecar.planstore.db import Database, QuotaReservationRow
 from entitlement_sidecar.planstore.leases.recall import Recall, no_blocks
-from entitlement_sidecar.planstore.snapshots import limits_of, newest_snapshot
+from entitlement_sidecar.planstore.snapshots import held_now, limits_of
 from entitlement_sidecar.planstore.usage import reservations
 from entitlement_sidecar.planstore.usage.allowances import Allowance
 from entitlement_sidecar.planstore.usage.arrival import Arrival
@@ -79,10 +77,7 @@ class Reservations:
             arrival = Arrival(settlement.event(now, instance))
             result = self._ledger.append(session, [arrival], now)[0]
             if result.outcome is UsageOutcome.CONFLICT:
-                raise IdempotencyConflictError(
-                    f"reservation {settlement.reservation_id!r} was settled with other content: "
-                    f"correct its event {settlement.event_id!r} instead"
-                )
+                raise settlement.conflict()
             return Settled(result, row.returned, row.overage)
 
     def release(self, tenant_id: str, reservation_id: str) -> int:
@@ -103,7 +98,7 @@ class Reservations:
     def _reserve(self, asked: Reserving) -> Reserved:
         now = self._clock.now()
         with self._database.writing() as session:
-            held = _held(session, asked.tenant_id, now)
+            held = held_now(session, asked.tenant_id, now)
             feature = held.catalogue.features.get(asked.feature)
             if feature is not None and feature.kind not in _RESERVED:
                 kind = feature.kind.name.lower()
@@ -149,17 +144,6 @@ class Reservations:
             feature = row.feature
         if missing:
             self._recall(settlement.tenant_id, feature, missing)
-
-
-def _held(session: Session, tenant_id: str, now: datetime) -> Held:
-    snapshot = newest_snapshot(session, tenant_id)
-    return Held(
-        catalogue=current_document(session),
-        snapshot=snapshot,
-        source=Source.PLAN_STORE,
-        as_of=now,
-        tenant_unknown=snapshot is None,
-    )
 
 
 def _earlier(session: Session, asked: Reserving) -> Reserved:

@@ -37,6 +37,7 @@ from entitlement_sidecar.wire.fields import (
     expected,
     is_key,
     is_tenant,
+    is_text,
 )
 from entitlement_sidecar.wire.v1 import quota_pb2, quota_pb2_grpc
 
@@ -315,7 +316,7 @@ def _settling(request: quota_pb2.RenewLeaseRequest | quota_pb2.SettleLeaseReques
 def _returning(
     request: quota_pb2.RenewLeaseRequest | quota_pb2.SettleLeaseRequest | quota_pb2.ReturnLeaseRequest,
 ) -> Iterator[Violation]:
-    if not request.lease_id.isprintable() or not 0 < len(request.lease_id) <= 2 * MAX_NAME:
+    if not request.lease_id or not is_text(request.lease_id, 2 * MAX_NAME):
         yield Violation("lease_id", expected("the id of a lease", request.lease_id))
     yield from _holder(request.holder)
     if not 0 <= request.used <= MAX_QUANTITY:
@@ -337,13 +338,13 @@ def _about(
         yield Violation("tenant_id", expected(TENANT_FORM, request.tenant_id))
     if not is_key(request.feature):
         yield Violation("feature", expected(KEY_FORM, request.feature))
-    if not 0 < len(request.request_id) <= MAX_REQUEST_ID or not request.request_id.isprintable():
+    if not request.request_id or not is_text(request.request_id, MAX_REQUEST_ID):
         form = f"1 to {MAX_REQUEST_ID} printable characters"
         yield Violation("request_id", expected(form, request.request_id))
 
 
 def _holder(holder: quota_pb2.Holder) -> Iterator[Violation]:
-    if not 0 < len(holder.instance) <= MAX_NAME or not holder.instance.isprintable():
+    if not holder.instance or not is_text(holder.instance, MAX_NAME):
         form = f"1 to {MAX_NAME} printable characters"
         yield Violation("holder.instance", expected(form, holder.instance))
     if holder.epoch < 0:

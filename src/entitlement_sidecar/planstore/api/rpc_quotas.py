@@ -28,6 +28,7 @@ from entitlement_sidecar.wire.fields import (
     expected,
     is_key,
     is_tenant,
+    is_text,
 )
 from entitlement_sidecar.wire.v1 import quota_pb2
 
@@ -167,10 +168,10 @@ def _violations(request: quota_pb2.ConsumeRequest, *, tenant: bool = True) -> It
     if not _is_request_id(request):
         form = f"1 to {MAX_REQUEST_ID} printable characters when quantity is above 0"
         yield Violation("request_id", expected(form, request.request_id))
-    if len(request.subject) > MAX_NAME or not request.subject.isprintable():
+    if not is_text(request.subject, MAX_NAME):
         yield Violation("subject", expected(f"up to {MAX_NAME} printable characters", request.subject))
 
 
 def _is_request_id(request: quota_pb2.ConsumeRequest) -> bool:
     text = request.request_id
-    return len(text) <= MAX_REQUEST_ID and text.isprintable() and bool(text or not request.quantity)
+    return is_text(text, MAX_REQUEST_ID) and bool(text or not request.quantity)

@@ -12,7 +12,7 @@ from entitlement_sidecar.planstore.api.calls import answering
 from entitlement_sidecar.planstore.api.reserving import Reservations
 from entitlement_sidecar.planstore.api.rpc_leases import LeaseServicer, Quotas
 from entitlement_sidecar.wire.codec import decision_to_proto, result_to_proto, to_timestamp
-from entitlement_sidecar.wire.fields import MAX_NAME
+from entitlement_sidecar.wire.fields import MAX_NAME, is_text
 from entitlement_sidecar.wire.reservation_requests import (
     identity_problems,
     parse_reserve,
@@ -67,5 +67,5 @@ class ReservationServicer(LeaseServicer):
 
 
 def _instance(instance: str) -> Iterator[Violation]:
-    if not (0 < len(instance) <= MAX_NAME and instance.isprintable()):
+    if not (instance and is_text(instance, MAX_NAME)):
         yield Violation("instance", f"expected 1 to {MAX_NAME} printable characters")

@@ -18,13 +18,14 @@ from uuid6 import uuid7
 
 from entitlement_sidecar.domain.lease import OnHolderLoss, Told
 from entitlement_sidecar.planstore.db import Database, QuotaAccountRow, TenantSnapshotRow
-from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Lost, Place, RedisBlocks
+from entitlement_sidecar.planstore.leases.redis_blocks import BlockState, Lost, RedisBlocks
 from entitlement_sidecar.planstore.leases.sizes import goal, resized
 from entitlement_sidecar.planstore.leases.standing import Standing, next_window, standing_of
 from entitlement_sidecar.planstore.usage.account_rows import Opening, account_of, places_of
 from entitlement_sidecar.planstore.usage.accounts import Accounts, Now
 from entitlement_sidecar.planstore.usage.shipped import shipped_in_full, used_by_events
 from entitlement_sidecar.telemetry import metrics
+from entitlement_sidecar.wire.redis_keys import BlockPlace
 
 HOLDER = "redis"
 """Holder of the accounts of blocks."""
@@ -39,7 +40,7 @@ class OpenBlock(msgspec.Struct, frozen=True):
     """A block that is not closed, and the version of its tenant's snapshot, which says what holds for it."""
 
     id: str
-    place: Place
+    place: BlockPlace
     snapshot_version: int | None
 
 
@@ -98,7 +99,8 @@ class Blocks:
         with self._database.reading() as session:
             rows = session.execute(query).all()
         return [
-            OpenBlock(one.id, Place(one.tenant_id, one.feature, one.ends_at), one.version) for one in rows
+            OpenBlock(one.id, BlockPlace(one.tenant_id, one.feature, one.ends_at), one.version)
+            for one in rows
         ]
 
     def _look(self, tenant_id: str, feature: str) -> tuple[datetime, list[QuotaAccountRow]]:
@@ -182,7 +184,7 @@ class Blocks:
         standing = self._standing(row.tenant_id, row.feature, max(now, row.starts_at))
         return standing if standing is not None and standing.is_of(places_of(row)) else None
 
-    def _resize(self, row: QuotaAccountRow, place: Place, standing: Standing) -> None:
+    def _resize(self, row: QuotaAccountRow, place: BlockPlace, standing: Standing) -> None:
         state = self._redis.read(place)
         by = resized(standing.rest, state.free, standing.whole, wary=standing.strict)
         if by < 0:
@@ -214,7 +216,7 @@ class Blocks:
         self._take_over(row, self._redis.read(place))
         return gave
 
-    def _close(self, row: QuotaAccountRow, place: Place) -> None:
+    def _close(self, row: QuotaAccountRow, place: BlockPlace) -> None:
         """Grants no more, and takes back what is free; ends once no holder can use anything any more."""
         self._redis.shrink(place, row.id, 0, close=True)
         state = self._redis.read(place)
@@ -288,8 +290,8 @@ def open_of(session: Session, tenant_id: str, feature: str) -> list[QuotaAccount
     return list(session.scalars(query))
 
 
-def _place_of(row: QuotaAccountRow) -> Place:
-    return Place(row.tenant_id, row.feature, row.ends_at)
+def _place_of(row: QuotaAccountRow) -> BlockPlace:
+    return BlockPlace(row.tenant_id, row.feature, row.ends_at)
 
 
 def _estranged(row: QuotaAccountRow, state: BlockState) -> str:

@@ -13,7 +13,7 @@ import redis
 from entitlement_sidecar.domain.lease import DRIFT, OnHolderLoss
 from entitlement_sidecar.planstore.snapshots.redis_client import Cluster
 from entitlement_sidecar.planstore.snapshots.redis_script import Script
-from entitlement_sidecar.wire.redis_keys import TENDING_KEY, WANTED_KEY, block_key, micros
+from entitlement_sidecar.wire.redis_keys import TENDING_KEY, WANTED_KEY, BlockPlace, micros
 
 # Made before there are threads, as in `catalogue.plans`.
 _wished = msgspec.json.Decoder(tuple[str, str]).decode
@@ -29,19 +29,6 @@ class Status(StrEnum):
     MISSING = "missing"
     ANOTHER_RUN = "another_run"
     ANOTHER_BLOCK = "another_block"
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where a block belongs: a feature, in its window that ends first (None: never)."""
-
-    tenant_id: str
-    feature: str
-    ends_at: datetime | None
-
-    @property
-    def key(self) -> str:
-        """Its key in Redis."""
-        return block_key(self.tenant_id, self.feature, self.ends_at)
 
 
 class BlockState(msgspec.Struct, frozen=True):
@@ -104,7 +91,7 @@ class RedisBlocks:
             for name in ("open", "grow", "shrink", "lose", "account", "read", "remove")
         )
 
-    def read(self, place: Place) -> BlockState:
+    def read(self, place: BlockPlace) -> BlockState:
         """What is there."""
         run, _, id_, run_id, _, _, closing, *totals = _texts(self._read([place.key], []))
         if not id_:
@@ -112,7 +99,9 @@ class RedisBlocks:
         numbers = [int(one or "0") for one in totals]
         return BlockState(run, id_, run_id, closing == "1", *numbers)
 
-    def open(self, place: Place, name: str, run: str, starts_at: datetime, replaces: str = "") -> str | None:
+    def open(
+        self, place: BlockPlace, name: str, run: str, starts_at: datetime, replaces: str = ""
+    ) -> str | None:
         """Lays an empty block, in place of one that is of no use any more; its id is said by the server.
 
         None: the server is another run, or another block lies there.
@@ -121,11 +110,11 @@ class RedisBlocks:
         status, _, id_ = _texts(self._open([place.key], [name, run, *window, replaces]))
         return id_ if Status(status) is Status.OK else None
 
-    def grow(self, place: Place, id_: str, granted: int, sequence: int) -> Status:
+    def grow(self, place: BlockPlace, id_: str, granted: int, sequence: int) -> Status:
         """Lets it grant what the database has delegated in total, by the request of that number."""
         return Status(_texts(self._grow([place.key], [id_, granted, sequence]))[0])
 
-    def shrink(self, place: Place, id_: str, keep: int, *, close: bool = False) -> tuple[Status, int]:
+    def shrink(self, place: BlockPlace, id_: str, keep: int, *, close: bool = False) -> tuple[Status, int]:
         """Has it give up what is free, but for `keep`; says how much it gave up now.
 
         Once it is to `close`, nothing is granted from it any more.
@@ -133,7 +122,7 @@ class RedisBlocks:
         status, _, gave = _texts(self._shrink([place.key], [id_, keep, int(close)]))
         return Status(status), int(gave)
 
-    def lose(self, place: Place, id_: str, on_loss: OnHolderLoss, drift: float = DRIFT) -> Lost:
+    def lose(self, place: BlockPlace, id_: str, on_loss: OnHolderLoss, drift: float = DRIFT) -> Lost:
         """Closes the accounts of holders whose time is over; reclaims `drift` seconds later."""
         reclaims = on_loss is OnHolderLoss.RECLAIM
         late = round(drift * 1_000_000) if reclaims else 0
@@ -141,12 +130,12 @@ class RedisBlocks:
         status, accounts, forfeited, reclaimed, *holders = answer
         return Lost(Status(status), int(accounts), int(forfeited), int(reclaimed), tuple(holders))
 
-    def account_for(self, place: Place, id_: str, holder: str, used: int) -> int:
+    def account_for(self, place: BlockPlace, id_: str, holder: str, used: int) -> int:
         """Takes back what a lost holder did not use by its events; says how much."""
         _, came = _texts(self._account([place.key], [id_, holder, used]))
         return int(came)
 
-    def remove(self, place: Place, id_: str) -> tuple[int, int] | None:
+    def remove(self, place: BlockPlace, id_: str) -> tuple[int, int] | None:
         """Takes it away; says what was used and returned in all. None: it was not there any more."""
         status, used, returned = _texts(self._remove([place.key], [id_]))
         return (int(used), int(returned)) if Status(status) is Status.OK else None

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from entitlement_sidecar.domain.catalogue import FeatureKind
 from entitlement_sidecar.domain.errors import InvalidInputError, TenantUnknownError
 from entitlement_sidecar.planstore.db import QuotaCounterRow
-from entitlement_sidecar.planstore.leases.redis_blocks import Place
 from entitlement_sidecar.planstore.snapshots import in_force
 from entitlement_sidecar.planstore.usage.allowances import Allowance, Part
+from entitlement_sidecar.wire.redis_keys import BlockPlace
 
 LEAD = timedelta(hours=1)
 """How long before a window begins its block is laid; of short windows, half of the window."""
@@ -43,9 +43,9 @@ class Standing(msgspec.Struct, frozen=True):
         return min((part.end for part in self.parts if part.end is not None), default=None)
 
     @property
-    def place(self) -> Place:
+    def place(self) -> BlockPlace:
         """Where its block belongs."""
-        return Place(self.allowance.tenant_id, self.allowance.feature, self.ends_at)
+        return BlockPlace(self.allowance.tenant_id, self.allowance.feature, self.ends_at)
 
     def is_of(self, places: Sequence[tuple[str, datetime]]) -> bool:
         """Whether these counters are the ones."""

@@ -5,7 +5,13 @@
 """
 
 from entitlement_sidecar.planstore.snapshots.compiler import Stamp, compile_snapshot
-from entitlement_sidecar.planstore.snapshots.in_force import InForce, in_force, limits_of, newest_snapshot
+from entitlement_sidecar.planstore.snapshots.in_force import (
+    InForce,
+    held_now,
+    in_force,
+    limits_of,
+    newest_snapshot,
+)
 from entitlement_sidecar.planstore.snapshots.writer import SignedSnapshots
 
 __all__ = [
@@ -13,6 +19,7 @@ __all__ = [
     "SignedSnapshots",
     "Stamp",
     "compile_snapshot",
+    "held_now",
     "in_force",
     "limits_of",
     "newest_snapshot",

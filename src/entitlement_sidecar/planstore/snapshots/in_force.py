@@ -11,7 +11,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from entitlement_sidecar.domain.catalogue import COUNTED, Feature, FeatureKind
+from entitlement_sidecar.domain.decision import Source
 from entitlement_sidecar.domain.errors import InvalidInputError, TenantUnknownError
+from entitlement_sidecar.domain.held import Held
 from entitlement_sidecar.domain.resolve import Resolution, Resolver, resolve
 from entitlement_sidecar.domain.snapshot import Phase, Snapshot, SubscriptionState
 from entitlement_sidecar.planstore.catalogue import current_document
@@ -35,6 +37,18 @@ class InForce(msgspec.Struct, frozen=True):
     feature: Feature | None
     resolution: Resolution | None
     snapshot_version: int
+
+
+def held_now(session: Session, tenant_id: str, now: datetime) -> Held:
+    """What the plan store itself knows of a tenant: all that there is."""
+    snapshot = newest_snapshot(session, tenant_id)
+    return Held(
+        catalogue=current_document(session),
+        snapshot=snapshot,
+        source=Source.PLAN_STORE,
+        as_of=now,
+        tenant_unknown=snapshot is None,
+    )
 
 
 def newest_snapshot(session: Session, tenant_id: str) -> Snapshot | None:

@@ -26,6 +26,7 @@ from entitlement_sidecar.wire.fields import (
     expected,
     is_key,
     is_tenant,
+    is_text,
 )
 
 AHEAD = timedelta(minutes=5)
@@ -103,7 +104,7 @@ def _malformed(event: UsageEvent, now: datetime) -> Iterator[str]:
 
 
 def _misnamed(event: UsageEvent) -> Iterator[str]:
-    if not (0 < len(event.id) <= MAX_REQUEST_ID and event.id.isprintable()):
+    if not (event.id and is_text(event.id, MAX_REQUEST_ID)):
         yield f"id: expected 1 to {MAX_REQUEST_ID} printable characters"
     if not is_tenant(event.tenant_id):
         yield f"tenant_id: {expected(TENANT_FORM, event.tenant_id)}"
@@ -111,5 +112,5 @@ def _misnamed(event: UsageEvent) -> Iterator[str]:
         yield f"metric: {expected(KEY_FORM, event.metric)}"
     for field, longest in LONGEST:
         text = getattr(event, field)
-        if not (len(text) <= longest and text.isprintable()):
+        if not is_text(text, longest):
             yield f"{field}: expected at most {longest} printable characters"

@@ -10,11 +10,11 @@ from entitlement_sidecar.domain.errors import SourceUnavailableError
 from entitlement_sidecar.sidecar.adapters.redis_leases import (
     SETTLES_AT_ROOT,
     BlockAnswer,
-    BlockPlace,
     BlockStatus,
     RedisLeases,
 )
 from entitlement_sidecar.sidecar.leases.grantor import Heard, Opening, Request
+from entitlement_sidecar.wire.redis_keys import BlockPlace
 
 _OVER = frozenset({BlockStatus.ENDED, BlockStatus.CLOSING})
 

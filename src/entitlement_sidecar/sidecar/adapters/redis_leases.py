@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +16,7 @@ from entitlement_sidecar.domain.lease import TTL, Terms, Told
 from entitlement_sidecar.sidecar.adapters.redis_client import AWAY, RedisClient, within
 from entitlement_sidecar.sidecar.adapters.redis_client import told as told_of
 from entitlement_sidecar.telemetry import metrics
-from entitlement_sidecar.wire.redis_keys import WANTED_KEY, block_key
+from entitlement_sidecar.wire.redis_keys import WANTED_KEY, BlockPlace
 
 PATIENCE = 0.3
 """Seconds that one call may take in all: waiting for its turn, finding the server, connecting, its answer."""
@@ -46,19 +45,6 @@ class BlockStatus(StrEnum):
 
 SETTLES_AT_ROOT = frozenset({BlockStatus.MISSING, BlockStatus.ANOTHER_RUN, BlockStatus.ANOTHER_BLOCK})
 """Where the block that granted is gone: its holders say at the root what they used and give up."""
-
-
-class BlockPlace(msgspec.Struct, frozen=True):
-    """Where a block belongs: a feature, in its window that ends first (None: never)."""
-
-    tenant_id: str
-    feature: str
-    ends_at: datetime | None
-
-    @property
-    def key(self) -> str:
-        """Its key in Redis."""
-        return block_key(self.tenant_id, self.feature, self.ends_at)
 
 
 class BlockAnswer(msgspec.Struct, frozen=True):

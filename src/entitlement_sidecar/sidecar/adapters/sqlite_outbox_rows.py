@@ -74,45 +74,35 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 def kept(record: OutboxRecord) -> Kept:
-    """A record as the file holds it."""
-    event = record.event
-    if event.id_generated and record.consumption is None and not record.rollup:
-        return _named_here(event)
-    return kept_apart(record)
+    """A record as the file holds it. Nobody else has an identity that was made for it here."""
+    named_here = record.event.id_generated and record.consumption is None and not record.rollup
+    return _kept(record, b"" if named_here else _digest(record))
 
 
 def kept_apart(record: OutboxRecord) -> Kept:
     """As `kept`, of a record that may come again, whoever named its event."""
-    event = record.event
-    rollup = event if record.rollup and rolls_up(record) else None
+    return _kept(record, _digest(record))
+
+
+def _kept(record: OutboxRecord, digest: bytes) -> Kept:
+    event, rollup = record.event, rolls_up(record)
     return Kept(
         event.tenant_id,
         event.id,
-        _quantity(record.consumption) if rollup else event.digest(),
+        digest,
         microseconds(event.recorded_at),
         b"" if rollup else payload_of(event),
         lane_of(event.tenant_id, event.metric),
         record.consumption,
-        rollup,
+        event if rollup else None,
         event.lease_id,
         event.value,
     )
 
 
-def _named_here(event: UsageEvent) -> Kept:
-    """An event whose identity was made for it: nobody can have another of that name."""
-    lane = lane_of(event.tenant_id, event.metric)
-    recorded_at = microseconds(event.recorded_at)
-    return Kept(
-        event.tenant_id,
-        event.id,
-        b"",
-        recorded_at,
-        payload_of(event),
-        lane,
-        lease_id=event.lease_id,
-        value=event.value,
-    )
+def _digest(record: OutboxRecord) -> bytes:
+    """What tells a record from another of its identity."""
+    return _quantity(record.consumption) if rolls_up(record) else record.event.digest()
 
 
 def kept_prepared(record: PreparedRecord) -> Kept:

@@ -66,7 +66,7 @@ class _Ready(msgspec.Struct):
         count: Counts decisions like it.
         common: The decision, serialised, without `as_of` and without what `_response` adds.
         answer: As `common`, with the `as_of` of `held`.
-        event: The usage event, serialised, without what `_happened` adds.
+        event: The usage event, serialised, without what `_taken` adds.
         keeping: How it is kept.
         lane: Its lane in the outbox.
         used: What the decision said, without what was pending.

@@ -9,7 +9,8 @@ who wants more than that gives it back, and the authority takes from several gra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -40,11 +41,8 @@ class Burning:
 
     def learn(self, limits: Sequence[LimitUsage], leases: Sequence[Lease]) -> tuple[LimitUsage, ...]:
         """A new view, less what this sidecar itself stands for in it."""
-        known: dict[str, int] = {}
-        self._pending = {}
-        for lease in leases:
-            known[lease.credit_grant] = known.get(lease.credit_grant, 0) + lease.known
-            self.take(lease, lease.taken - lease.told)
+        known = _by_grant((lease.credit_grant, lease.known) for lease in leases)
+        self._pending = _by_grant((lease.credit_grant, lease.taken - lease.told) for lease in leases)
         return tuple(
             msgspec.structs.replace(limit, outstanding=max(0, limit.outstanding - known.get(key, 0)), taken=0)
             for limit, key in self._named(limits)
@@ -52,11 +50,8 @@ class Burning:
 
     def as_used_here(self, limits: Sequence[LimitUsage], leases: Sequence[Lease]) -> tuple[LimitUsage, ...]:
         """An authority's own answer, with what was used of the leases here and not told yet."""
-        known: dict[str, int] = {}
-        untold: dict[str, int] = {}
-        for lease in leases:
-            known[lease.credit_grant] = known.get(lease.credit_grant, 0) + lease.known
-            untold[lease.credit_grant] = untold.get(lease.credit_grant, 0) + lease.taken - lease.told
+        known = _by_grant((lease.credit_grant, lease.known) for lease in leases)
+        untold = _by_grant((lease.credit_grant, lease.taken - lease.told) for lease in leases)
         return tuple(
             msgspec.structs.replace(
                 limit,
@@ -68,9 +63,7 @@ class Burning:
 
     def learn_nothing(self, leases: Sequence[Lease]) -> None:
         """No view could be had: all that was taken of the leases counts as not seen."""
-        self._pending = {}
-        for lease in leases:
-            self.take(lease, lease.taken)
+        self._pending = _by_grant((lease.credit_grant, lease.taken) for lease in leases)
 
     def burn(self, view: Sequence[LimitUsage], lease: Lease | None, quantity: int) -> tuple[LimitUsage, ...]:
         """A view with what was taken since, of which `quantity` was taken of a lease just now."""
@@ -91,3 +84,11 @@ class Burning:
             keys.setdefault((one.grant, one.since, one.until), []).append(key)
         found = (keys.get((one.key, one.window_start, one.reset_at)) for one in limits)
         return [(one, known.pop(0) if known else "") for one, known in zip(limits, found, strict=True)]
+
+
+def _by_grant(amounts: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """What comes together of each grant."""
+    sums: Counter[str] = Counter()
+    for grant, amount in amounts:
+        sums[grant] += amount
+    return sums

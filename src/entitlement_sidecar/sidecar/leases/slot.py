@@ -245,7 +245,7 @@ class Slot:
         if not limits or (as_of and self._as_of and as_of < self._as_of and self._base):
             return
         known = sum(lease.known for lease in self.leases)
-        self.told = self.taken - sum(lease.taken - lease.told for lease in self.leases)
+        self.told = self.taken - self._untold
         if self.burning is None:
             base = tuple(_without(limit, known) for limit in limits)
         else:

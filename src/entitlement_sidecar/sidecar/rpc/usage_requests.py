@@ -22,6 +22,7 @@ from entitlement_sidecar.wire.fields import (
     dimension_problems,
     expected,
     is_tenant,
+    is_text,
 )
 from entitlement_sidecar.wire.v1 import usage_pb2
 
@@ -62,7 +63,7 @@ def parse_correction(message: usage_pb2.CorrectUsageRequest) -> Correction:
     value = message.value if message.HasField("value") else None
     if value is not None and not 0 <= value <= MAX_QUANTITY:
         wrong.append(Violation("value", expected(f"0 to {MAX_QUANTITY}", value)))
-    if not (0 < len(message.reason) <= MAX_REASON and message.reason.isprintable()):
+    if not (message.reason and is_text(message.reason, MAX_REASON)):
         description = f"expected why, in 1 to {MAX_REASON} printable characters"
         wrong.append(Violation("reason", description))
     _require_none(wrong)
@@ -88,14 +89,14 @@ def _identities(message: Message, *fields: str) -> Iterator[Violation]:
         yield Violation("tenant_id", expected(TENANT_FORM, tenant_id))
     for field in fields:
         text: str = getattr(message, field)
-        if not (0 < len(text) <= MAX_REQUEST_ID and text.isprintable()):
+        if not (text and is_text(text, MAX_REQUEST_ID)):
             yield Violation(field, f"required: expected 1 to {MAX_REQUEST_ID} printable characters")
 
 
 def _texts(message: Message, *fields: str) -> Iterator[Violation]:
     for field in fields:
         text: str = getattr(message, field)
-        if not (len(text) <= MAX_NAME and text.isprintable()):
+        if not is_text(text, MAX_NAME):
             yield Violation(field, f"expected at most {MAX_NAME} printable characters")
 
 

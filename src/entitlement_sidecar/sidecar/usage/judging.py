@@ -28,6 +28,7 @@ from entitlement_sidecar.wire.fields import (
     expected,
     is_key,
     is_tenant,
+    is_text,
 )
 from entitlement_sidecar.wire.v1 import usage_pb2
 
@@ -210,7 +211,7 @@ def _texts(message: usage_pb2.UsageEvent) -> str:
 def _text_problems(message: usage_pb2.UsageEvent) -> Iterator[str]:
     for field, longest in _LONGEST.items():
         text = getattr(message, field)
-        if not (len(text) <= longest and text.isprintable()):
+        if not is_text(text, longest):
             yield f"{field}: expected at most {longest} printable characters"
 
 

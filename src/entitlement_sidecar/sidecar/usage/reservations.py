@@ -12,7 +12,7 @@ from typing import Protocol
 
 from entitlement_sidecar.domain.catalogue import Durability
 from entitlement_sidecar.domain.clock import Clock
-from entitlement_sidecar.domain.errors import IdempotencyConflictError, RetryableError, UnsupportedError
+from entitlement_sidecar.domain.errors import RetryableError, UnsupportedError
 from entitlement_sidecar.domain.reservation import Reserved, Reserving, Settled, Settlement
 from entitlement_sidecar.domain.usage import UsageOutcome
 from entitlement_sidecar.sidecar.usage.corrections import Correction, Corrections
@@ -135,10 +135,7 @@ class Reservations:
         record = OutboxRecord(event, Consumption(settlement.quantity, b""))
         (result,) = await self._outbox.append([record], Durability.DURABLE)
         if result.outcome is UsageOutcome.CONFLICT:
-            raise IdempotencyConflictError(
-                f"reservation {settlement.reservation_id!r} was settled with other content: "
-                f"correct its event {settlement.event_id!r} instead"
-            )
+            raise settlement.conflict()
         metrics.usage_reported.labels(result.outcome.name).inc()
         return Settled(result, pending=True)
 
